@@ -1,0 +1,170 @@
+"""The one error type of the workbench, and its codes.
+
+Every failure that a user can meet is a :class:`WorkbenchError` with a stable ``code``, a message
+that says what happened and a ``fix`` that says what to do about it. Foreign exceptions are mapped
+to it once, where they enter: in the provider, in the store, in the settings.
+
+Codes by family (``HTTP_STATUS`` has the status each is answered with)::
+
+    HF_*       the Hugging Face runtime: model not found, load failed, pipeline (worker) error,
+               generation failed, memory exceeded, timeout, invalid configuration
+    OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
+               stream broken (the connection or its framing), timeout
+    general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, QUEUE_FULL, TIMEOUT, UNAUTHORIZED,
+               FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL, STORE_UNAVAILABLE, PORT_IN_USE,
+               CANCELLED, INTERNAL
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+
+class ErrorCode(StrEnum):
+    """Stable identifiers; scripts may match on them."""
+
+    HF_MODEL_NOT_FOUND = "HF_MODEL_NOT_FOUND"
+    HF_MODEL_LOAD_FAILED = "HF_MODEL_LOAD_FAILED"
+    HF_PIPELINE_ERROR = "HF_PIPELINE_ERROR"
+    HF_GENERATION_FAILED = "HF_GENERATION_FAILED"
+    HF_MEMORY_EXCEEDED = "HF_MEMORY_EXCEEDED"
+    HF_TIMEOUT = "HF_TIMEOUT"
+    HF_INVALID_CONFIG = "HF_INVALID_CONFIG"
+
+    OLLAMA_UNREACHABLE = "OLLAMA_UNREACHABLE"
+    OLLAMA_MODEL_NOT_FOUND = "OLLAMA_MODEL_NOT_FOUND"
+    OLLAMA_GENERATION_FAILED = "OLLAMA_GENERATION_FAILED"
+    OLLAMA_STREAM_BROKEN = "OLLAMA_STREAM_BROKEN"
+    OLLAMA_TIMEOUT = "OLLAMA_TIMEOUT"
+
+    INVALID_REQUEST = "INVALID_REQUEST"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    MODEL_AMBIGUOUS = "MODEL_AMBIGUOUS"
+    QUEUE_FULL = "QUEUE_FULL"
+    TIMEOUT = "TIMEOUT"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    FORBIDDEN_PATH = "FORBIDDEN_PATH"
+    UNSAFE_FILE = "UNSAFE_FILE"
+    DISK_FULL = "DISK_FULL"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    PORT_IN_USE = "PORT_IN_USE"
+    CANCELLED = "CANCELLED"
+    INTERNAL = "INTERNAL"
+
+
+HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
+    ErrorCode.HF_MODEL_NOT_FOUND: 404,
+    ErrorCode.HF_MODEL_LOAD_FAILED: 422,
+    ErrorCode.HF_PIPELINE_ERROR: 502,
+    ErrorCode.HF_GENERATION_FAILED: 502,
+    ErrorCode.HF_MEMORY_EXCEEDED: 507,
+    ErrorCode.HF_TIMEOUT: 504,
+    ErrorCode.HF_INVALID_CONFIG: 422,
+    ErrorCode.OLLAMA_UNREACHABLE: 503,
+    ErrorCode.OLLAMA_MODEL_NOT_FOUND: 404,
+    ErrorCode.OLLAMA_GENERATION_FAILED: 502,
+    ErrorCode.OLLAMA_STREAM_BROKEN: 502,
+    ErrorCode.OLLAMA_TIMEOUT: 504,
+    ErrorCode.INVALID_REQUEST: 422,
+    ErrorCode.MODEL_NOT_FOUND: 404,
+    ErrorCode.MODEL_AMBIGUOUS: 409,
+    ErrorCode.QUEUE_FULL: 503,
+    ErrorCode.TIMEOUT: 504,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN_PATH: 403,
+    ErrorCode.UNSAFE_FILE: 422,
+    ErrorCode.DISK_FULL: 507,
+    ErrorCode.STORE_UNAVAILABLE: 503,
+    ErrorCode.PORT_IN_USE: 409,
+    ErrorCode.CANCELLED: 499,
+    ErrorCode.INTERNAL: 500,
+}
+
+TIMEOUT_CODES: Final[frozenset[ErrorCode]] = frozenset(
+    {ErrorCode.HF_TIMEOUT, ErrorCode.OLLAMA_TIMEOUT, ErrorCode.TIMEOUT}
+)
+"""Errors after which a stream session has the status ``timeout`` and not ``error``."""
+
+
+class WorkbenchError(Exception):
+    """A failure with a code, a message and a fix.
+
+    Args:
+        code: what kind of failure this is.
+        message: one sentence that says what happened, with the offending value or figure.
+        fix: one sentence that says what the user can do; empty only if nothing can be done.
+        operation: what was being attempted (``load``, ``stream``, ``list``, ...).
+        provider: the provider concerned, if any.
+        details: further facts (JSON-serialisable).
+        retry_after_s: seconds after which a retry makes sense, for ``QUEUE_FULL`` and the like.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        fix: str = "",
+        operation: str = "",
+        provider: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.fix = fix
+        self.operation = operation
+        self.provider = provider
+        self.details: dict[str, Any] = dict(details or {})
+        self.retry_after_s = retry_after_s
+        self.at = dt.datetime.now(dt.UTC)
+
+    def __str__(self) -> str:
+        """``CODE: message. fix`` as a terminal or a pane shows it."""
+        text = f"{self.code}: {self.message}"
+        return f"{text} {self.fix}" if self.fix else text
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status this error is answered with."""
+        return HTTP_STATUS[self.code]
+
+    def to_dict(self, correlation_id: str | None = None) -> dict[str, Any]:
+        """The body of ``application/problem+json`` and of ``--json`` on the command line."""
+        body: dict[str, Any] = {
+            "code": self.code.value,
+            "message": self.message,
+            "fix": self.fix,
+            "operation": self.operation,
+            "provider": self.provider,
+            "timestamp": self.at.isoformat(),
+            "details": self.details,
+            "correlation_id": correlation_id,
+        }
+        if self.retry_after_s is not None:
+            body["retry_after_s"] = self.retry_after_s
+        return body
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> WorkbenchError:
+        """Rebuild an error that crossed a process or HTTP boundary."""
+        return cls(
+            ErrorCode(body["code"]),
+            body["message"],
+            fix=body.get("fix", ""),
+            operation=body.get("operation", ""),
+            provider=body.get("provider"),
+            details=body.get("details"),
+            retry_after_s=body.get("retry_after_s"),
+        )
+
+
+def invalid(message: str, *, fix: str = "", **details: Any) -> WorkbenchError:
+    """An ``INVALID_REQUEST``: the commonest error, raised wherever input is checked."""
+    return WorkbenchError(
+        ErrorCode.INVALID_REQUEST, message, fix=fix, operation="validate", details=details
+    )

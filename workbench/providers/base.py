@@ -1,0 +1,110 @@
+"""What a provider is: the adapter between the engine and one runtime.
+
+Adding one is a file with a class of this shape and one registration line in
+:func:`workbench.engine.build`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from workbench.types import ChatRequest, ModelInfo, ProviderEvent
+
+
+class CancellationToken:
+    """One request's stop signal; it reaches the runtime, not only the reader.
+
+    Set from the event loop's thread. Providers watch it with :meth:`wait` or check ``cancelled``.
+    """
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.reason: str | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """True once :meth:`cancel` was called."""
+        return self._event.is_set()
+
+    def cancel(self, reason: str) -> None:
+        """Ask for the end of the work; the first reason is kept (``user``, ``disconnect``, ...)."""
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Return when the token is cancelled."""
+        await self._event.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentModel:
+    """What is known of a model once it is in memory; copied into every row.
+
+    ``pids`` are the roots of the process trees whose memory is this model's.
+    """
+
+    name: str
+    digest: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    context_length: int | None = None
+    pids: Sequence[int] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Provider(Protocol):
+    """Adapter to a runtime. ``model`` is always the name without the provider's prefix.
+
+    All methods raise :class:`workbench.errors.WorkbenchError` and nothing else: foreign
+    exceptions are mapped here, at the seam.
+    """
+
+    name: str
+    """``ollama``, ``huggingface``, ``openai`` or ``scripted``."""
+    counts_against_cache: bool
+    """Whether resident models count towards ``HF_MAX_CACHED_MODELS``."""
+
+    async def list_models(self) -> list[ModelInfo]:
+        """All models of this runtime, resident or not. An unreachable runtime is an error."""
+        ...
+
+    async def show(self, model: str) -> ModelInfo:
+        """One model with all that is known of it, or a model-not-found error."""
+        ...
+
+    async def load(self, model: str, *, keep_alive_s: float) -> ResidentModel:
+        """Bring the model into memory; return at once if it is resident already."""
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Take the model out of memory; no error if it is not resident."""
+        ...
+
+    def resident(self, model: str) -> ResidentModel | None:
+        """The model if this provider knows it to be in memory; never blocks."""
+        ...
+
+    def stream(
+        self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
+    ) -> AsyncIterator[ProviderEvent]:
+        """Generate: tokens as they come, then exactly one ``ProviderFinish``.
+
+        After ``cancel`` the stream ends within two tokens, with a ``ProviderFinish`` if the
+        runtime still gives its counts and without one otherwise. Closing the iterator stops the
+        work too.
+        """
+        ...
+
+    def pids(self, model: str) -> Sequence[int]:
+        """Roots of the process trees that hold this model now, for memory readings."""
+        ...
+
+    async def close(self) -> None:
+        """Stop what this provider started."""
+        ...

@@ -1,0 +1,141 @@
+"""Configuration of the process: environment variables or ``.env``, all validated at start.
+
+A bad value is a :class:`WorkbenchError` that names the variable and the fix.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import psutil
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workbench.errors import ErrorCode, WorkbenchError
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*$", re.IGNORECASE)
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def parse_size(value: object) -> object:
+    """Bytes from ``12GB``, ``12 GiB``, ``800m`` or a plain number (units are powers of 1024)."""
+    if isinstance(value, str) and value.strip():
+        match = _SIZE.match(value)
+        if match is None:
+            raise ValueError("give a size such as 12GB or 800MB")
+        return int(float(match[1]) * _UNITS[match[2].lower()])
+    return value or None
+
+
+def _ollama_url(value: str) -> str:
+    """Normalise OLLAMA_HOST as Ollama reads it: scheme and port are optional."""
+    text = value.strip().rstrip("/")
+    if not text:
+        text = "127.0.0.1:11434"
+    if "://" not in text:
+        text = f"http://{text}"
+    match = re.match(r"^(https?)://(\[[0-9a-fA-F:]+\]|[\w.-]+)(?::(\d{1,5}))?$", text)
+    if match is None or not 0 < int(match[3] or 1) < 65536:
+        raise ValueError("give host:port or a URL, for example http://127.0.0.1:11434")
+    scheme, host = match[1], match[2]
+    port = match[3] or ("443" if scheme == "https" else "11434")
+    # A server may listen on every address; a client cannot connect to "every address".
+    return f"{scheme}://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+
+
+Size = Annotated[int | None, BeforeValidator(parse_size)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults; the environment variable is the alias in upper case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    # Hugging Face
+    hf_model_path: Path = Path("data/models/huggingface")
+    hf_max_cached_models: int = Field(3, ge=1, le=1000)
+    hf_default_task: Literal["text-generation"] = "text-generation"
+    hf_enable_gpu: Literal["auto", "true", "false"] = "auto"
+    hf_model_timeout_ms: int = Field(30_000, ge=100, le=3_600_000)
+    hf_stream_chunk_size: int = Field(50, ge=1, le=100_000)
+
+    # Ollama
+    ollama_host: Annotated[str, AfterValidator(_ollama_url)] = "http://127.0.0.1:11434"
+
+    # the workbench itself
+    workbench_db: Path = Path("data/workbench.duckdb")
+    workbench_host: str = "127.0.0.1"
+    workbench_port: int = Field(7860, ge=1, le=65_535)
+    workbench_api_key: str | None = None
+    workbench_memory_budget: Size = None
+    workbench_max_queue: int = Field(64, ge=1, le=100_000)
+    workbench_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    workbench_offline: bool = False
+
+    # bounds and waits
+    workbench_max_prompt_bytes: int = Field(262_144, ge=1)
+    workbench_max_history: int = Field(400, ge=1)
+    workbench_keep_alive_s: float = Field(300, ge=0, allow_inf_nan=False)
+    workbench_queue_timeout_s: Seconds = 600
+    workbench_first_token_timeout_s: Seconds = 300
+    workbench_token_timeout_s: Seconds = 60
+    workbench_total_timeout_s: Seconds = 1800
+    workbench_memory_interval_ms: int = Field(200, ge=20, le=60_000)
+    workbench_threads: int = Field(0, ge=0, le=1024)
+
+    @field_validator("hf_enable_gpu", "workbench_log_level", mode="before")
+    @classmethod
+    def _fold_case(cls, value: object, info: object) -> object:
+        if not isinstance(value, str):
+            return value
+        name = getattr(info, "field_name", "")
+        if name == "workbench_log_level":
+            return value.strip().upper()
+        folded = value.strip().lower()
+        return {"1": "true", "yes": "true", "0": "false", "no": "false"}.get(folded, folded)
+
+    @field_validator("workbench_api_key", mode="before")
+    @classmethod
+    def _no_empty_key(cls, value: object) -> object:
+        return value or None
+
+    @cached_property
+    def threads(self) -> int:
+        """Compute threads a Hugging Face worker may use when it runs alone."""
+        if self.workbench_threads:
+            return self.workbench_threads
+        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings.
+
+    Args:
+        overrides: values that win over the environment, by field name.
+
+    Raises:
+        WorkbenchError: ``HF_INVALID_CONFIG`` for the seed's ``HF_*`` variables,
+            ``INVALID_REQUEST`` for the others; the message names every bad variable.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in item['loc']).upper()}={item['input']!r}: "
+            f"{item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        ]
+        seed = all(problem.startswith("HF_") for problem in problems)
+        raise WorkbenchError(
+            ErrorCode.HF_INVALID_CONFIG if seed else ErrorCode.INVALID_REQUEST,
+            f"Bad setting: {'; '.join(problems)}.",
+            fix="Correct the variable in the environment or in .env.",
+            operation="settings",
+        ) from None
