@@ -170,5 +170,16 @@ def session_metrics(
     return figures
 
 
+def overlap_ns(start: int, end: int, others: Sequence[tuple[int, int]]) -> int:
+    """Nanoseconds of [start, end] during which at least one of the other intervals ran."""
+    total, reached = 0, start
+    for other_start, other_end in sorted(others):
+        low, high = max(other_start, reached), min(other_end, end)
+        if high > low:
+            total += high - low
+            reached = high
+    return total
+
+
 def _since(start: int | None, stamp: int | None) -> float | None:
     return (stamp - start) / NS if start is not None and stamp is not None else None

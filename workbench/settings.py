@@ -44,7 +44,8 @@ def _ollama_url(value: str) -> str:
     scheme, host = match[1], match[2]
     port = match[3] or ("443" if scheme == "https" else "11434")
     # A server may listen on every address; a client cannot connect to "every address".
-    return f"{scheme}://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    everywhere = host == "0.0.0.0"  # noqa: S104
+    return f"{scheme}://{'127.0.0.1' if everywhere else host}:{port}"
 
 
 Size = Annotated[int | None, BeforeValidator(parse_size)]

@@ -7,7 +7,7 @@ Adding one is a file with a class of this shape and one registration line in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,6 +55,8 @@ class ResidentModel:
     threads: int | None = None
     context_length: int | None = None
     pids: Sequence[int] = ()
+    fresh: bool = False
+    """True when this very call to ``load`` brought it in: the request that waited was cold."""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -69,6 +71,9 @@ class Provider(Protocol):
     """``ollama``, ``huggingface``, ``openai`` or ``scripted``."""
     counts_against_cache: bool
     """Whether resident models count towards ``HF_MAX_CACHED_MODELS``."""
+
+    concurrency: int
+    """How many generations one model of this runtime runs at once; more wait in our queue."""
 
     async def list_models(self) -> list[ModelInfo]:
         """All models of this runtime, resident or not. An unreachable runtime is an error."""
@@ -92,7 +97,7 @@ class Provider(Protocol):
 
     def stream(
         self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
-    ) -> AsyncIterator[ProviderEvent]:
+    ) -> AsyncGenerator[ProviderEvent, None]:
         """Generate: tokens as they come, then exactly one ``ProviderFinish``.
 
         After ``cancel`` the stream ends within two tokens, with a ``ProviderFinish`` if the

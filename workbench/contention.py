@@ -1,0 +1,40 @@
+"""Which generations ran at the same time: the ledger behind ``overlap_s``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from workbench import metrics
+
+
+@dataclass
+class Generations:
+    """When each generation ran, for as long as another one that overlaps it is still running."""
+
+    _open: dict[str, int] = field(default_factory=dict)
+    _closed: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def begin(self, session_id: str, start: int) -> None:
+        """The request was handed to its runtime at ``start`` (monotonic ns)."""
+        self._open[session_id] = start
+
+    def end(self, session_id: str, end: int) -> None:
+        """Its stream ended."""
+        self._closed[session_id] = (self._open.pop(session_id), end)
+
+    def overlap(self, session_id: str, start: int, end: int) -> int:
+        """Nanoseconds of [start, end] during which any other generation ran."""
+        others = [span for key, span in self._closed.items() if key != session_id]
+        others += [(since, end) for key, since in self._open.items() if key != session_id]
+        result = metrics.overlap_ns(start, end, others)
+        self._forget()
+        return result
+
+    def _forget(self) -> None:
+        """Drop what no running generation can overlap any more.
+
+        The last minute is kept for those that have ended but whose record is being built.
+        """
+        horizon = min(self._open.values(), default=time.monotonic_ns()) - 60 * metrics.NS
+        self._closed = {key: span for key, span in self._closed.items() if span[1] > horizon}

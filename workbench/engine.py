@@ -1,0 +1,304 @@
+"""Engine.stream: the only way to a model, for a pane, a notebook, a benchmark or an API call.
+
+    request -> route -> slot (queue, evict, load) -> provider -> events -> record -> store
+
+The work runs in a task of its own and hands its events over through a mailbox: a slow reader never
+slows a model, and the record is written whatever becomes of the reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import random
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+from workbench import logs
+from workbench.errors import WorkbenchError, invalid
+from workbench.memory import MemoryMonitor
+from workbench.providers.base import Provider
+from workbench.rotation import ModelRotationService, ResidencyChange
+from workbench.router import Listing, ModelRouter, Route
+from workbench.session import LiveSession, Parts
+from workbench.settings import Settings
+from workbench.store import ModelEvent, Store
+from workbench.types import (
+    ChatRequest,
+    ErrorEvent,
+    ModelInfo,
+    Stamps,
+    Status,
+    StreamEvent,
+    StreamSession,
+    TimingMode,
+    WarningEvent,
+    new_id,
+)
+
+_log = logs.get("engine")
+
+
+class Engine:
+    """The one road to all models.
+
+    Args:
+        settings: bounds and waits.
+        router: with its providers registered.
+        store: where every session is written.
+    """
+
+    def __init__(self, settings: Settings, router: ModelRouter, store: Store) -> None:
+        self.settings = settings
+        self.router = router
+        self.store = store
+        self.monitor = MemoryMonitor(settings.workbench_memory_interval_ms)
+        self.rotation = ModelRotationService(
+            max_resident=settings.hf_max_cached_models,
+            max_queue=settings.workbench_max_queue,
+            on_change=self._log_change,
+        )
+        self._parts = Parts(settings, self.rotation, self.monitor, store)
+        self._live: dict[str, LiveSession] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- streams
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[StreamEvent, None]:
+        """Run one model call and yield its events.
+
+        The last event is a ``DoneEvent`` or an ``ErrorEvent`` with the finished record, which is
+        in the store by then. Closing the iterator cancels the work.
+
+        Raises:
+            WorkbenchError: for a request that is wrong in itself, before anything is started:
+                ``INVALID_REQUEST``, ``MODEL_NOT_FOUND``, ``MODEL_AMBIGUOUS``. Everything later
+                arrives as an ``ErrorEvent``.
+        """
+        self._validate(request)
+        try:
+            route = await self.router.resolve(request.model)
+        except WorkbenchError as error:
+            self.store.log_error(error, model=request.model, correlation_id=request.correlation_id)
+            raise
+        fallback_from: str | None = None
+        while True:
+            failed: ErrorEvent | None = None
+            async for event in self._stream_once(request, route, fallback_from):
+                if (
+                    isinstance(event, ErrorEvent)
+                    and request.fallback is not None
+                    and fallback_from is None
+                    and not event.session.streamed_tokens
+                ):
+                    failed = event
+                else:
+                    yield event
+            if failed is None:
+                return
+            assert request.fallback is not None
+            fallback_from = route.model
+            route = await self.router.resolve(request.fallback)
+            yield WarningEvent(
+                session_id=failed.session_id,
+                code="FALLBACK",
+                message=f"{fallback_from} failed ({failed.error.code}); {route.model} answers.",
+                t_ns=time.monotonic_ns(),
+            )
+            request = replace(request, session_id=new_id("ses"))
+
+    async def compare(
+        self, requests: Sequence[ChatRequest]
+    ) -> AsyncGenerator[tuple[int, StreamEvent], None]:
+        """Run several calls side by side; yields (index of the request, event).
+
+        In isolated mode the order in which they run is drawn at random, so that no model always
+        profits from being second. A request that is wrong in itself ends with an ``ErrorEvent``
+        here too: the others go on.
+        """
+        merged: asyncio.Queue[tuple[int, StreamEvent | None]] = asyncio.Queue(maxsize=len(requests))
+
+        async def pump(index: int, request: ChatRequest) -> None:
+            try:
+                async with contextlib.aclosing(self.stream(request)) as events:
+                    async for event in events:
+                        await merged.put((index, event))
+            except WorkbenchError as error:
+                await merged.put((index, rejected(request, error)))
+            finally:
+                await merged.put((index, None))
+
+        order = list(range(len(requests)))
+        if any(request.timing_mode is TimingMode.ISOLATED for request in requests):
+            random.shuffle(order)
+        pumps = [asyncio.ensure_future(pump(index, requests[index])) for index in order]
+        try:
+            open_streams = len(requests)
+            while open_streams:
+                index, event = await merged.get()
+                if event is None:
+                    open_streams -= 1
+                else:
+                    yield index, event
+        finally:
+            for task in pumps:
+                task.cancel()
+
+    def cancel(self, session_id: str, reason: str = "user") -> bool:
+        """Stop a running stream; False when there is none of that id."""
+        session = self._live.get(session_id)
+        if session is None:
+            return False
+        session.cancel.cancel(reason)
+        return True
+
+    @property
+    def active_sessions(self) -> list[str]:
+        """Ids of the streams that run or wait."""
+        return list(self._live)
+
+    # -- models
+
+    async def list_models(self) -> Listing:
+        """All models of all providers."""
+        return await self.router.list_models()
+
+    async def show(self, model: str) -> ModelInfo:
+        """One model."""
+        route = await self.router.resolve(model)
+        return await route.provider.show(route.name)
+
+    async def load(self, model: str) -> None:
+        """Bring a model into memory."""
+        route = await self.router.resolve(model)
+        await self.rotation.load(route, keep_alive_s=self.settings.workbench_keep_alive_s)
+
+    async def unload(self, model: str) -> None:
+        """Take a model out of memory."""
+        await self.rotation.unload(await self.router.resolve(model))
+
+    async def close(self) -> None:
+        """Cancel what runs, wait for the records to be written, stop the runtimes we started."""
+        for session in list(self._live.values()):
+            session.cancel.cancel("shutdown")
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=10)
+        await self.rotation.close()
+        for provider in self.router.providers.values():
+            await provider.close()
+        self.monitor.close()
+        await asyncio.to_thread(self.store.close)
+
+    # -- inside
+
+    def _validate(self, request: ChatRequest) -> None:
+        messages = request.messages
+        if not messages or not messages[-1].content.strip():
+            raise invalid("The prompt is empty.", fix="Type a message.")
+        if messages[-1].role not in ("user", "tool"):
+            raise invalid(
+                f"The last message has the role {messages[-1].role!r}.",
+                fix="End the history with a user message.",
+            )
+        limit = self.settings.workbench_max_prompt_bytes
+        size = sum(len(message.content.encode()) for message in messages)
+        if size > limit:
+            raise invalid(
+                f"The prompt with its history is {size:,} bytes; the limit is {limit:,}.",
+                fix="Shorten it, or raise WORKBENCH_MAX_PROMPT_BYTES.",
+                size_bytes=size,
+            )
+        if len(messages) > self.settings.workbench_max_history:
+            raise invalid(
+                f"The history has {len(messages)} messages; the limit is "
+                f"{self.settings.workbench_max_history}.",
+                fix="Start a new conversation, or raise WORKBENCH_MAX_HISTORY.",
+            )
+        if request.session_id in self._live:
+            raise invalid(f"Session {request.session_id} is running already.")
+
+    async def _stream_once(
+        self, request: ChatRequest, route: Route, fallback_from: str | None
+    ) -> AsyncGenerator[StreamEvent, None]:
+        session = LiveSession(self._parts, request, route, fallback_from)
+        self._live[request.session_id] = session
+        task = asyncio.create_task(session.execute(), name=f"stream {request.session_id}")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(request.session_id, done))
+        try:
+            async for event in session.mailbox:
+                yield event
+        finally:
+            session.cancel.cancel("disconnect")
+
+    def _ended(self, session_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._live.pop(session_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("stream_task_failed", session_id=session_id, exc_info=error)
+
+    def _log_change(self, change: ResidencyChange) -> None:
+        before, after = change.before, change.after
+        self.store.log_model_event(
+            ModelEvent(
+                event_id=new_id("evt"),
+                at=dt.datetime.now(dt.UTC),
+                t_ns=change.t_ns,
+                model=change.route.model,
+                provider=change.route.provider.name,
+                event=change.event,
+                ok=change.ok,
+                reason=change.reason,
+                before_bytes=before.pss_bytes + before.gpu_bytes if before else None,
+                after_bytes=after.pss_bytes + after.gpu_bytes if after else 0,
+                duration_s=change.duration_s,
+                details={},
+            )
+        )
+
+
+def rejected(request: ChatRequest, error: WorkbenchError) -> ErrorEvent:
+    """The event that stands for a request that was refused before it became a session."""
+    now = time.monotonic_ns()
+    return ErrorEvent(
+        request.session_id,
+        error,
+        StreamSession(
+            session_id=request.session_id,
+            conversation_id=request.conversation_id,
+            correlation_id=request.correlation_id,
+            requested_model=request.model,
+            model=request.model,
+            provider=error.provider or "",
+            status=Status.REJECTED,
+            created_at=dt.datetime.now(dt.UTC),
+            stamps=Stamps(queued=now, end=now),
+            options=request.options,
+            seed=request.options.seed or 0,
+            timing_mode=request.timing_mode,
+            source=request.source,
+            error=error,
+        ),
+        now,
+    )
+
+
+def build(settings: Settings, store: Store, **providers: Provider) -> Engine:
+    """An engine with the standard providers.
+
+    Args:
+        settings: of the process.
+        store: an open store; the engine closes it.
+        providers: replacements by name, for tests (``scripted=...``).
+    """
+    from workbench.providers.huggingface import HuggingFaceProvider
+    from workbench.providers.ollama import OllamaProvider
+    from workbench.providers.scripted import ScriptedProvider
+
+    router = ModelRouter()
+    router.register_provider(providers.get("huggingface") or HuggingFaceProvider(settings))
+    router.register_provider(providers.get("ollama") or OllamaProvider(settings))
+    router.register_provider(providers.get("scripted") or ScriptedProvider())
+    return Engine(settings, router, store)

@@ -1,0 +1,198 @@
+"""MemoryMonitor: what the processes of a model really use, measured, never estimated.
+
+PSS (proportional set size) is the figure of a process tree: it counts memory shared with the
+forkserver once over all who share it, so that the figures of several models add up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import psutil
+
+from workbench import logs
+
+_log = logs.get("memory")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """Bytes held by some process trees at one moment (``t_ns`` is monotonic)."""
+
+    t_ns: int
+    pss_bytes: int
+    rss_bytes: int
+    gpu_bytes: int
+    host_available_bytes: int
+    pid: int | None
+
+
+def _family(pids: Iterable[int]) -> list[psutil.Process]:
+    found: dict[int, psutil.Process] = {}
+    for pid in pids:
+        try:
+            root = psutil.Process(pid)
+            for process in (root, *root.children(recursive=True)):
+                found[process.pid] = process
+        except psutil.Error:
+            continue  # it ended between two readings
+    return list(found.values())
+
+
+def read_tree(pids: Sequence[int]) -> MemoryReading | None:
+    """Memory of the process trees rooted at ``pids``; None when none of them lives.
+
+    Where the system has no PSS (it is Linux's), RSS stands in for it.
+    """
+    pss = rss = 0
+    alive: list[int] = []
+    for process in _family(pids):
+        try:
+            full = process.memory_full_info()
+        except psutil.Error:
+            continue
+        alive.append(process.pid)
+        pss += getattr(full, "pss", full.rss)
+        rss += full.rss
+    if not alive:
+        return None
+    return MemoryReading(
+        t_ns=time.monotonic_ns(),
+        pss_bytes=pss,
+        rss_bytes=rss,
+        gpu_bytes=gpu_bytes(alive),
+        host_available_bytes=psutil.virtual_memory().available,
+        pid=pids[0] if pids else None,
+    )
+
+
+@cache
+def _nvml() -> Any | None:
+    """NVIDIA's management library, or None on a machine without it."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception as error:  # the library raises its own tree, or OSError when it is absent
+        _log.debug("no_nvml", error=str(error))
+        return None
+    return pynvml
+
+
+def gpu_bytes(pids: Sequence[int]) -> int:
+    """Bytes that these processes hold on all GPUs together (0 without NVIDIA's driver)."""
+    nvml = _nvml()
+    if nvml is None:
+        return 0
+    wanted, total = set(pids), 0
+    for index in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+            if process.pid in wanted:
+                total += process.usedGpuMemory or 0
+    return total
+
+
+class Watch:
+    """The readings of one model's processes while one request runs."""
+
+    def __init__(
+        self, pids: Callable[[], Sequence[int]], on_reading: Callable[[MemoryReading], None] | None
+    ) -> None:
+        self._pids = pids
+        self._on_reading = on_reading
+        self.readings: list[MemoryReading] = []
+
+    @property
+    def before(self) -> MemoryReading | None:
+        """The reading taken just before the request was sent."""
+        return self.readings[0] if self.readings else None
+
+    @property
+    def peak_pss_bytes(self) -> int | None:
+        """Largest PSS seen."""
+        return max((reading.pss_bytes for reading in self.readings), default=None)
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        """Largest GPU use seen."""
+        return max((reading.gpu_bytes for reading in self.readings), default=None)
+
+    def read(self) -> None:
+        """Take one reading now; blocks for a few milliseconds."""
+        reading = read_tree(self._pids())
+        if reading is None:
+            return
+        self.readings.append(reading)
+        if self._on_reading is not None:
+            self._on_reading(reading)
+
+
+class MemoryMonitor:
+    """Reads the memory of all watched models every ``interval_ms`` while there are any.
+
+    One thread; it sleeps without cost when nothing is watched.
+    """
+
+    def __init__(self, interval_ms: int) -> None:
+        self._interval_s = interval_ms / 1000
+        self._watches: set[Watch] = set()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def watch(
+        self,
+        pids: Callable[[], Sequence[int]],
+        on_reading: Callable[[MemoryReading], None] | None = None,
+    ) -> Watch:
+        """Start watching; the first reading is taken before this returns (blocks briefly).
+
+        Args:
+            pids: gives the roots of the process trees, asked at every reading.
+            on_reading: called from the monitor's thread with every reading.
+        """
+        watch = Watch(pids, on_reading)
+        watch.read()
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
+                self._thread.start()
+            self._watches.add(watch)
+            self._changed.notify()
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        """Take the last reading and stop watching (blocks briefly)."""
+        with self._changed:
+            self._watches.discard(watch)
+        watch.read()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._watches)
+                if self._stopping:
+                    return
+                watches = list(self._watches)
+            started = time.monotonic()
+            for watch in watches:
+                watch.read()
+            spent = time.monotonic() - started
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._stopping, timeout=max(self._interval_s - spent, 0.001)
+                )

@@ -1,0 +1,119 @@
+"""ModelRouter: from a model id to the provider that has it, and one list of all models."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.providers.base import Provider
+from workbench.types import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes: the provider and the model's name there."""
+
+    provider: Provider
+    name: str
+
+    @property
+    def model(self) -> str:
+        """The full model id."""
+        return f"{self.provider.name}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All models, and what kept a provider from telling its own."""
+
+    models: Sequence[ModelInfo]
+    problems: Mapping[str, WorkbenchError]
+
+
+class ModelRouter:
+    """Knows the providers. Holds no state of models: it asks their owner each time."""
+
+    def __init__(self) -> None:
+        self._providers: dict[str, Provider] = {}
+
+    @property
+    def providers(self) -> Mapping[str, Provider]:
+        """Registered providers by name."""
+        return self._providers
+
+    def register_provider(self, provider: Provider) -> None:
+        """Add a provider; its name becomes the prefix of its model ids."""
+        if provider.name in self._providers:
+            raise ValueError(f"provider {provider.name!r} is registered already")
+        self._providers[provider.name] = provider
+
+    async def list_models(self) -> Listing:
+        """Ask all providers at once; one that fails does not hide the others."""
+        names = list(self._providers)
+        answers = await asyncio.gather(
+            *(self._providers[name].list_models() for name in names), return_exceptions=True
+        )
+        models: list[ModelInfo] = []
+        problems: dict[str, WorkbenchError] = {}
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, WorkbenchError):
+                problems[name] = answer
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                models += answer
+        return Listing(models, problems)
+
+    async def resolve(self, model: str) -> Route:
+        """Find the provider of a model id or of a bare name.
+
+        A bare name must be found in exactly one provider. It matches a model's name, its name
+        without the tag ``:latest``, or the last part of a path.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` for an empty id, ``MODEL_AMBIGUOUS`` with the
+                candidates, ``MODEL_NOT_FOUND`` with the nearest names.
+        """
+        if not isinstance(model, str) or not model.strip():
+            raise invalid("No model was given.", fix="Name one as provider/name.")
+        model = model.strip()
+        prefix, _, name = model.partition("/")
+        if name and prefix in self._providers:
+            return Route(self._providers[prefix], name)
+        listing = await self.list_models()
+        candidates = [info for info in listing.models if _matches(info.name, model)]
+        if len(candidates) == 1:
+            return Route(self._providers[candidates[0].provider], candidates[0].name)
+        if candidates:
+            ids = [info.id for info in candidates]
+            raise WorkbenchError(
+                ErrorCode.MODEL_AMBIGUOUS,
+                f"{model!r} names {len(ids)} models.",
+                fix=f"Use one of {', '.join(ids)}.",
+                operation="resolve",
+                details={"candidates": ids},
+            )
+        raise self._not_found(model, listing)
+
+    def _not_found(self, model: str, listing: Listing) -> WorkbenchError:
+        ids = [info.id for info in listing.models]
+        near = (
+            difflib.get_close_matches(model, ids, n=3, cutoff=0.4)
+            or [known for known in ids if not known.startswith("scripted/")][:3]
+        )
+        fix = f"Did you mean {' or '.join(near)}?" if near else "Run: workbench models pull demo."
+        silent = [f"{name} could not be asked ({e.code})" for name, e in listing.problems.items()]
+        return WorkbenchError(
+            ErrorCode.MODEL_NOT_FOUND,
+            f"No provider has a model {model!r}{'; ' if silent else ''}{'; '.join(silent)}.",
+            fix=fix + " See: workbench models list.",
+            operation="resolve",
+            details={"candidates": near},
+        )
+
+
+def _matches(name: str, wanted: str) -> bool:
+    return wanted in (name, name.removesuffix(":latest"), name.rsplit("/", 1)[-1])

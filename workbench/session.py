@@ -1,0 +1,408 @@
+"""One model call while it runs: from its arrival to its row."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import random
+import time
+from dataclasses import dataclass, field
+
+from workbench import logs, metrics
+from workbench.contention import Generations
+from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
+from workbench.mailbox import Mailbox
+from workbench.memory import MemoryMonitor, MemoryReading, Watch
+from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.rotation import ModelRotationService
+from workbench.router import Route
+from workbench.settings import Settings
+from workbench.store import MemorySample, Store
+from workbench.types import (
+    ChatRequest,
+    DoneEvent,
+    ErrorEvent,
+    LoadingEvent,
+    MemoryEvent,
+    PromptEvent,
+    ProviderFinish,
+    ProviderToken,
+    ProviderWarning,
+    QueuedEvent,
+    SessionEvent,
+    Stamps,
+    Status,
+    StreamSession,
+    TokenEvent,
+    TokenTimeline,
+    WarningEvent,
+)
+
+_log = logs.get("session")
+
+_TIMEOUT_CODE = {"huggingface": ErrorCode.HF_TIMEOUT, "ollama": ErrorCode.OLLAMA_TIMEOUT}
+_STORE_WAIT_S = 5.0
+"""A stream's end waits this long for its row to be on disk before it warns and goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a session needs of the engine."""
+
+    settings: Settings
+    rotation: ModelRotationService
+    monitor: MemoryMonitor
+    store: Store
+    generations: Generations = field(default_factory=Generations)
+
+
+class LiveSession:
+    """One model call from its arrival to its row."""
+
+    def __init__(
+        self, parts: Parts, request: ChatRequest, route: Route, fallback_from: str | None
+    ) -> None:
+        self._parts = parts
+        self.request = request
+        self.route = route
+        self.fallback_from = fallback_from
+        self.cancel = CancellationToken()
+        self.mailbox = Mailbox(parts.settings.hf_stream_chunk_size)
+        seed = request.options.seed
+        self.seed = seed if seed is not None else random.getrandbits(31)
+        self.created_at = dt.datetime.now(dt.UTC)
+        self.queued = time.monotonic_ns()
+        self.slot: int | None = None
+        self.sent: int | None = None
+        self.load_ns = 0
+        self.cold = False
+        self.resident: ResidentModel | None = None
+        self.tokens: list[ProviderToken] = []
+        self.warnings: list[ProviderWarning] = []
+        self.finish: ProviderFinish | None = None
+        self.watch: Watch | None = None
+        self.seq = 0
+
+    async def execute(self) -> None:
+        """Do it all; every outcome ends with a row and a last event."""
+        request, error = self.request, None
+        with logs.correlation(
+            request.correlation_id, session_id=request.session_id, model=self.route.model
+        ):
+            self.mailbox.put(
+                SessionEvent(
+                    session_id=request.session_id,
+                    conversation_id=request.conversation_id,
+                    correlation_id=request.correlation_id,
+                    model=self.route.model,
+                    provider=self.route.provider.name,
+                    requested_model=self.fallback_from or self.route.model,
+                    seed=self.seed,
+                    t_ns=self.queued,
+                )
+            )
+            try:
+                async with asyncio.timeout(self._limit("total_s")):
+                    await self._generate()
+            except WorkbenchError as failure:
+                error = failure
+            except TimeoutError:
+                error = self._timeout("in total", self._limit("total_s"))
+            except asyncio.CancelledError:
+                self.cancel.cancel("shutdown")
+            except Exception as failure:  # a bug of ours: the row must still be written
+                _log.exception("stream_failed")
+                error = WorkbenchError(
+                    ErrorCode.INTERNAL,
+                    f"{type(failure).__name__}: {failure}",
+                    fix="This is a defect of the workbench; the log has the traceback.",
+                    operation="stream",
+                    provider=self.route.provider.name,
+                )
+            finally:
+                await self._conclude(error)
+
+    async def _generate(self) -> None:
+        request, settings = self.request, self._parts.settings
+        keep_alive_s = request.keep_alive_s
+        if keep_alive_s is None:
+            keep_alive_s = settings.workbench_keep_alive_s
+        async with self._parts.rotation.slot(
+            self.route,
+            mode=request.timing_mode,
+            keep_alive_s=keep_alive_s,
+            cancel=self.cancel,
+            queue_timeout_s=self._limit("queue_s"),
+            on_position=lambda position, reason: self.mailbox.put(
+                QueuedEvent(request.session_id, position, reason, time.monotonic_ns())
+            ),
+            on_loading=lambda message: self.mailbox.put(
+                LoadingEvent(request.session_id, message, time.monotonic_ns())
+            ),
+        ) as slot:
+            self.slot = time.monotonic_ns()
+            self.resident, self.load_ns = slot.resident, slot.load_ns
+            self.cold = slot.resident.fresh
+            await self._watch_memory()
+            try:
+                await self._relay()
+            finally:
+                if self.sent is not None:
+                    self._parts.generations.end(request.session_id, time.monotonic_ns())
+
+    async def _relay(self) -> None:
+        """Pass the provider's events on, stamped, within the waits allowed per phase."""
+        request, route = self.request, self.route
+        loop = asyncio.get_running_loop()
+        wait_s, phase = self._limit("first_token_s"), "for the first token"
+        self.sent = time.monotonic_ns()
+        self._parts.generations.begin(request.session_id, self.sent)
+        self.mailbox.put(PromptEvent(request.session_id, self.sent))
+        events = route.provider.stream(request, route.name, self.seed, self.cancel)
+        try:
+            async with (
+                asyncio.timeout(wait_s) as patience,
+                contextlib.aclosing(events),
+            ):
+                async for event in events:
+                    match event:
+                        case ProviderToken():
+                            self._take(event)
+                            wait_s, phase = self._limit("between_tokens_s"), "between tokens"
+                            patience.reschedule(loop.time() + wait_s)
+                        case ProviderWarning():
+                            self._warn(event)
+                        case ProviderFinish():
+                            self.finish = event
+        except TimeoutError:
+            if not patience.expired():
+                raise  # the total time is over, not this wait
+            self.cancel.cancel("timeout")
+            raise self._timeout(phase, wait_s) from None
+
+    def _take(self, token: ProviderToken) -> None:
+        self.tokens.append(token)
+        self.mailbox.put(
+            TokenEvent(
+                session_id=self.request.session_id,
+                seq=self.seq,
+                text=token.text,
+                n_tokens=token.n_tokens,
+                channel=token.channel,
+                t_ns=token.t_ns,
+                logprobs=token.logprobs,
+            )
+        )
+        self.seq += 1
+
+    def _warn(self, warning: ProviderWarning) -> None:
+        self.warnings.append(warning)
+        self.mailbox.put(
+            WarningEvent(
+                self.request.session_id, warning.code, warning.message, time.monotonic_ns()
+            )
+        )
+
+    async def _watch_memory(self) -> None:
+        loop, name = asyncio.get_running_loop(), self.route.name
+
+        def show(reading: MemoryReading) -> None:
+            event = MemoryEvent(
+                self.request.session_id, reading.pss_bytes, reading.gpu_bytes, reading.t_ns
+            )
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody looks any more
+                loop.call_soon_threadsafe(self.mailbox.put, event)
+
+        self.watch = await asyncio.to_thread(
+            self._parts.monitor.watch, lambda: self.route.provider.pids(name), show
+        )
+
+    async def _conclude(self, error: WorkbenchError | None) -> None:
+        end = time.monotonic_ns()
+        if self.watch is not None:
+            await asyncio.to_thread(self._parts.monitor.unwatch, self.watch)
+        session = self._record(end, error)
+        if (problem := await self._store(session)) is not None:
+            self._warn(
+                ProviderWarning(problem.code, f"This answer is not in the log yet: {problem}")
+            )
+        _log.info(
+            "stream",
+            status=session.status,
+            error_code=session.error.code if session.error else None,
+            output_tokens=session.output_tokens,
+            ttft_s=session.metrics.get("ttft_s"),
+            e2e_s=session.metrics.get("e2e_s"),
+        )
+        session_id = self.request.session_id
+        if session.error is not None:
+            self.mailbox.put(ErrorEvent(session_id, session.error, session, end))
+        else:
+            self.mailbox.put(DoneEvent(session_id, session, end))
+        self.mailbox.close()
+
+    async def _store(self, session: StreamSession) -> WorkbenchError | None:
+        readings = self.watch.readings if self.watch else []
+        samples = [_sample(session, reading) for reading in readings]
+        try:
+            written = self._parts.store.log_session(session, self.request.messages, samples)
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(written)), _STORE_WAIT_S)
+        except WorkbenchError as problem:
+            return problem
+        except TimeoutError:
+            return WorkbenchError(
+                ErrorCode.STORE_UNAVAILABLE,
+                "the log does not answer",
+                fix="See: workbench doctor.",
+                operation="log",
+            )
+        return None
+
+    def _record(self, end: int, error: WorkbenchError | None) -> StreamSession:
+        """Build the row from what happened, whatever that was."""
+        request, tokens, finish = self.request, self.tokens, self.finish
+        counted = [token for token in tokens if token.n_tokens]
+        streamed = sum(token.n_tokens for token in counted)
+        content = [token for token in tokens if token.channel == "content" and token.text]
+        text = "".join(token.text for token in content)
+        stamps = Stamps(
+            queued=self.queued,
+            intended=request.intended_ns,
+            slot=self.slot,
+            sent=self.sent,
+            first_any=counted[0].t_ns if counted else None,
+            first_content=content[0].t_ns if content else None,
+            last=counted[-1].t_ns if counted else None,
+            end=end,
+            load_ns=self.load_ns or self._failed_load_ns(end),
+        )
+        timeline = TokenTimeline(
+            t_ns=tuple(token.t_ns for token in tokens),
+            n_tokens=tuple(token.n_tokens for token in tokens),
+            n_chars=tuple(len(token.text) for token in tokens),
+            channels=tuple(token.channel for token in tokens),
+        )
+        output_tokens = finish.output_tokens if finish else None
+        count_source = finish.count_source if finish and output_tokens is not None else None
+        if output_tokens is None and tokens:
+            output_tokens, count_source = streamed, "stream"
+        overlap = (
+            self._parts.generations.overlap(request.session_id, self.sent, end)
+            if self.sent is not None
+            else 0
+        )
+        status, termination = self._outcome(error)
+        watch, resident = self.watch, self.resident
+        before = watch.before.pss_bytes if watch and watch.before else None
+        peak = watch.peak_pss_bytes if watch else None
+        return StreamSession(
+            session_id=request.session_id,
+            conversation_id=request.conversation_id,
+            correlation_id=request.correlation_id,
+            requested_model=self.fallback_from or self.route.model,
+            model=self.route.model,
+            provider=self.route.provider.name,
+            status=status,
+            created_at=self.created_at,
+            stamps=stamps,
+            options=request.options,
+            seed=self.seed,
+            timing_mode=request.timing_mode,
+            source=request.source,
+            text=text,
+            reasoning="".join(token.text for token in tokens if token.channel == "reasoning"),
+            finish_reason=finish.finish_reason if finish and status is Status.OK else None,
+            termination_reason=termination,
+            error=error if status is not Status.CANCELLED else None,
+            fallback_from=self.fallback_from,
+            warnings=tuple(self.warnings),
+            prompt_tokens=finish.prompt_tokens if finish else None,
+            output_tokens=output_tokens,
+            count_source=count_source,
+            streamed_tokens=streamed,
+            timeline=timeline,
+            runtime_ns=finish.runtime_ns if finish else {},
+            overlap_ns=overlap,
+            mem_before_bytes=before,
+            mem_peak_bytes=peak,
+            gpu_peak_bytes=watch.peak_gpu_bytes if watch else None,
+            digest=resident.digest if resident else None,
+            dtype=resident.dtype if resident else None,
+            quantization=resident.quantization if resident else None,
+            device=resident.device if resident else None,
+            threads=resident.threads if resident else None,
+            cold=self.cold,
+            comparison_id=request.comparison_id,
+            run_id=request.run_id,
+            cell_id=request.cell_id,
+            trial=request.trial,
+            metrics=metrics.session_metrics(
+                stamps,
+                timeline,
+                output_tokens=output_tokens,
+                content_chars=len(text),
+                mem_before_bytes=before,
+                mem_peak_bytes=peak,
+                overlap_ns=overlap,
+            ),
+            details=finish.details if finish else {},
+        )
+
+    def _failed_load_ns(self, end: int) -> int:
+        """A load that never ended well still took the time from its announcement on."""
+        announced = self.mailbox.loading_since
+        return end - announced if announced is not None and self.slot is None else 0
+
+    def _outcome(self, error: WorkbenchError | None) -> tuple[Status, str | None]:
+        if error is not None and error.code is not ErrorCode.CANCELLED:
+            if error.code in TIMEOUT_CODES:
+                return Status.TIMEOUT, "timeout"
+            if error.code is ErrorCode.QUEUE_FULL:
+                return Status.REJECTED, "queue full"
+            return Status.ERROR, "error"
+        if self.cancel.cancelled:
+            return Status.CANCELLED, self.cancel.reason
+        if self.finish is None:
+            return Status.CANCELLED, "runtime"
+        return Status.OK, None
+
+    def _limit(self, name: str) -> float:
+        """The request's own limit for a phase in seconds, else the settings'."""
+        chosen = getattr(self.request.timeouts, name)
+        if chosen is not None:
+            return float(chosen)
+        settings = self._parts.settings
+        return {
+            "queue_s": settings.workbench_queue_timeout_s,
+            "first_token_s": settings.workbench_first_token_timeout_s,
+            "between_tokens_s": settings.workbench_token_timeout_s,
+            "total_s": settings.workbench_total_timeout_s,
+        }[name]
+
+    def _timeout(self, phase: str, limit_s: float) -> WorkbenchError:
+        provider = self.route.provider.name
+        return WorkbenchError(
+            _TIMEOUT_CODE.get(provider, ErrorCode.TIMEOUT),
+            f"{self.route.model} took longer than {limit_s:g} s {phase}.",
+            fix="Raise the limit in timeouts, or choose a smaller model.",
+            operation="stream",
+            provider=provider,
+            details={"phase": phase, "limit_s": limit_s},
+        )
+
+
+def _sample(session: StreamSession, reading: MemoryReading) -> MemorySample:
+    since_queued = dt.timedelta(microseconds=(reading.t_ns - session.stamps.queued) / 1e3)
+    return MemorySample(
+        session_id=session.session_id,
+        at=session.created_at + since_queued,
+        t_ns=reading.t_ns,
+        scope="ollama" if session.provider == "ollama" else "worker",
+        model=session.model,
+        pid=reading.pid,
+        pss_bytes=reading.pss_bytes,
+        rss_bytes=reading.rss_bytes,
+        gpu_bytes=reading.gpu_bytes,
+        host_available_bytes=reading.host_available_bytes,
+    )
