@@ -34,6 +34,12 @@ def configure(level: str = "INFO") -> None:
     )
 
 
+def configure_default(level: str) -> None:
+    """Set up logging unless the program that uses us has done so already."""
+    if not structlog.is_configured():
+        configure(level)
+
+
 def get(name: str) -> Any:
     """A logger whose lines name the module that wrote them."""
     return structlog.get_logger(module=name)

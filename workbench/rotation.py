@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
@@ -23,6 +23,8 @@ from workbench.router import Route
 from workbench.types import TimingMode
 
 _log = logs.get("rotation")
+
+Residency = Literal["load", "unload", "evict"]
 
 
 # -- the policy -----------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ def plan(snapshot: Snapshot) -> list[Grant]:
 class ResidencyChange:
     """What a load, unload or eviction did, for the log."""
 
-    event: str
+    event: Residency
     route: Route
     ok: bool
     reason: str
@@ -147,7 +149,7 @@ class _Entry:
 
 
 @dataclass(slots=True)
-class _Residency:
+class _Place:
     route: Route
     last_use: int
     expires_at: float = field(default=float("inf"))
@@ -175,7 +177,7 @@ class ModelRotationService:
         self._waiting: list[_Entry] = []
         self._running: Counter[str] = Counter()
         self._exclusive_running = False
-        self._resident: dict[str, _Residency] = {}
+        self._resident: dict[str, _Place] = {}
         self._numbers = count(1)
         self._unloading: dict[str, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -349,7 +351,7 @@ class ModelRotationService:
                 )
                 for model in grant.evict
             ]
-            self._resident[entry.route.model] = _Residency(entry.route, grant.ticket.number)
+            self._resident[entry.route.model] = _Place(entry.route, grant.ticket.number)
             entry.granted.set_result(evictions)
         for position, entry in enumerate(self._waiting, start=1):
             if entry.shown != position:
@@ -414,7 +416,7 @@ class ModelRotationService:
             self._report("load", route, True, "first use", None, after, started)
         return resident
 
-    def _begin_unload(self, route: Route, event: str, reason: str) -> asyncio.Task[None]:
+    def _begin_unload(self, route: Route, event: Residency, reason: str) -> asyncio.Task[None]:
         """Unload as a task of its own, so that a request for the model can wait for its end."""
         task = self._unloading.get(route.model)
         if task is None:
@@ -423,7 +425,7 @@ class ModelRotationService:
             task.add_done_callback(lambda done: self._unloading.pop(route.model, None))
         return task
 
-    async def _unload(self, route: Route, event: str, reason: str) -> None:
+    async def _unload(self, route: Route, event: Residency, reason: str) -> None:
         started = time.monotonic_ns()
         pids = tuple(route.provider.pids(route.name))
         before = await asyncio.to_thread(read_tree, pids)
@@ -437,7 +439,7 @@ class ModelRotationService:
 
     def _report(
         self,
-        event: str,
+        event: Residency,
         route: Route,
         ok: bool,
         reason: str,

@@ -7,7 +7,7 @@ import contextlib
 import datetime as dt
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workbench import logs, metrics
 from workbench.contention import Generations
@@ -244,7 +244,7 @@ class LiveSession:
 
     async def _store(self, session: StreamSession) -> WorkbenchError | None:
         readings = self.watch.readings if self.watch else []
-        samples = [_sample(session, reading) for reading in readings]
+        samples = [row for reading in readings for row in _samples(session, reading)]
         try:
             written = self._parts.store.log_session(session, self.request.messages, samples)
             await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(written)), _STORE_WAIT_S)
@@ -392,17 +392,23 @@ class LiveSession:
         )
 
 
-def _sample(session: StreamSession, reading: MemoryReading) -> MemorySample:
+def _samples(session: StreamSession, reading: MemoryReading) -> tuple[MemorySample, MemorySample]:
+    """The rows of one reading: the model's processes, and the host beside them."""
     since_queued = dt.timedelta(microseconds=(reading.t_ns - session.stamps.queued) / 1e3)
-    return MemorySample(
-        session_id=session.session_id,
-        at=session.created_at + since_queued,
+    host = MemorySample(
         t_ns=reading.t_ns,
+        scope="host",
+        session_id=session.session_id,
+        host_available_bytes=reading.host_available_bytes,
+        at=session.created_at + since_queued,
+    )
+    own = replace(
+        host,
         scope="ollama" if session.provider == "ollama" else "worker",
         model=session.model,
         pid=reading.pid,
         pss_bytes=reading.pss_bytes,
         rss_bytes=reading.rss_bytes,
         gpu_bytes=reading.gpu_bytes,
-        host_available_bytes=reading.host_available_bytes,
     )
+    return own, host

@@ -1,0 +1,1 @@
+"""What programs speak to a running server: REST, server-sent events, health."""

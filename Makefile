@@ -1,0 +1,44 @@
+# Two commands do everything: `make run` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help run test install demo lint bench clean
+
+help: ## show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+
+run: install demo ## set everything up and start the page
+	@$(BIN)/workbench serve
+
+test: install demo ## set everything up and run all tests
+	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks -p no:asyncio
+
+install: $(INSTALLED) ## make the virtual environment (quick when nothing changed)
+
+# pip first: the wheels of this set need a resolver younger than some systems ship.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (about two minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install ## bring the small demo model (once)
+	@$(BIN)/workbench models pull demo
+
+lint: install ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: install demo ## the performance table as JSON and Markdown
+	@$(BIN)/python -m benchmarks.compare
+
+clean: ## remove the environment and caches (models and the log stay)
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} +

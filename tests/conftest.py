@@ -1,0 +1,82 @@
+"""What all tests share: settings, an engine over real parts, the demo model, the stand-in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from workbench.engine import Engine
+from workbench.providers.scripted import Schedule, ScriptedProvider
+from workbench.router import ModelRouter
+from workbench.settings import Settings, load_settings
+from workbench.store import Store
+
+ROOT = Path(__file__).parent.parent
+DEMO_FOLDER = ROOT / "data" / "models" / "huggingface"
+DEMO_GGUF = DEMO_FOLDER / "SmolLM2-135M-Instruct-GGUF" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_ID = "huggingface/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the developer's settings, database or Ollama server."""
+    for name in list(os.environ):
+        if name.startswith(("WORKBENCH_", "HF_", "OLLAMA_")) and "_TEST_" not in name:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("WORKBENCH_DB", str(tmp_path / "log" / "workbench.duckdb"))
+    monkeypatch.setenv("HF_MODEL_PATH", str(tmp_path / "models"))
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")  # the discard port: nothing listens there
+    monkeypatch.setenv("WORKBENCH_OFFLINE", "true")
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Settings of the isolated environment."""
+    return load_settings(_env_file=None)
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Store]:
+    """A real DuckDB file."""
+    with Store.open(settings.workbench_db) as opened:
+        yield opened
+
+
+EngineFactory = Callable[..., Engine]
+
+
+@pytest.fixture
+async def make_engine(settings: Settings, store: Store) -> AsyncIterator[EngineFactory]:
+    """Build engines whose only provider plays the given schedules; closed at the end."""
+    built: list[Engine] = []
+
+    def make(schedules: dict[str, Schedule] | None = None, **changes: object) -> Engine:
+        router = ModelRouter()
+        router.register_provider(ScriptedProvider(schedules) if schedules else ScriptedProvider())
+        engine = Engine(settings.model_copy(update=changes), router, store)
+        built.append(engine)
+        return engine
+
+    yield make
+    for engine in built:
+        await engine.close()
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The model folder with the demo model."""
+    if not DEMO_GGUF.is_file():
+        pytest.fail("The demo model is missing: run `make demo`.")
+    return DEMO_FOLDER
+
+
+@pytest.fixture(scope="session")
+def demo_safetensors(demo_folder: Path) -> str:
+    """Model id of the safetensors variant (its folder depends on where it came from)."""
+    for name in ("HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"):
+        if (demo_folder / name / "config.json").is_file():
+            return f"huggingface/{name}"
+    pytest.fail("The demo model is missing: run `make demo`.")

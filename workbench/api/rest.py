@@ -1,0 +1,193 @@
+"""REST and server-sent events: what the command line, notebooks and scripts speak to a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response, StreamingResponse
+
+from workbench import wire
+from workbench.api.security import require_key, require_owner
+from workbench.engine import Engine
+from workbench.types import ChatRequest, Message, Options, Timeouts, TimingMode, new_id
+
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(require_key)])
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class HistoryMessage(_Body):
+    """One earlier message."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class Call(_Body):
+    """What every generating request has in common; only ``message`` is required."""
+
+    message: str
+    history: list[HistoryMessage] = Field(default_factory=list)
+    conversation_id: str | None = None
+    system: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    timing_mode: TimingMode = TimingMode.CONCURRENT
+    fallback: str | None = None
+    timeouts: dict[str, float | None] = Field(default_factory=dict)
+
+    def request(self, model: str, correlation_id: str, **more: Any) -> ChatRequest:
+        """The engine's request for one model."""
+        messages = [Message(item.role, item.content) for item in self.history]
+        if self.system:
+            messages.insert(0, Message("system", self.system))
+        return ChatRequest(
+            model=model,
+            messages=(*messages, Message("user", self.message)),
+            options=Options.from_mapping(self.options),
+            timing_mode=self.timing_mode,
+            fallback=self.fallback,
+            timeouts=Timeouts(**self.timeouts),
+            conversation_id=self.conversation_id or new_id("con"),
+            correlation_id=correlation_id,
+            source="api",
+            **more,
+        )
+
+
+class StreamMessage(Call):
+    """One model answers."""
+
+    model: str
+
+
+class Compare(Call):
+    """Several models answer the same message."""
+
+    models: list[str] = Field(min_length=1, max_length=16)
+
+
+class Encoded(_Body):
+    """Requests as :func:`workbench.wire.encode_request` writes them (our own client's form)."""
+
+    requests: list[dict[str, Any]] = Field(min_length=1, max_length=64)
+
+
+class ModelName(_Body):
+    """A model id."""
+
+    model: str
+
+
+class Query(_Body):
+    """One statement that only reads."""
+
+    sql: str
+    limit: int | None = Field(None, ge=1)
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+@router.get("/models")
+async def models(request: Request) -> dict[str, Any]:
+    """All models of all providers; ``problems`` says which provider could not be asked and why."""
+    listing = await _engine(request).list_models()
+    return {
+        "models": [model.to_dict() for model in listing.models],
+        "problems": {name: error.to_dict() for name, error in listing.problems.items()},
+    }
+
+
+@router.get("/models/{model:path}")
+async def show(request: Request, model: str) -> dict[str, Any]:
+    """All that is known of one model."""
+    return (await _engine(request).show(model)).to_dict()
+
+
+@router.post("/models/load")
+async def load(request: Request, body: ModelName) -> dict[str, Any]:
+    """Bring a model into memory."""
+    engine = _engine(request)
+    await engine.load(body.model)
+    return (await engine.show(body.model)).to_dict()
+
+
+@router.post("/models/unload")
+async def unload(request: Request, body: ModelName) -> dict[str, Any]:
+    """Take a model out of memory."""
+    engine = _engine(request)
+    await engine.unload(body.model)
+    return (await engine.show(body.model)).to_dict()
+
+
+@router.post("/stream-message")
+async def stream_message(request: Request, body: StreamMessage) -> StreamingResponse:
+    """Server-sent events of one answer: session, queued, loading, prompt, token, done, error."""
+    call = body.request(body.model, request.state.correlation_id)
+    return await _sse(_engine(request), [call])
+
+
+@router.post("/compare")
+async def compare(request: Request, body: Compare) -> StreamingResponse:
+    """Server-sent events of several answers; ``pane`` is the model's index."""
+    comparison = new_id("cmp")
+    calls = [
+        body.request(model, request.state.correlation_id, comparison_id=comparison)
+        for model in body.models
+    ]
+    return await _sse(_engine(request), calls)
+
+
+@router.post("/streams", include_in_schema=False)
+async def streams(request: Request, body: Encoded) -> StreamingResponse:
+    """As ``compare``, with a full request per pane."""
+    return await _sse(_engine(request), [wire.decode_request(item) for item in body.requests])
+
+
+@router.delete("/streams/{session_id}")
+async def cancel(request: Request, session_id: str) -> dict[str, bool]:
+    """Stop a running stream; ``cancelled`` is false when there is none of that id."""
+    return {"cancelled": _engine(request).cancel(session_id)}
+
+
+@router.post("/query", dependencies=[Depends(require_owner)])
+def query(request: Request, body: Query) -> Response:
+    """Rows of one statement that only reads, for the server's own user; dtypes are pandas'."""
+    frame = _engine(request).store.query(body.sql, limit=body.limit)
+    content = {
+        "columns": [{"name": name, "dtype": str(dtype)} for name, dtype in frame.dtypes.items()],
+        "rows": frame.astype(object).where(frame.notna(), None).values.tolist(),
+    }
+    return Response(json.dumps(content, default=_plain), media_type="application/json")
+
+
+@router.get("/tables", dependencies=[Depends(require_owner)])
+def tables(request: Request) -> dict[str, Any]:
+    """Tables and views of the log."""
+    return {"tables": _engine(request).store.tables()}
+
+
+async def _sse(engine: Engine, calls: list[ChatRequest]) -> StreamingResponse:
+    async def events() -> AsyncGenerator[str, None]:
+        async with aclosing(engine.compare(calls)) as stream:
+            async for pane, event in stream:
+                body = json.dumps({"pane": pane, **wire.encode_event(event)}, default=str)
+                yield f"event: {event.type}\ndata: {body}\n\n"
+
+    return StreamingResponse(
+        events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what a query may hold: arrays as lists, times and the rest as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

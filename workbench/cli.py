@@ -1,0 +1,337 @@
+"""``workbench``: the command line.
+
+Exit codes: 0 done, 1 a failure that is explained, 2 wrong usage. Heavy imports happen inside the
+commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.client import Workbench
+    from workbench.types import ModelInfo
+
+app = typer.Typer(
+    name="workbench",
+    help="Compare Ollama and Hugging Face models, with numbers that can be trusted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+models_app = typer.Typer(help="What models there are, and what of them is in memory.")
+db_app = typer.Typer(help="The log: every answer, latency and memory figure, in DuckDB.")
+app.add_typer(models_app, name="models", no_args_is_help=True)
+app.add_typer(db_app, name="db", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy: the likeliest token each time.")]
+Seed = Annotated[int | None, typer.Option(help="Drawn and logged when not given.")]
+System = Annotated[str | None, typer.Option(help="System prompt.")]
+
+
+@app.command()
+def serve() -> None:
+    """Start the page and the API (WORKBENCH_HOST, WORKBENCH_PORT, WORKBENCH_DB)."""
+    from workbench import logs
+    from workbench.settings import load_settings
+
+    settings = load_settings()
+    logs.configure(settings.workbench_log_level)
+    from workbench.server import serve as run
+
+    run(settings)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The message; without it a conversation starts.")
+    ] = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.7,
+    seed: Seed = None,
+    system: System = None,
+    as_json: AsJson = False,
+) -> None:
+    """Talk to one model; the answer streams."""
+    from workbench.types import Message, new_id
+
+    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    with _workbench() as wb:
+        if prompt is not None:
+            _answer(wb, model, prompt, system=system, as_json=as_json, **options)
+            return
+        history: list[Message] = []
+        conversation_id = new_id("con")
+        typer.echo("An empty line ends the conversation.", err=True)
+        while prompt := _ask():
+            text = _answer(
+                wb,
+                model,
+                prompt,
+                system=system,
+                as_json=as_json,
+                history=history,
+                conversation_id=conversation_id,
+                **options,
+            )
+            history += [Message("user", prompt), Message("assistant", text)]
+
+
+@app.command()
+def compare(
+    prompt: Annotated[str, typer.Argument(help="The message for all models.")],
+    model: Annotated[list[str], typer.Option("--model", "-m", help="Give it once per model.")],
+    mode: Annotated[
+        str, typer.Option(help="concurrent, isolated (one at a time) or interleaved.")
+    ] = "concurrent",
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.7,
+    seed: Seed = None,
+    system: System = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask several models the same thing and see answers and figures side by side."""
+    from contextlib import closing
+
+    from workbench.client import session_row
+    from workbench.types import DoneEvent, ErrorEvent, StreamSession
+
+    sessions: dict[int, StreamSession] = {}
+    with _workbench() as wb:
+        events = wb.compare_events(
+            model,
+            prompt,
+            mode=mode,
+            system=system,
+            source="cli",
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+        from workbench.terminal import LiveTable
+
+        with closing(events), LiveTable(model, enabled=not as_json) as table:
+            for index, event in events:
+                table.update(index, event)
+                if isinstance(event, DoneEvent | ErrorEvent):
+                    sessions[index] = event.session
+    ordered = [sessions[index] for index in sorted(sessions)]
+    if as_json:
+        _print_json({"prompt": prompt, "answers": [session_row(item) for item in ordered]})
+    if any(session.status.value != "ok" for session in ordered):
+        raise typer.Exit(1)
+
+
+# -- models ---------------------------------------------------------------------------------------
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """All models of all providers."""
+    with _workbench() as wb:
+        models, problems = wb.list_models()
+    _show_models(models, problems, as_json)
+
+
+@models_app.command("scan")
+def models_scan(as_json: AsJson = False) -> None:
+    """Look through the model folder: what is there, what is broken and how to mend it."""
+    from workbench.hf.files import scan
+    from workbench.settings import load_settings
+
+    settings = load_settings()
+    _show_models(scan(settings.hf_model_path), {}, as_json)
+
+
+@models_app.command("show")
+def models_show(model: str) -> None:
+    """All that is known of one model, as JSON."""
+    with _workbench() as wb:
+        _print_json(wb.show(model).to_dict())
+
+
+@models_app.command("pull")
+def models_pull(
+    name: Annotated[str, typer.Argument(help="demo: a small real instruct model, also offline.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model to this machine."""
+    from workbench.errors import ErrorCode
+    from workbench.hf.demo import ensure_demo
+    from workbench.settings import load_settings
+
+    if name != "demo":
+        raise WorkbenchError(
+            ErrorCode.INVALID_REQUEST,
+            f"Only the demo model can be pulled from here so far, not {name!r}.",
+            fix=f"For Ollama: ollama pull {name}. For Hugging Face: hf download, into "
+            "HF_MODEL_PATH.",
+            operation="pull",
+        )
+    ids = ensure_demo(load_settings(), progress=lambda text: typer.echo(text, err=True))
+    if as_json:
+        _print_json({"models": ids})
+    else:
+        typer.echo("\n".join(ids))
+
+
+@models_app.command("load")
+def models_load(model: str) -> None:
+    """Bring a model into the memory of the running server."""
+    with _workbench(remote=True) as wb:
+        wb.load(model)
+
+
+@models_app.command("unload")
+def models_unload(model: str) -> None:
+    """Take a model out of the memory of the running server."""
+    with _workbench(remote=True) as wb:
+        wb.unload(model)
+
+
+# -- the log --------------------------------------------------------------------------------------
+
+
+@db_app.command("query")
+def db_query(
+    sql: Annotated[str, typer.Argument(help="One statement that only reads.")],
+    as_json: AsJson = False,
+    limit: Annotated[int | None, typer.Option(help="The most rows to print.")] = None,
+) -> None:
+    """Ask the log; works beside a running server and without one."""
+    frame = _read_log(lambda log: log.sql(sql, limit=limit), lambda s: s.query(sql, limit=limit))
+    if as_json:
+        text = frame.to_json(orient="records", date_format="iso", date_unit="us")
+        typer.echo(text)
+    else:
+        typer.echo(frame.to_string(index=False) if len(frame) else "(no rows)")
+
+
+@db_app.command("tables")
+def db_tables(as_json: AsJson = False) -> None:
+    """Tables and views with their columns."""
+    tables = _read_log(lambda log: log.tables(), lambda store: store.tables())
+    if as_json:
+        _print_json(tables)
+        return
+    for table in tables:
+        rows = "" if table["rows"] is None else f", {table['rows']} rows"
+        typer.echo(f"{table['name']} ({table['kind']}{rows})")
+        typer.echo(f"    {', '.join(table['columns'])}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is well, what is not, and what to do about it."""
+    from workbench.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([finding.to_dict() for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.status:<5} {finding.part}: {finding.message}")
+            if finding.fix:
+                typer.echo(f"      -> {finding.fix}")
+    if any(finding.status == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+# -- help for the commands ------------------------------------------------------------------------
+
+
+def _workbench(remote: bool | None = None) -> Workbench:
+    from workbench import logs
+    from workbench.client import Workbench
+
+    logs.configure("ERROR")  # what goes wrong is told in words; serve logs in full
+    return Workbench(remote=remote)
+
+
+def _read_log(over_server: Any, from_file: Any) -> Any:
+    """Read through the server that holds the log, or else from the file itself."""
+    from workbench.discovery import running_server
+    from workbench.settings import load_settings
+    from workbench.store import Store
+
+    settings = load_settings()
+    if running_server(settings) is not None:
+        with _workbench(remote=True) as wb:
+            return over_server(wb)
+    with Store.open_readonly(settings.workbench_db) as store:
+        return from_file(store)
+
+
+def _answer(wb: Workbench, model: str, prompt: str, *, as_json: bool, **arguments: Any) -> str:
+    from workbench.client import session_row
+    from workbench.terminal import figures
+    from workbench.types import DoneEvent, ErrorEvent, TokenEvent, WarningEvent
+
+    for event in wb.stream(model, prompt, source="cli", **arguments):
+        match event:
+            case TokenEvent() if not as_json and event.channel == "content":
+                typer.echo(event.text, nl=False)
+            case WarningEvent():
+                typer.echo(f"warning: {event.message}", err=True)
+            case DoneEvent() | ErrorEvent():
+                session = event.session
+    if as_json:
+        _print_json(session_row(session))
+    else:
+        typer.echo()
+        typer.echo(figures(session), err=True)
+    if session.error is not None:
+        if as_json:
+            raise typer.Exit(1)
+        raise session.error
+    return session.text
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+def _show_models(
+    models: Sequence[ModelInfo], problems: dict[str, WorkbenchError] | Any, as_json: bool
+) -> None:
+    if as_json:
+        _print_json(
+            {
+                "models": [model.to_dict() for model in models],
+                "problems": {name: error.to_dict() for name, error in problems.items()},
+            }
+        )
+        return
+    from workbench.terminal import print_models
+
+    print_models(models, problems)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: run a command, and explain a failure instead of showing a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(given)
+    except WorkbenchError as error:
+        if "--json" in given:
+            _print_json({"error": error.to_dict()})
+        typer.echo(str(error), err=True)
+        sys.exit(1)

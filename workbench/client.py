@@ -1,0 +1,513 @@
+"""``Workbench``: the sync facade for notebooks and scripts.
+
+With a server running on this database it speaks to the server, so that a model is never loaded
+twice and the log has one writer; otherwise it runs an engine of its own on a background event
+loop. Both ways give the same values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import threading
+import weakref
+from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+from workbench import logs, wire
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.settings import Settings, load_settings
+from workbench.types import (
+    ChatRequest,
+    DoneEvent,
+    ErrorEvent,
+    Message,
+    ModelInfo,
+    Options,
+    StreamEvent,
+    StreamSession,
+    Timeouts,
+    TimingMode,
+    new_id,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+
+FIGURES = (
+    "ttft_s",
+    "tpot_s",
+    "decode_tps",
+    "output_tps",
+    "chars_per_s",
+    "e2e_s",
+    "queue_s",
+    "load_s",
+    "mem_peak_bytes",
+)
+"""The figures that a comparison shows; all others are in ``latencies``."""
+
+
+class Workbench:
+    """Models, streams, comparisons and the log, as plain function calls.
+
+    Args:
+        remote: True insists on a running server, False on an engine in this process; None takes
+            a server if there is one.
+        settings: overrides of the environment by field name, for example
+            ``workbench_db="experiment.duckdb"``.
+
+    Raises:
+        WorkbenchError: a bad setting, or a log that cannot be opened.
+    """
+
+    def __init__(self, *, remote: bool | None = None, **settings: object) -> None:
+        self.settings = load_settings(**settings)
+        self._transport = _connect(self.settings, remote)
+        # A notebook seldom closes anything: models and log must be released all the same.
+        self._finalizer = weakref.finalize(self, self._transport.close)
+        atexit.register(self._finalizer)
+
+    # -- models
+
+    def models(self, *, problems: bool = False) -> pd.DataFrame:
+        """All models of all providers as a DataFrame (sizes in bytes).
+
+        Args:
+            problems: True adds a row for each provider that could not be asked.
+        """
+        import pandas as pd
+
+        models, troubles = self.list_models()
+        rows = [model.to_dict() for model in models]
+        if problems:
+            rows += [{"provider": name, "problem": str(e)} for name, e in troubles.items()]
+        columns = [
+            "id",
+            "provider",
+            "status",
+            "size_bytes",
+            "memory_bytes",
+            "format",
+            "dtype",
+            "quantization",
+            "context_length",
+            "problem",
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def list_models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]:
+        """All models as values, and by provider what kept it from telling its own."""
+        return self._transport.models()
+
+    def show(self, model: str) -> ModelInfo:
+        """All that is known of one model."""
+        return self._transport.show(model)
+
+    def load(self, model: str) -> None:
+        """Bring a model into memory."""
+        self._transport.load(model)
+
+    def unload(self, model: str) -> None:
+        """Take a model out of memory."""
+        self._transport.unload(model)
+
+    # -- generating
+
+    def stream(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        history: Sequence[Message] = (),
+        system: str | None = None,
+        conversation_id: str | None = None,
+        fallback: str | None = None,
+        timeouts: Timeouts | None = None,
+        source: str = "python",
+        **options: Any,
+    ) -> Generator[StreamEvent, None, None]:
+        """Events of one answer as they come; the last is a ``DoneEvent`` or an ``ErrorEvent``.
+
+        Leaving the loop stops the model.
+
+        Args:
+            model: model id or a bare name.
+            prompt: the user's message.
+            history: earlier messages.
+            system: system prompt, put before the history.
+            conversation_id: to log several turns as one conversation.
+            fallback: model to ask if this one fails before its first token.
+            timeouts: longest waits per phase.
+            source: which face asks; logged.
+            options: sampling options (:class:`workbench.types.Options`).
+
+        Raises:
+            WorkbenchError: for a request that is wrong in itself.
+        """
+        request = ChatRequest(
+            model=model,
+            messages=_messages(prompt, history, system),
+            options=Options.from_mapping(options),
+            fallback=fallback,
+            timeouts=timeouts or Timeouts(),
+            conversation_id=conversation_id or new_id("con"),
+            source=source,
+        )
+        with contextlib.closing(self._transport.stream([request])) as events:
+            for _, event in events:
+                if isinstance(event, ErrorEvent) and event.session.status == "rejected":
+                    raise event.error
+                yield event
+
+    def chat(self, model: str, prompt: str, **arguments: Any) -> StreamSession:
+        """One whole answer with its figures; arguments as for :meth:`stream`.
+
+        Raises:
+            WorkbenchError: if the answer failed.
+        """
+        for event in self.stream(model, prompt, **arguments):
+            if isinstance(event, ErrorEvent):
+                raise event.error
+            if isinstance(event, DoneEvent):
+                return event.session
+        raise WorkbenchError(
+            ErrorCode.INTERNAL, "The stream ended without a result.", operation="chat"
+        )
+
+    def compare_events(
+        self,
+        models: Sequence[str],
+        prompt: str,
+        *,
+        mode: str = "concurrent",
+        history: Sequence[Message] = (),
+        system: str | None = None,
+        timeouts: Timeouts | None = None,
+        source: str = "python",
+        **options: Any,
+    ) -> Generator[tuple[int, StreamEvent], None, None]:
+        """Events of several answers, each with the index of its model; see :meth:`compare`."""
+        comparison_id = new_id("cmp")
+        chosen = Options.from_mapping(options)
+        requests = [
+            ChatRequest(
+                model=model,
+                messages=_messages(prompt, history, system),
+                options=chosen,
+                timing_mode=_mode(mode),
+                timeouts=timeouts or Timeouts(),
+                comparison_id=comparison_id,
+                source=source,
+            )
+            for model in models
+        ]
+        if not requests:
+            raise WorkbenchError(
+                ErrorCode.INVALID_REQUEST,
+                "There is nothing to compare.",
+                fix="Name one or more models.",
+                operation="compare",
+            )
+        return self._transport.stream(requests)
+
+    def compare(
+        self, models: Sequence[str], prompt: str, *, show: bool | None = None, **arguments: Any
+    ) -> pd.DataFrame:
+        """Ask several models the same thing; one row per model, failed ones included.
+
+        Args:
+            models: model ids.
+            prompt: the user's message.
+            show: True shows the answers side by side while they stream; None does so in a
+                notebook.
+            arguments: ``mode`` (``concurrent``, ``isolated``, ``interleaved``), ``history``,
+                ``system``, ``timeouts`` and the sampling options.
+
+        Returns:
+            Columns ``model, status, text``, the figures of :data:`FIGURES`, tokens, and the ids
+            under which everything is in the log.
+        """
+        from workbench.display import LiveComparison, in_notebook
+
+        live = LiveComparison(list(models)) if (in_notebook() if show is None else show) else None
+        sessions: dict[int, StreamSession] = {}
+        with contextlib.closing(self.compare_events(models, prompt, **arguments)) as events:
+            for index, event in events:
+                if isinstance(event, DoneEvent | ErrorEvent):
+                    sessions[index] = event.session
+                if live is not None:
+                    live.update(index, event)
+        return sessions_frame([sessions[index] for index in sorted(sessions)])
+
+    # -- the log
+
+    def sql(self, query: str, *, limit: int | None = None) -> pd.DataFrame:
+        """Rows of the log: one statement that only reads."""
+        return self._transport.sql(query, limit)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """Tables and views of the log with their columns."""
+        return self._transport.tables()
+
+    # -- life
+
+    @property
+    def remote(self) -> bool:
+        """Whether a server does the work."""
+        return isinstance(self._transport, _Remote)
+
+    def close(self) -> None:
+        """Release models and log; harmless if repeated."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "server" if self.remote else "in this process"
+        return f"<Workbench {where}, log {self.settings.workbench_db}>"
+
+
+def sessions_frame(sessions: Sequence[StreamSession]) -> pd.DataFrame:
+    """Finished sessions as a DataFrame, one row each; units are in the column names."""
+    import pandas as pd
+
+    return pd.DataFrame([session_row(session) for session in sessions])
+
+
+def session_row(session: StreamSession) -> dict[str, Any]:
+    """The part of a finished session that comparisons show."""
+    return {
+        "model": session.model,
+        "status": session.status.value,
+        "text": session.text,
+        **{name: session.metrics.get(name) for name in FIGURES},
+        "prompt_tokens": session.prompt_tokens,
+        "output_tokens": session.output_tokens,
+        "finish_reason": session.finish_reason,
+        "contended": session.overlap_ns > 0,
+        "error_code": session.error.code.value if session.error else None,
+        "error": str(session.error) if session.error else None,
+        "warnings": [warning.message for warning in session.warnings],
+        "fallback_from": session.fallback_from,
+        "seed": session.seed,
+        "session_id": session.session_id,
+        "conversation_id": session.conversation_id,
+        "comparison_id": session.comparison_id,
+    }
+
+
+def _messages(prompt: str, history: Sequence[Message], system: str | None) -> tuple[Message, ...]:
+    first = (Message("system", system),) if system else ()
+    return (*first, *history, Message("user", prompt))
+
+
+def _mode(name: str) -> TimingMode:
+    try:
+        return TimingMode(name)
+    except ValueError:
+        raise WorkbenchError(
+            ErrorCode.INVALID_REQUEST,
+            f"The timing mode {name!r} is unknown.",
+            fix=f"Use one of {', '.join(TimingMode)}.",
+            operation="validate",
+        ) from None
+
+
+# -- two ways to an engine ------------------------------------------------------------------------
+
+
+class _Transport(Protocol):
+    def models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]: ...
+    def show(self, model: str) -> ModelInfo: ...
+    def load(self, model: str) -> None: ...
+    def unload(self, model: str) -> None: ...
+    def stream(
+        self, requests: Sequence[ChatRequest]
+    ) -> Generator[tuple[int, StreamEvent], None, None]: ...
+    def sql(self, query: str, limit: int | None) -> pd.DataFrame: ...
+    def tables(self) -> list[dict[str, Any]]: ...
+    def close(self) -> None: ...
+
+
+def _connect(settings: Settings, remote: bool | None) -> _Transport:
+    from workbench.discovery import running_server
+
+    found = running_server(settings) if remote is not False else None
+    if found is not None:
+        return _Remote(found["url"], found["token"])
+    if remote:
+        raise WorkbenchError(
+            ErrorCode.STORE_UNAVAILABLE,
+            f"No server is running on {settings.workbench_db}.",
+            fix="Start one with: workbench serve.",
+            operation="connect",
+        )
+    return _Local(settings)
+
+
+class _Local:
+    """An engine in this process, on an event loop of its own in a background thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        from workbench import environment
+        from workbench.engine import build
+        from workbench.store import Store
+
+        logs.configure_default(settings.workbench_log_level)
+        store = Store.open(settings.workbench_db)
+        store.set_environment(environment.capture(settings))
+        self._engine = build(settings, store)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
+        self._thread.start()
+
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl+C, or an interrupted cell: the work must not go on
+            raise
+
+    def models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]:
+        listing = self._await(self._engine.list_models())
+        return list(listing.models), listing.problems
+
+    def show(self, model: str) -> ModelInfo:
+        return self._await(self._engine.show(model))
+
+    def load(self, model: str) -> None:
+        self._await(self._engine.load(model))
+
+    def unload(self, model: str) -> None:
+        self._await(self._engine.unload(model))
+
+    def stream(
+        self, requests: Sequence[ChatRequest]
+    ) -> Generator[tuple[int, StreamEvent], None, None]:
+        events = self._engine.compare(requests)
+
+        async def following() -> tuple[int, StreamEvent] | None:
+            return await anext(events, None)
+
+        try:
+            while (item := self._await(following())) is not None:
+                yield item
+        finally:
+            self._await(events.aclose())
+
+    def sql(self, query: str, limit: int | None) -> pd.DataFrame:
+        return self._engine.store.query(query, limit=limit)
+
+    def tables(self) -> list[dict[str, Any]]:
+        return self._engine.store.tables()
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self._await(self._engine.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+
+class _Remote:
+    """The engine of a running server, over REST and server-sent events."""
+
+    def __init__(self, url: str, token: str) -> None:
+        import httpx
+
+        # Loopback must not go through a proxy; a stream may be silent for as long as a model loads.
+        self._http = httpx.Client(
+            base_url=f"{url}/api/v1",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(10, read=None),
+            trust_env=False,
+        )
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        with self._explained():
+            answer = self._http.request(method, path, json=body)
+        if answer.is_error:
+            raise _refused(answer.status_code, answer.text)
+        return json.loads(answer.text)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise WorkbenchError(
+                ErrorCode.STORE_UNAVAILABLE,
+                f"The workbench server does not answer ({type(error).__name__}).",
+                fix="See its log, or start it again with: workbench serve.",
+                operation="http",
+            ) from None
+
+    def models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]:
+        body = self._call("GET", "/models")
+        problems = {
+            name: WorkbenchError.from_dict(error) for name, error in body["problems"].items()
+        }
+        return [wire.decode_model(model) for model in body["models"]], problems
+
+    def show(self, model: str) -> ModelInfo:
+        return wire.decode_model(self._call("GET", f"/models/{model}"))
+
+    def load(self, model: str) -> None:
+        self._call("POST", "/models/load", {"model": model})
+
+    def unload(self, model: str) -> None:
+        self._call("POST", "/models/unload", {"model": model})
+
+    def stream(
+        self, requests: Sequence[ChatRequest]
+    ) -> Generator[tuple[int, StreamEvent], None, None]:
+        body = {"requests": [wire.encode_request(request) for request in requests]}
+        with self._explained(), self._http.stream("POST", "/streams", json=body) as answer:
+            if answer.is_error:
+                raise _refused(answer.status_code, answer.read().decode())
+            for line in answer.iter_lines():
+                if line.startswith("data:"):
+                    event = json.loads(line.removeprefix("data:"))
+                    yield event["pane"], wire.decode_event(event)
+
+    def sql(self, query: str, limit: int | None) -> pd.DataFrame:
+        import pandas as pd
+
+        body = self._call("POST", "/query", {"sql": query, "limit": limit})
+        dtypes = {column["name"]: column["dtype"] for column in body["columns"]}
+        return pd.DataFrame(body["rows"], columns=list(dtypes)).astype(dtypes)
+
+    def tables(self) -> list[dict[str, Any]]:
+        tables: list[dict[str, Any]] = self._call("GET", "/tables")["tables"]
+        return tables
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _refused(status: int, text: str) -> WorkbenchError:
+    try:
+        return WorkbenchError.from_dict(json.loads(text))
+    except (ValueError, KeyError):
+        return WorkbenchError(
+            ErrorCode.INTERNAL, f"The server answered {status}: {text[:200]}", operation="http"
+        )

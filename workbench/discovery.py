@@ -1,0 +1,53 @@
+"""The server file: how the command line and notebooks find the server that holds a database."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from workbench.settings import Settings
+
+
+def database(settings: Settings) -> Path:
+    """The log's file, absolute."""
+    return settings.workbench_db.expanduser().absolute()
+
+
+def server_file(settings: Settings) -> Path:
+    """Where a server that holds this database writes how to reach it."""
+    return database(settings).with_name("server.json")
+
+
+def running_server(settings: Settings) -> dict[str, Any] | None:
+    """The server that holds this database, if one is alive: ``pid``, ``url``, ``token``.
+
+    A file that a killed server left behind is told by the start time of its process.
+    """
+    try:
+        found: dict[str, Any] = json.loads(server_file(settings).read_text())
+        alive = abs(psutil.Process(found["pid"]).create_time() - found["started"]) < 2
+        same = Path(found["db"]) == database(settings)
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+    return found if alive and same else None
+
+
+def announce(settings: Settings, url: str, token: str) -> None:
+    """Write the server file for this process, readable by its user only."""
+    path = server_file(settings)
+    body = {
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+        "url": url,
+        "token": token,
+        "db": str(database(settings)),
+    }
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(body, file)
+    temporary.replace(path)

@@ -1,0 +1,159 @@
+"""The server: settings -> store -> engine -> page and API in one ASGI application.
+
+A running server owns the models and the log. It says so in ``server.json`` beside the database
+(0600: pid, port, token), where the command line and notebooks find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.middleware.base import RequestResponseEndpoint
+from starlette.responses import JSONResponse, Response
+
+from workbench import environment, logs
+from workbench.api import health, rest
+from workbench.api.security import PROBLEM, HostGuard, check_address
+from workbench.discovery import announce, server_file
+from workbench.engine import Engine, build
+from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.settings import Settings
+from workbench.store import Store
+from workbench.types import new_id
+
+_log = logs.get("server")
+
+
+def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> FastAPI:
+    """The ASGI application around an engine.
+
+    Args:
+        settings: of the process.
+        engine: closed when the application shuts down.
+        page: False leaves out the Gradio page (it takes seconds to import).
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        engine.store.set_environment(await asyncio.to_thread(environment.capture, settings))
+        yield
+        await engine.close()
+
+    app = FastAPI(title="Workbench", lifespan=lifespan, docs_url="/api/docs", redoc_url=None)
+    app.state.settings = settings
+    app.state.engine = engine
+    app.state.token = secrets.token_urlsafe(32)
+    app.middleware("http")(_correlate)
+    app.add_middleware(HostGuard, settings=settings)
+    app.add_exception_handler(WorkbenchError, _problem)
+    app.add_exception_handler(RequestValidationError, _bad_request)
+    app.include_router(health.router)
+    app.include_router(rest.router)
+    if page:
+        import gradio as gr
+
+        from workbench.ui.page import build_page
+        from workbench.ui.theme import mount_options
+
+        gr.mount_gradio_app(app, build_page(engine), path="/", **mount_options())
+    return app
+
+
+async def _correlate(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Give each request an id, bind it to the log lines and return it."""
+    request.state.correlation_id = request.headers.get("x-correlation-id", "")[:64] or new_id("cor")
+    with logs.correlation(request.state.correlation_id):
+        response = await call_next(request)
+    response.headers["X-Correlation-ID"] = request.state.correlation_id
+    return response
+
+
+async def _problem(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, WorkbenchError)
+    correlation_id = getattr(request.state, "correlation_id", None)
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return JSONResponse(
+        error.to_dict(correlation_id), error.http_status, headers=headers, media_type=PROBLEM
+    )
+
+
+async def _bad_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    return await _problem(request, invalid(f"{where or 'The body'}: {first['msg']}."))
+
+
+class _Server(uvicorn.Server):
+    """Announces itself once it listens."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, app: FastAPI, url: str) -> None:
+        super().__init__(config)
+        self._settings, self._app, self._url = settings, app, url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            announce(self._settings, self._url, self._app.state.token)
+            print(f"Workbench is at {self._url}", flush=True)  # noqa: T201
+
+
+def serve(settings: Settings) -> None:
+    """Run the server until it is interrupted.
+
+    Raises:
+        WorkbenchError: ``PORT_IN_USE``, ``STORE_UNAVAILABLE``, or a refused address; nothing was
+            started then.
+    """
+    check_address(settings)
+    listening = _bind(settings)
+    with listening:
+        store = Store.open(settings.workbench_db)
+        try:
+            app = create_app(settings, build(settings, store))
+        except BaseException:
+            store.close()
+            raise
+        host = (
+            f"[{settings.workbench_host}]"
+            if ":" in settings.workbench_host
+            else (settings.workbench_host)
+        )
+        url = f"http://{host}:{settings.workbench_port}"
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="auto"
+        )
+        try:
+            _Server(config, settings, app, url).run(sockets=[listening])
+        finally:
+            store.close()
+            with suppress(OSError):
+                server_file(settings).unlink()
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Take the port before anything costly is started, so that a clash is told at once."""
+    family = socket.AF_INET6 if ":" in settings.workbench_host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.workbench_host, settings.workbench_port))
+    except OSError as error:
+        listening.close()
+        raise WorkbenchError(
+            ErrorCode.PORT_IN_USE,
+            f"Cannot listen on {settings.workbench_host}:{settings.workbench_port} "
+            f"({error.strerror}).",
+            fix="Stop what uses it, or set WORKBENCH_PORT to another port.",
+            operation="serve",
+        ) from None
+    return listening
