@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help run test install demo lint bench clean
+.PHONY: help run test install demo browser lint bench clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -14,7 +14,7 @@ help: ## show the targets
 run: install demo ## set everything up and start the page
 	@$(BIN)/workbench serve
 
-test: install demo ## set everything up and run all tests
+test: install demo browser ## set everything up and run all tests
 	@$(BIN)/python -m pytest
 	@$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks -p no:asyncio
 
@@ -30,6 +30,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install ## bring the small demo model (once)
 	@$(BIN)/workbench models pull demo
+
+# The page is tested in a real Chromium: the system's, else Debian's package, else playwright's.
+browser: install
+	@if ! command -v chromium chromium-browser google-chrome >/dev/null; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    echo "Installing chromium"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
+	  else $(BIN)/python -m playwright install chromium; fi; \
+	fi
 
 lint: install ## ruff and mypy
 	@$(BIN)/ruff check .

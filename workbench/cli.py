@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -139,8 +139,7 @@ def compare(
 @models_app.command("list")
 def models_list(as_json: AsJson = False) -> None:
     """All models of all providers."""
-    with _workbench() as wb:
-        models, problems = wb.list_models()
+    models, problems = _list_models()
     _show_models(models, problems, as_json)
 
 
@@ -259,6 +258,29 @@ def _workbench(remote: bool | None = None) -> Workbench:
     return Workbench(remote=remote)
 
 
+def _list_models() -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:
+    """Ask a running server, which knows what is resident, or else look without opening the log."""
+    import asyncio
+
+    from workbench.discovery import running_server
+    from workbench.engine import build_router
+    from workbench.settings import load_settings
+
+    settings = load_settings()
+    if running_server(settings) is not None:
+        with _workbench(remote=True) as wb:
+            return wb.list_models()
+
+    async def look() -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:
+        router = build_router(settings)
+        listing = await router.list_models()
+        for provider in router.providers.values():
+            await provider.close()
+        return listing.models, listing.problems
+
+    return asyncio.run(look())
+
+
 def _read_log(over_server: Any, from_file: Any) -> Any:
     """Read through the server that holds the log, or else from the file itself."""
     from workbench.discovery import running_server
@@ -306,7 +328,7 @@ def _ask() -> str:
 
 
 def _show_models(
-    models: Sequence[ModelInfo], problems: dict[str, WorkbenchError] | Any, as_json: bool
+    models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchError], as_json: bool
 ) -> None:
     if as_json:
         _print_json(

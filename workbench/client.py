@@ -247,9 +247,17 @@ class Workbench:
 
     # -- the log
 
-    def sql(self, query: str, *, limit: int | None = None) -> pd.DataFrame:
-        """Rows of the log: one statement that only reads."""
-        return self._transport.sql(query, limit)
+    def sql(
+        self, query: str, params: Mapping[str, Any] | None = None, /, *, limit: int | None = None
+    ) -> pd.DataFrame:
+        """Rows of the log: one statement that only reads.
+
+        Args:
+            query: may name parameters as ``$name``.
+            params: their values.
+            limit: the most rows wanted.
+        """
+        return self._transport.sql(query, params, limit)
 
     def tables(self) -> list[dict[str, Any]]:
         """Tables and views of the log with their columns."""
@@ -339,7 +347,9 @@ class _Transport(Protocol):
     def stream(
         self, requests: Sequence[ChatRequest]
     ) -> Generator[tuple[int, StreamEvent], None, None]: ...
-    def sql(self, query: str, limit: int | None) -> pd.DataFrame: ...
+    def sql(
+        self, query: str, params: Mapping[str, Any] | None, limit: int | None
+    ) -> pd.DataFrame: ...
     def tables(self) -> list[dict[str, Any]]: ...
     def close(self) -> None: ...
 
@@ -411,8 +421,8 @@ class _Local:
         finally:
             self._await(events.aclose())
 
-    def sql(self, query: str, limit: int | None) -> pd.DataFrame:
-        return self._engine.store.query(query, limit=limit)
+    def sql(self, query: str, params: Mapping[str, Any] | None, limit: int | None) -> pd.DataFrame:
+        return self._engine.store.query(query, params, limit=limit)
 
     def tables(self) -> list[dict[str, Any]]:
         return self._engine.store.tables()
@@ -489,10 +499,11 @@ class _Remote:
                     event = json.loads(line.removeprefix("data:"))
                     yield event["pane"], wire.decode_event(event)
 
-    def sql(self, query: str, limit: int | None) -> pd.DataFrame:
+    def sql(self, query: str, params: Mapping[str, Any] | None, limit: int | None) -> pd.DataFrame:
         import pandas as pd
 
-        body = self._call("POST", "/query", {"sql": query, "limit": limit})
+        asked = {"sql": query, "params": params, "limit": limit}
+        body = self._call("POST", "/query", asked)
         dtypes = {column["name"]: column["dtype"] for column in body["columns"]}
         return pd.DataFrame(body["rows"], columns=list(dtypes)).astype(dtypes)
 

@@ -285,12 +285,11 @@ def rejected(request: ChatRequest, error: WorkbenchError) -> ErrorEvent:
     )
 
 
-def build(settings: Settings, store: Store, **providers: Provider) -> Engine:
-    """An engine with the standard providers.
+def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
+    """A router with the standard providers; starts nothing.
 
     Args:
         settings: of the process.
-        store: an open store; the engine closes it.
         providers: replacements by name, for tests (``scripted=...``).
     """
     from workbench.providers.huggingface import HuggingFaceProvider
@@ -301,4 +300,9 @@ def build(settings: Settings, store: Store, **providers: Provider) -> Engine:
     router.register_provider(providers.get("huggingface") or HuggingFaceProvider(settings))
     router.register_provider(providers.get("ollama") or OllamaProvider(settings))
     router.register_provider(providers.get("scripted") or ScriptedProvider())
-    return Engine(settings, router, store)
+    return router
+
+
+def build(settings: Settings, store: Store, **providers: Provider) -> Engine:
+    """An engine over :func:`build_router`; it closes the store when it is closed."""
+    return Engine(settings, build_router(settings, **providers), store)

@@ -67,10 +67,12 @@ def _generating_ns(session: StreamSession) -> int:
 
 def print_models(models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchError]) -> None:
     """A table of models, then what kept a provider from telling its own."""
-    console = Console()
+    longest = max((len(model.id) for model in models), default=0)
+    # Ids are there to be copied: a narrow terminal may wrap a line, but none is cut short.
+    console = Console(width=max(Console().width, longest + 70))
     if models:
         table = Table(box=None, pad_edge=False)
-        table.add_column("model", overflow="fold")
+        table.add_column("model", no_wrap=True)
         for name in ("status", "size", "memory", "weights", "context"):
             table.add_column(name, justify="right" if name in ("size", "memory") else "left")
         for model in models:

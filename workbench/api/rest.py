@@ -89,6 +89,7 @@ class Query(_Body):
     """One statement that only reads."""
 
     sql: str
+    params: dict[str, Any] | None = None
     limit: int | None = Field(None, ge=1)
 
 
@@ -162,7 +163,7 @@ async def cancel(request: Request, session_id: str) -> dict[str, bool]:
 @router.post("/query", dependencies=[Depends(require_owner)])
 def query(request: Request, body: Query) -> Response:
     """Rows of one statement that only reads, for the server's own user; dtypes are pandas'."""
-    frame = _engine(request).store.query(body.sql, limit=body.limit)
+    frame = _engine(request).store.query(body.sql, body.params, limit=body.limit)
     content = {
         "columns": [{"name": name, "dtype": str(dtype)} for name, dtype in frame.dtypes.items()],
         "rows": frame.astype(object).where(frame.notna(), None).values.tolist(),
