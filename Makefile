@@ -21,11 +21,11 @@ test: install demo browser ## set everything up and run all tests
 install: $(INSTALLED) ## make the virtual environment (quick when nothing changed)
 
 # pip first: the wheels of this set need a resolver younger than some systems ship.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml .ci/constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (about two minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --progress-bar off -c .ci/constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install ## bring the small demo model (once)
@@ -46,7 +46,7 @@ lint: install ## ruff and mypy
 	@$(BIN)/mypy
 
 bench: install demo ## the performance table as JSON and Markdown
-	@$(BIN)/python -m benchmarks.compare
+	@$(BIN)/python -m benchmarks.overhead
 
 clean: ## remove the environment and caches (models and the log stay)
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

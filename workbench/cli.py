@@ -55,7 +55,8 @@ def serve() -> None:
 def chat(
     model: Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")],
     prompt: Annotated[
-        str | None, typer.Argument(help="The message; without it a conversation starts.")
+        str | None,
+        typer.Argument(help="The message, - for standard input; none starts a conversation."),
     ] = None,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
@@ -69,7 +70,7 @@ def chat(
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     with _workbench() as wb:
         if prompt is not None:
-            _answer(wb, model, prompt, system=system, as_json=as_json, **options)
+            _answer(wb, model, _given(prompt), system=system, as_json=as_json, **options)
             return
         history: list[Message] = []
         conversation_id = new_id("con")
@@ -90,7 +91,7 @@ def chat(
 
 @app.command()
 def compare(
-    prompt: Annotated[str, typer.Argument(help="The message for all models.")],
+    prompt: Annotated[str, typer.Argument(help="The message for all models, - for stdin.")],
     model: Annotated[list[str], typer.Option("--model", "-m", help="Give it once per model.")],
     mode: Annotated[
         str, typer.Option(help="concurrent, isolated (one at a time) or interleaved.")
@@ -108,6 +109,7 @@ def compare(
     from workbench.types import DoneEvent, ErrorEvent, StreamSession
 
     sessions: dict[int, StreamSession] = {}
+    prompt = _given(prompt)
     with _workbench() as wb:
         events = wb.compare_events(
             model,
@@ -320,6 +322,11 @@ def _answer(wb: Workbench, model: str, prompt: str, *, as_json: bool, **argument
     return session.text
 
 
+def _given(prompt: str) -> str:
+    """The prompt, or standard input for ``-`` (a long one does not fit into an argument)."""
+    return sys.stdin.read() if prompt == "-" else prompt
+
+
 def _ask() -> str:
     try:
         return input("> ").strip()
@@ -357,3 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print_json({"error": error.to_dict()})
         typer.echo(str(error), err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

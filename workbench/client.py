@@ -245,6 +245,10 @@ class Workbench:
                     live.update(index, event)
         return sessions_frame([sessions[index] for index in sorted(sessions)])
 
+    def cancel(self, session_id: str) -> bool:
+        """Stop a running stream from elsewhere; False when there is none of that id."""
+        return self._transport.cancel(session_id)
+
     # -- the log
 
     def sql(
@@ -347,6 +351,7 @@ class _Transport(Protocol):
     def stream(
         self, requests: Sequence[ChatRequest]
     ) -> Generator[tuple[int, StreamEvent], None, None]: ...
+    def cancel(self, session_id: str) -> bool: ...
     def sql(
         self, query: str, params: Mapping[str, Any] | None, limit: int | None
     ) -> pd.DataFrame: ...
@@ -420,6 +425,12 @@ class _Local:
                 yield item
         finally:
             self._await(events.aclose())
+
+    def cancel(self, session_id: str) -> bool:
+        async def stop() -> bool:
+            return self._engine.cancel(session_id)
+
+        return self._await(stop())
 
     def sql(self, query: str, params: Mapping[str, Any] | None, limit: int | None) -> pd.DataFrame:
         return self._engine.store.query(query, params, limit=limit)
@@ -498,6 +509,9 @@ class _Remote:
                 if line.startswith("data:"):
                     event = json.loads(line.removeprefix("data:"))
                     yield event["pane"], wire.decode_event(event)
+
+    def cancel(self, session_id: str) -> bool:
+        return bool(self._call("DELETE", f"/streams/{session_id}")["cancelled"])
 
     def sql(self, query: str, params: Mapping[str, Any] | None, limit: int | None) -> pd.DataFrame:
         import pandas as pd

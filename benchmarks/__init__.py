@@ -1,0 +1,1 @@
+"""Measurements of the workbench itself against its peers."""

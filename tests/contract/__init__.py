@@ -1,0 +1,1 @@
+"""Contracts with the servers this project talks to, checked against recordings."""

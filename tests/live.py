@@ -1,0 +1,124 @@
+"""A real server process, started as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from tests.conftest import ROOT
+
+
+def free_port() -> int:
+    """A port that nothing listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class LiveServer:
+    """``python app.py`` with its own database.
+
+    Args:
+        folder: for the database and the log of the process.
+        environment: further variables.
+    """
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("WORKBENCH_", "HF_"))},
+            "WORKBENCH_DB": str(folder / "workbench.duckdb"),
+            "WORKBENCH_PORT": str(self.port),
+            "WORKBENCH_OFFLINE": "true",
+            "OLLAMA_HOST": "127.0.0.1:9",
+            **environment,
+        }
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.log = (self.folder / "server.log").open("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "app.py")],
+            env=self.environment,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()  # it prints its address once it listens
+        if self.url not in line:
+            self.__exit__(None, None, None)
+            raise AssertionError(f"no address but {line!r}\n{self.read_log()}")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self.log.close()
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it; returns its exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        return self._process.wait(timeout=30)
+
+    def read_log(self) -> str:
+        """What it logged so far."""
+        return (self.folder / "server.log").read_text()
+
+    def announced(self) -> dict[str, Any]:
+        """Its server file."""
+        return dict(json.loads((self.folder / "server.json").read_text()))
+
+    def client(self) -> httpx.Client:
+        """A client with the owner's token."""
+        headers = {"Authorization": f"Bearer {self.announced()['token']}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``workbench ...`` beside it, in the same environment."""
+        return run_cli(*arguments, env=self.environment, cwd=self.folder)
+
+
+def run_cli(
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``workbench ...`` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "workbench.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=cwd,
+        input=stdin,
+        timeout=170,
+    )

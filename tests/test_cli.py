@@ -1,0 +1,137 @@
+"""The command line as a user meets it: what it prints, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.live import run_cli
+from workbench.store import Store
+
+
+def test_compare_prints_answers_and_figures_and_logs_them() -> None:
+    done = run_cli("compare", "-m", "scripted/steady", "-m", "scripted/chunks", "Hi", "--json")
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)["answers"]
+    assert [answer["model"] for answer in answers] == ["scripted/steady", "scripted/chunks"]
+    assert all(answer["text"] and answer["ttft_s"] > 0 for answer in answers)
+    sql = "select model, status, ttft_s, output_tps, mem_peak_bytes from latencies order by model"
+    rows = json.loads(run_cli("db", "query", sql, "--json").stdout)
+    assert [row["model"] for row in rows] == ["scripted/chunks", "scripted/steady"]
+    # JSON text of the table rounds to ten digits.
+    assert rows[1]["ttft_s"] == pytest.approx(answers[0]["ttft_s"], abs=1e-9)
+
+
+def test_compare_shows_a_table_and_fails_when_a_model_failed() -> None:
+    done = run_cli("compare", "-m", "scripted/chunks", "-m", "scripted/error", "Hi")
+    assert done.returncode == 1
+    assert "TTFT" in done.stdout
+    assert "INTERNAL" in done.stdout
+
+
+def test_chat_streams_text_and_ends_with_figures() -> None:
+    done = run_cli("chat", "chunks", "Hi", "-n", "16")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The quick brown fox")
+    assert done.stderr.startswith("ok · TTFT")
+    assert "16 tokens" in done.stderr
+
+
+def test_models_list_names_what_cannot_be_asked() -> None:
+    done = run_cli("models", "list")
+    assert done.returncode == 0
+    assert "scripted/steady" in done.stdout
+    assert "OLLAMA_UNREACHABLE" in done.stdout
+    listing = json.loads(run_cli("models", "list", "--json").stdout)
+    assert listing["problems"]["ollama"]["fix"]
+
+
+def test_listing_opens_no_log(tmp_path: Path) -> None:
+    run_cli("models", "list")
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "hint"),
+    [
+        (["chat", "scripted/steady", ""], "INVALID_REQUEST", "prompt is empty"),
+        (["chat", "no-such", "Hi"], "MODEL_NOT_FOUND", "workbench models list"),
+        (["chat", "huggingface/no-such", "Hi"], "HF_MODEL_NOT_FOUND", "no-such"),
+        (["chat", "huggingface/../../etc", "Hi"], "FORBIDDEN_PATH", ""),
+        (["chat", "ollama/no-such", "Hi"], "OLLAMA_UNREACHABLE", "OLLAMA_HOST"),
+        (["chat", "steady", "Hi", "--temperature", "nan"], "INVALID_REQUEST", "temperature"),
+        (["chat", "steady", "Hi", "-n", "-5"], "INVALID_REQUEST", "max_tokens"),
+        (["compare", "-m", "steady", "Hi", "--mode", "fast"], "INVALID_REQUEST", "isolated"),
+        (["db", "query", "SELECT 1; SELECT 2"], "STORE_UNAVAILABLE", ""),
+        (["models", "pull", "other"], "INVALID_REQUEST", "ollama pull"),
+        (["models", "load", "steady"], "STORE_UNAVAILABLE", "workbench serve"),
+        (["models", "show", "scripted/none"], "MODEL_NOT_FOUND", "steady"),
+    ],
+)
+def test_bad_input_is_explained(arguments: list[str], code: str, hint: str) -> None:
+    done = run_cli(*arguments)
+    assert done.returncode == 1
+    assert code in done.stderr
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["chat", "steady"], ["compare", "-m", "steady"]])
+def test_huge_prompt_is_refused(command: list[str]) -> None:
+    done = run_cli(*command, "-", stdin="x" * 1_000_000)
+    assert done.returncode == 1
+    assert "WORKBENCH_MAX_PROMPT_BYTES" in done.stdout + done.stderr
+
+
+def test_failure_is_json_when_json_is_asked_for() -> None:
+    done = run_cli("chat", "no-such", "Hi", "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "MODEL_NOT_FOUND"
+    assert error["fix"]
+
+
+def test_wrong_usage_ends_with_two() -> None:
+    assert run_cli("compare", "Hi").returncode == 2
+    assert run_cli("no-such-command").returncode == 2
+
+
+def test_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_MAX_CACHED_MODELS", "many")
+    done = run_cli("models", "list")
+    assert done.returncode == 1
+    assert "HF_INVALID_CONFIG" in done.stderr
+    assert "HF_MAX_CACHED_MODELS" in done.stderr
+
+
+def test_log_that_cannot_be_written_is_explained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("WORKBENCH_DB", str(tmp_path / "file" / "log.duckdb"))
+    done = run_cli("chat", "steady", "Hi")
+    assert done.returncode == 1
+    assert "STORE_UNAVAILABLE" in done.stderr
+    assert "WORKBENCH_DB" in done.stderr
+
+
+def test_log_held_by_another_program_is_explained(store: Store) -> None:
+    done = run_cli("chat", "steady", "Hi")
+    assert done.returncode == 1
+    assert "STORE_UNAVAILABLE" in done.stderr
+    assert str(store.path) in done.stderr
+
+
+def test_doctor_finds_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run_cli("doctor", "--json")
+    findings = {finding["part"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert findings["software"]["status"] == "ok"
+    assert findings["models"]["fix"] == "Get a small one with: workbench models pull demo."
+    assert "ollama serve" in findings["ollama"]["fix"]
+    monkeypatch.setenv("WORKBENCH_PORT", "none")
+    done = run_cli("doctor")
+    assert done.returncode == 1
+    assert "WORKBENCH_PORT" in done.stdout

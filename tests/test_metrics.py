@@ -1,0 +1,121 @@
+"""The definitions of every figure, on numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench import metrics
+from workbench.types import Stamps, TokenTimeline
+
+MS = 1_000_000
+
+
+def figures(stamps: Stamps, timeline: TokenTimeline, n: int | None, chars: int = 0) -> dict:  # type: ignore[type-arg]
+    return metrics.session_metrics(stamps, timeline, output_tokens=n, content_chars=chars)
+
+
+def test_a_request_worked_out_by_hand() -> None:
+    stamps = Stamps(
+        intended=0,
+        queued=10 * MS,
+        slot=60 * MS,
+        load_ns=30 * MS,
+        sent=61 * MS,
+        first_any=161 * MS,
+        first_content=181 * MS,
+        last=261 * MS,
+        end=271 * MS,
+    )
+    timeline = TokenTimeline(
+        t_ns=(161 * MS, 181 * MS, 221 * MS, 261 * MS),
+        n_tokens=(1, 1, 2, 1),
+        n_chars=(3, 3, 6, 3),
+        channels=("reasoning", "content", "content", "content"),
+    )
+    found = figures(stamps, timeline, n=5, chars=12)
+    expected = {
+        "queue_s": 0.020,
+        "load_s": 0.030,
+        "dispatch_s": 0.001,
+        "prefill_s": 0.100,
+        "think_s": 0.020,
+        "answer_s": 0.080,
+        "finish_s": 0.010,
+        "ttft_s": 0.100,
+        "ttfo_s": 0.120,
+        "tpot_s": 0.025,
+        "itl_p50_s": 0.020,
+        "e2e_s": 0.210,
+        "e2e_eff_s": 0.271,
+        "wall_s": 0.261,
+        "output_tps": 5 / 0.210,
+        "decode_tps": 40.0,
+        "chars_per_s": 120.0,
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value), name
+
+
+def test_eight_tokens_at_once_are_not_eight_times_faster() -> None:
+    timeline = TokenTimeline((0, 80 * MS), (8, 8), (1, 1), ("content", "content"))
+    assert metrics.inter_token_latencies(timeline) == pytest.approx([0.010] * 8)
+
+
+def test_text_held_back_is_not_a_token() -> None:
+    timeline = TokenTimeline((0, 5 * MS, 10 * MS), (1, 0, 1), (0, 2, 1), ("content",) * 3)
+    assert metrics.inter_token_latencies(timeline) == pytest.approx([0.010])
+
+
+@pytest.mark.parametrize("n", [None, 0, 1])
+def test_one_token_has_no_time_per_output_token(n: int | None) -> None:
+    stamps = Stamps(queued=0, slot=0, sent=0, first_any=5, first_content=5, last=5, end=6)
+    found = figures(stamps, TokenTimeline(), n)
+    assert found["tpot_s"] is None
+    assert found["decode_tps"] is None
+
+
+def test_request_that_never_left_the_queue() -> None:
+    found = figures(Stamps(queued=0, end=50 * MS), TokenTimeline(), None)
+    assert found["queue_s"] == pytest.approx(0.05)
+    assert [found[name] for name in ("ttft_s", "e2e_s", "output_tps")] == [None, None, None]
+
+
+ORDERED = st.lists(st.integers(0, 10**12), min_size=7, max_size=7).map(sorted)
+
+
+@given(ORDERED, st.lists(st.booleans(), min_size=5, max_size=5), st.integers(0, 10**12))
+def test_phases_add_up_whatever_was_reached(
+    times: list[int], reached: list[bool], load_ns: int
+) -> None:
+    queued, *inner, end = times
+    names = ("slot", "sent", "first_any", "first_content", "last")
+    known = {n: t if r else None for n, t, r in zip(names, inner, reached, strict=True)}
+    parts = metrics.phases(Stamps(queued=queued, end=end, load_ns=load_ns, **known))
+    assert sum(parts.values()) == pytest.approx((end - queued) / metrics.NS, abs=1e-6)
+    assert min(parts.values()) >= 0
+
+
+def test_quantiles_are_refused_below_their_sample_size() -> None:
+    assert metrics.quantile([1.0, 2.0, 4.0], 0.5) == 2.0
+    assert metrics.quantile([1.0, 2.0], 0.5) == 1.5
+    assert metrics.quantile([1.0] * 63, 0.9) is None
+    assert metrics.quantile([1.0] * 64, 0.9) == 1.0
+    assert metrics.quantile([1.0] * 661, 0.99) is None
+    assert metrics.quantile([], 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("others", "overlap"),
+    [
+        ([], 0),
+        ([(0, 100)], 0),
+        ([(100, 150)], 50),
+        ([(50, 150), (120, 180)], 80),
+        ([(110, 120), (115, 118), (190, 300)], 20),
+        ([(0, 1000)], 100),
+    ],
+)
+def test_overlap_counts_no_moment_twice(others: list[tuple[int, int]], overlap: int) -> None:
+    assert metrics.overlap_ns(100, 200, others) == overlap

@@ -1,0 +1,95 @@
+"""Settings come from the environment; a bad one is named with its fix."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.settings import Settings, load_settings
+
+CONTRACT = {
+    "HF_MODEL_PATH": Path("data/models/huggingface"),
+    "HF_MAX_CACHED_MODELS": 3,
+    "HF_DEFAULT_TASK": "text-generation",
+    "HF_ENABLE_GPU": "auto",
+    "HF_MODEL_TIMEOUT_MS": 30_000,
+    "HF_STREAM_CHUNK_SIZE": 50,
+    "OLLAMA_HOST": "http://127.0.0.1:11434",
+    "WORKBENCH_DB": Path("data/workbench.duckdb"),
+    "WORKBENCH_HOST": "127.0.0.1",
+    "WORKBENCH_PORT": 7860,
+    "WORKBENCH_API_KEY": None,
+    "WORKBENCH_MEMORY_BUDGET": None,
+    "WORKBENCH_MAX_QUEUE": 64,
+    "WORKBENCH_LOG_LEVEL": "INFO",
+    "WORKBENCH_OFFLINE": False,
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_defaults(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv(name, raising=False)
+    assert getattr(load_settings(_env_file=None), name.lower()) == CONTRACT[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("HF_ENABLE_GPU", "TRUE", "true"),
+        ("WORKBENCH_LOG_LEVEL", "debug", "DEBUG"),
+        ("WORKBENCH_MEMORY_BUDGET", "12GB", 12 * 2**30),
+        ("WORKBENCH_MEMORY_BUDGET", "1.5 GiB", int(1.5 * 2**30)),
+        ("OLLAMA_HOST", "10.0.0.5", "http://10.0.0.5:11434"),
+        ("OLLAMA_HOST", "0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("OLLAMA_HOST", "https://box.example", "https://box.example:443"),
+        ("OLLAMA_HOST", "[::1]:11500", "http://[::1]:11500"),
+        ("WORKBENCH_OFFLINE", "1", True),
+    ],
+)
+def test_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: object) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load_settings(_env_file=None), name.lower()) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_MAX_CACHED_MODELS", "0"),
+        ("HF_MAX_CACHED_MODELS", "three"),
+        ("HF_DEFAULT_TASK", "image-classification"),
+        ("HF_ENABLE_GPU", "perhaps"),
+        ("HF_MODEL_TIMEOUT_MS", "-1"),
+        ("HF_STREAM_CHUNK_SIZE", "0"),
+        ("OLLAMA_HOST", "http://a b"),
+        ("OLLAMA_HOST", "localhost:99999"),
+        ("WORKBENCH_PORT", "70000"),
+        ("WORKBENCH_MEMORY_BUDGET", "lots"),
+        ("WORKBENCH_MAX_QUEUE", "0"),
+        ("WORKBENCH_LOG_LEVEL", "LOUD"),
+        ("WORKBENCH_OFFLINE", "maybe"),
+        ("WORKBENCH_TOKEN_TIMEOUT_S", "nan"),
+    ],
+)
+def test_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(WorkbenchError, match=name) as caught:
+        load_settings(_env_file=None)
+    seed = name.startswith("HF_")
+    assert caught.value.code is (ErrorCode.HF_INVALID_CONFIG if seed else ErrorCode.INVALID_REQUEST)
+    assert caught.value.fix
+
+
+def test_env_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORKBENCH_DB")
+    (tmp_path / ".env").write_text("WORKBENCH_PORT=9000\nSOMETHING_ELSE=1\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings().workbench_port == 9000
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    documented = set(re.findall(r"`((?:HF|OLLAMA|WORKBENCH)_[A-Z_]+)`", text))
+    assert {name.upper() for name in Settings.model_fields} <= documented
