@@ -96,11 +96,8 @@ def test_killed_worker_leaves_a_row_and_the_next_prompt_works(
         killed = False
         for event in events:
             if isinstance(event, TokenEvent) and event.seq >= 8 and not killed:
-                (pid,) = wb.sql(
-                    "SELECT DISTINCT pid FROM memory_samples WHERE pid IS NOT NULL"
-                ).pid.tolist() or [None]
-                pids = [pid] if pid else worker_pids()
-                os.kill(pids[0], signal.SIGKILL)
+                (worker,) = worker_pids()
+                os.kill(worker, signal.SIGKILL)
                 killed = True
             if isinstance(event, ErrorEvent):
                 failed = event
@@ -116,8 +113,13 @@ def test_killed_worker_leaves_a_row_and_the_next_prompt_works(
 
 
 def worker_pids() -> list[int]:
-    """Workers of this process: the children of its zygote."""
-    return [child.pid for zygote in psutil.Process().children() for child in zygote.children()]
+    """Workers of this process: what its zygote forked."""
+    return [
+        child.pid
+        for zygote in psutil.Process().children()
+        if "workbench.hf.zygote" in zygote.cmdline()
+        for child in zygote.children()
+    ]
 
 
 def test_follow_up_carries_its_own_history(real_models: None, demo_safetensors: str) -> None:

@@ -383,7 +383,9 @@ class _Local:
         from workbench.engine import build
         from workbench.store import Store
 
-        logs.configure_default(settings.workbench_log_level)
+        # In a notebook or script only what goes wrong is worth a line, unless it asked for more.
+        chosen = "workbench_log_level" in settings.model_fields_set
+        logs.configure_default(settings.workbench_log_level if chosen else "WARNING")
         store = Store.open(settings.workbench_db)
         store.set_environment(environment.capture(settings))
         self._engine = build(settings, store)

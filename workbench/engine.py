@@ -118,6 +118,11 @@ class Engine:
         profits from being second. A request that is wrong in itself ends with an ``ErrorEvent``
         here too: the others go on.
         """
+        together = sum(item.timing_mode is TimingMode.CONCURRENT for item in requests)
+        requests = [
+            replace(item, parallel=together) if item.timing_mode is TimingMode.CONCURRENT else item
+            for item in requests
+        ]
         merged: asyncio.Queue[tuple[int, StreamEvent | None]] = asyncio.Queue(maxsize=len(requests))
 
         async def pump(index: int, request: ChatRequest) -> None:

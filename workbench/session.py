@@ -331,7 +331,7 @@ class LiveSession:
             dtype=resident.dtype if resident else None,
             quantization=resident.quantization if resident else None,
             device=resident.device if resident else None,
-            threads=resident.threads if resident else None,
+            threads=self._threads(),
             cold=self.cold,
             comparison_id=request.comparison_id,
             run_id=request.run_id,
@@ -348,6 +348,12 @@ class LiveSession:
             ),
             details=finish.details if finish else {},
         )
+
+    def _threads(self) -> int | None:
+        """Compute threads of this very answer, which may be fewer than the model was loaded with."""
+        if self.finish is not None and isinstance(used := self.finish.details.get("threads"), int):
+            return used
+        return self.resident.threads if self.resident else None
 
     def _failed_load_ns(self, end: int) -> int:
         """A load that never ended well still took the time from its announcement on."""

@@ -179,7 +179,8 @@ class ChatRequest:
     """One model call: everything the engine needs to know.
 
     ``messages`` is the whole history that the model shall see, the new message last.
-    ``intended_ns`` is when a load pattern wanted the request to start (default: when it arrived).
+    ``parallel`` is how many requests were started together: a runtime whose threads are ours to
+    give shares the cores among them. ``intended_ns`` is when a load pattern wanted the request to start (default: when it arrived).
     ``source`` says which face it came from; ``run_id``, ``cell_id`` and ``trial`` are a
     benchmark's. ``fallback`` is a model id to use if this one fails before its first token.
     """
@@ -195,6 +196,7 @@ class ChatRequest:
     session_id: str = field(default_factory=lambda: new_id("ses"))
     correlation_id: str = field(default_factory=lambda: new_id("cor"))
     comparison_id: str | None = None
+    parallel: int = 1
     intended_ns: int | None = None
     source: str = "python"
     run_id: str | None = None

@@ -1,0 +1,252 @@
+"""Acknowledged means on disk; one bad item harms no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from tests.store.conftest import make_session
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.store import ModelEvent, Store
+from workbench.store import writer as writing
+from workbench.store.inserts import Inserter
+from workbench.store.rows import Item, RowsItem
+from workbench.store.writer import Writer
+from workbench.types import Message
+
+ASKED = [Message("user", "hi")]
+
+KILLED = """
+import sys
+from tests.store.conftest import make_session
+from workbench.store import Store
+from workbench.types import Message
+
+store = Store.open(sys.argv[1])
+while True:
+    sessions = [make_session() for _ in range(3)]
+    futures = [store.log_session(s, [Message("user", "hi")]) for s in sessions]
+    for session, future in zip(sessions, futures):
+        future.result()
+        print(session.session_id, flush=True)
+"""
+
+
+@pytest.mark.parametrize("acknowledged", [1, 50])
+def test_what_was_acknowledged_survives_kill_9(path: Path, acknowledged: int) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert child.stdout is not None
+    seen = [child.stdout.readline().strip() for _ in range(acknowledged)]
+    child.send_signal(signal.SIGKILL)
+    seen += [line.strip() for line in child.stdout.read().splitlines(keepends=True) if "\n" in line]
+    child.stdout.close()
+    child.wait()
+    assert len(seen) >= acknowledged
+    with Store.open(path) as store:
+        stored = store.rows(
+            "SELECT seq, s.session_id, t.session_id AS stream, m.session_id AS answer "
+            "FROM stream_sessions s LEFT JOIN token_streams t USING (session_id) "
+            "LEFT JOIN messages m USING (session_id) ORDER BY seq"
+        )
+        assert set(seen) <= {row["session_id"] for row in stored}
+        # Nothing torn, nothing missing in between.
+        assert all(row["stream"] == row["answer"] == row["session_id"] for row in stored)
+        assert [row["seq"] for row in stored] == list(range(1, len(stored) + 1))
+
+
+def test_many_producers_lose_nothing_and_the_sequence_has_no_gap(store: Store) -> None:
+    def produce(_: int) -> list[str]:
+        sessions = [make_session() for _ in range(25)]
+        futures = [store.log_session(session, ASKED) for session in sessions]
+        # A reader among the writers sees whole transactions only.
+        whole = store.rows(
+            "SELECT (SELECT count(*) FROM stream_sessions) AS s, "
+            "(SELECT count(*) FROM token_streams) AS t"
+        )[0]
+        assert whole["s"] == whole["t"]
+        for future in futures:
+            future.result()
+        return [session.session_id for session in sessions]
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = {one for batch in pool.map(produce, range(8)) for one in batch}
+    rows = store.rows("SELECT seq, session_id FROM stream_sessions ORDER BY seq")
+    assert {row["session_id"] for row in rows} == ids
+    assert [row["seq"] for row in rows] == list(range(1, 201))
+
+
+def endless() -> dict[str, Any]:
+    details: dict[str, Any] = {}
+    details["again"] = details
+    return details
+
+
+def test_a_bad_item_fails_alone_and_leaves_no_trace(store: Store) -> None:
+    good, doubled, last = make_session(), make_session(), make_session()
+    items = [
+        store.log_session(good, ASKED),
+        store.log_session(doubled, ASKED),
+        store.log_session(doubled, ASKED),
+        store.insert("votes", {"vote_id": "v"}),
+        store.insert("nowhere", {"a": 1}),
+        store.insert("votes", {"nothing": 1}),
+        store.log_session(make_session(details=endless()), ASKED),
+        store.log_session(make_session(seed=2**70), ASKED),
+        store.log_session(last, ASKED),
+    ]
+    outcomes = [future.exception() for future in items]
+    assert [outcomes[i] for i in (0, 1, 8)] == [None, None, None]
+    for i in (2, 3, 4, 5, 6, 7):
+        error = outcomes[i]
+        assert isinstance(error, WorkbenchError), i
+        assert error.code is ErrorCode.INVALID_REQUEST, i
+    assert "duplicate key" in str(outcomes[2]).lower()
+    assert "no table 'nowhere'" in str(outcomes[4])
+    assert "no column 'nothing'" in str(outcomes[5])
+    rows = store.rows("SELECT seq, session_id FROM stream_sessions ORDER BY seq")
+    assert [(row["seq"], row["session_id"]) for row in rows] == [
+        (1, good.session_id),
+        (2, doubled.session_id),
+        (3, last.session_id),
+    ]
+    assert store.rows("SELECT count(*) AS n FROM messages") == [{"n": 6}]
+    assert store.healthy
+
+
+class Gate:
+    """A commit that waits to be let through, and fails while told to."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+        self.groups: list[int] = []
+        self.entered = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self, items: Sequence[Item]) -> None:
+        self.entered.set()
+        assert self.open.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        self.groups.append(len(items))
+
+
+def explain(error: Exception) -> WorkbenchError:
+    return WorkbenchError(ErrorCode.DISK_FULL, str(error))
+
+
+ITEM = RowsItem("votes", [{}])
+
+
+def test_what_queues_up_is_committed_in_groups() -> None:
+    gate = Gate()
+    writer = Writer(gate, explain, max_queue=1000)
+    first = writer.submit(ITEM)
+    assert gate.entered.wait(30)
+    rest = [writer.submit(ITEM) for _ in range(writing.GROUP + 10)]
+    assert not first.done()
+    assert writer.depth == writing.GROUP + 11
+    gate.open.set()
+    assert writer.flush(30)
+    assert all(future.done() for future in rest)
+    assert gate.groups == [1, writing.GROUP, 10]
+    assert writer.depth == 0
+    writer.close()
+
+
+def test_a_full_disk_keeps_what_waits_refuses_what_is_too_much_and_recovers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.001)
+    gate = Gate()
+    gate.failure = duckdb.IOException("IO Error: No space left on device")
+    writer = Writer(gate, explain, max_queue=3)
+    kept = [writer.submit(ITEM) for _ in range(3)]
+    refused = writer.submit(ITEM).exception(timeout=0)
+    assert isinstance(refused, WorkbenchError)
+    assert refused.retry_after_s is not None
+    gate.open.set()
+    assert not writer.flush(0.1)
+    assert writer.last_error is not None
+    assert writer.submit(ITEM).exception(timeout=0) is writer.last_error
+    assert not any(future.done() for future in kept)
+    gate.failure = None
+    assert writer.flush(30)
+    assert [future.result(timeout=0) for future in kept] == [None] * 3
+    assert writer.last_error is None
+    writer.close()
+
+
+def test_closing_with_a_full_disk_fails_what_waits() -> None:
+    gate = Gate()
+    gate.failure = duckdb.IOException("IO Error: No space left on device")
+    gate.open.set()
+    writer = Writer(gate, explain, max_queue=10)
+    waiting = [writer.submit(ITEM) for _ in range(5)]
+    writer.close()
+    assert all(isinstance(future.exception(timeout=0), WorkbenchError) for future in waiting)
+    assert writer.depth == 0
+
+
+def test_a_store_that_cannot_write_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = True
+    commit = Inserter.commit
+
+    def flaky(self: Inserter, items: Sequence[Item]) -> None:
+        if failing:
+            raise duckdb.IOException("IO Error: Could not write: No space left on device")
+        commit(self, items)
+
+    monkeypatch.setattr(writing, "RETRY_S", 0.001)
+    monkeypatch.setattr(Inserter, "commit", flaky)
+    assert store.healthy
+    event = store.log_model_event(ModelEvent("scan", "ollama", 1))
+    with pytest.raises(WorkbenchError, match="DISK_FULL: No space left") as caught:
+        store.flush(0.1)
+    assert caught.value is store.last_error
+    assert not store.healthy
+    assert store.queue_depth == 1
+    failing = False
+    event.result()
+    store.flush()
+    assert store.healthy
+    assert store.last_error is None
+    assert len(store.rows("FROM model_events")) == 1
+
+
+def test_a_cancelled_waiter_does_not_unlog_anything(store: Store) -> None:
+    future = store.log_session(make_session(), ASKED)
+    assert not future.cancel()
+    future.result()
+    assert len(store.rows("FROM stream_sessions")) == 1
+
+
+def test_closing_writes_what_is_queued_and_may_be_repeated(path: Path) -> None:
+    store = Store.open(path)
+    futures = [store.log_session(make_session(), ASKED) for _ in range(20)]
+    store.close()
+    store.close()
+    assert all(future.exception(timeout=0) is None for future in futures)
+    assert not path.with_name(f"{path.name}.wal").exists()
+    assert not store.healthy
+    late = store.log_session(make_session(), ASKED).exception(timeout=0)
+    assert isinstance(late, WorkbenchError)
+    assert late.code is ErrorCode.STORE_UNAVAILABLE
+    with pytest.raises(WorkbenchError, match="closed"):
+        store.query("SELECT 1")
+    with Store.open(path) as again:
+        assert len(again.rows("FROM stream_sessions")) == 20

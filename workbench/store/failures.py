@@ -1,0 +1,150 @@
+"""DuckDB's errors and the operating system's, mapped to ours: in one place, with a fix for each."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+import duckdb
+
+from workbench.errors import ErrorCode, WorkbenchError, invalid
+
+ELSEWHERE = "Set WORKBENCH_DB to a file in a folder you may write to."
+
+_NO_SPACE = ("no space left", "disk full", "not enough disk space", "disk quota exceeded")
+_NO_RIGHT = ("permission denied", "read-only file system", "operation not permitted")
+
+
+def opening(error: Exception, path: Path) -> WorkbenchError:
+    """Why the log at ``path`` could not be opened."""
+    text = str(error)
+    folded = text.lower()
+    if _is_full(error):
+        return disk_full(path)
+    if "conflicting lock" in folded or "could not set lock" in folded:
+        pid = re.search(r"PID (\d+)", text)
+        holder = f"another process (pid {pid[1]})" if pid else "another process"
+        return _unavailable(
+            f"{path} is held by {holder}, most likely a running workbench.",
+            "Use that one, stop it, or set WORKBENCH_DB to another file.",
+            pid=int(pid[1]) if pid else None,
+        )
+    if "different configuration" in folded:
+        return already_open(path)
+    if "not a valid duckdb" in folded:
+        return _unavailable(
+            f"{path} exists but is not a DuckDB file.",
+            "Set WORKBENCH_DB to another file, or move this one away.",
+        )
+    if "version number" in folded:
+        return _unavailable(
+            f"{path} was written by another version of DuckDB than {duckdb.__version__}: {text}",
+            "Update the workbench, or set WORKBENCH_DB to another file.",
+        )
+    if isinstance(error, PermissionError) or any(words in folded for words in _NO_RIGHT):
+        return no_right(path)
+    if isinstance(error, (NotADirectoryError, FileExistsError)) or "not a directory" in folded:
+        return _unavailable(f"{path} cannot exist: a part of its path is a file.", ELSEWHERE)
+    if "is a directory" in folded:
+        return _unavailable(f"{path} is a folder.", "Set WORKBENCH_DB to a file.")
+    return _unavailable(f"{path} could not be opened: {text}", ELSEWHERE)
+
+
+def already_open(path: Path) -> WorkbenchError:
+    """The log is open in this very process."""
+    return _unavailable(f"{path} is already open in this process.", "Use the store that is open.")
+
+
+def missing(path: Path) -> WorkbenchError:
+    """There is no log to read."""
+    return _unavailable(
+        f"Nothing was logged yet: there is no log at {path}.",
+        "Run `workbench serve` or `workbench chat` first, or set WORKBENCH_DB to an existing log.",
+    )
+
+
+def read_only(path: Path) -> WorkbenchError:
+    """The store was opened for reading."""
+    return _unavailable(f"{path} was opened for reading only.", "Use Store.open to write.")
+
+
+def no_right(path: Path) -> WorkbenchError:
+    """The folder or the file may not be written."""
+    return _unavailable(f"No permission to write {path} and beside it.", ELSEWHERE)
+
+
+def disk_full(path: Path) -> WorkbenchError:
+    """There is no room for the log."""
+    return WorkbenchError(
+        ErrorCode.DISK_FULL,
+        f"No space left to write {path}.",
+        fix="Free some space; what is waiting is then written by itself.",
+        operation="log",
+    )
+
+
+def closed() -> WorkbenchError:
+    """The store was used after it was closed."""
+    return WorkbenchError(ErrorCode.STORE_UNAVAILABLE, "The log is closed.", operation="log")
+
+
+def writing(error: Exception, path: Path) -> WorkbenchError:
+    """Why something could not be written."""
+    if isinstance(error, WorkbenchError):
+        return error
+    if _is_full(error):
+        return disk_full(path)
+    if not is_about_the_database(error):
+        return invalid(f"The log refused a row: {error}")
+    return WorkbenchError(
+        ErrorCode.STORE_UNAVAILABLE,
+        f"The log {path} could not be written: {error}",
+        fix="See whether the disk is full or the folder was moved; then restart the workbench.",
+        operation="log",
+    )
+
+
+def is_about_the_database(error: Exception) -> bool:
+    """Whether the same items may be written later; else it is something about an item."""
+    return isinstance(
+        error,
+        (
+            duckdb.OperationalError,
+            duckdb.FatalException,
+            duckdb.InternalError,
+            OSError,
+            MemoryError,
+        ),
+    )
+
+
+def querying(error: duckdb.Error, *, timeout_s: float | None = None) -> WorkbenchError:
+    """Why a query gave no result."""
+    if isinstance(error, duckdb.InterruptException):
+        limit = f" after {timeout_s:g} s" if timeout_s is not None else ""
+        return WorkbenchError(
+            ErrorCode.TIMEOUT,
+            f"The query was stopped{limit}.",
+            fix="Ask for less, or allow more time.",
+            operation="query",
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return invalid(f"The query needs too much memory: {error}", fix="Ask for less.")
+    if isinstance(error, (duckdb.FatalException, duckdb.ConnectionException, duckdb.IOException)):
+        return _unavailable(f"The log could not be read: {error}", "Restart the workbench.")
+    if "read-only mode" in str(error):
+        return invalid("The log is read-only for queries.", fix="Use SELECT.")
+    return invalid(str(error))
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error).lower() for words in _NO_SPACE)
+
+
+def _unavailable(message: str, fix: str, **details: object) -> WorkbenchError:
+    return WorkbenchError(
+        ErrorCode.STORE_UNAVAILABLE, message, fix=fix, operation="open", details=details
+    )

@@ -1,0 +1,113 @@
+"""The file on disk: made whole or not at all, readable by its owner only."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from workbench.errors import WorkbenchError
+from workbench.store import failures
+from workbench.store.migrations import check, migrate, version_of
+from workbench.store.views import create_views
+
+CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
+    # What a query may take from the models that share this machine.
+    "memory_limit": "1GiB",
+    "max_temp_directory_size": "8GiB",
+    # A query must not read the Python variables of its caller, nor fetch software.
+    "python_enable_replacements": False,
+    "autoinstall_known_extensions": False,
+}
+
+
+def open_log(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open the log for writing; make it if there is none, bring it up to date if it is older.
+
+    Raises:
+        WorkbenchError: ``STORE_UNAVAILABLE`` or ``DISK_FULL``; nothing was left behind.
+    """
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # DuckDB would find this out only at the first commit, when it makes the WAL.
+        if not os.access(path.parent, os.W_OK):
+            raise failures.no_right(path)
+        if not path.exists():
+            _make(path)
+        return _connect(path)
+
+
+def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open the log read-only, without access to any other file.
+
+    Raises:
+        WorkbenchError: ``STORE_UNAVAILABLE``, for example because nothing was logged yet.
+    """
+    with _explained(path):
+        if not path.exists():
+            raise failures.missing(path)
+        connection = duckdb.connect(
+            str(path), read_only=True, config={**CONFIG, "enable_external_access": False}
+        )
+        with _closed_on_error(connection):
+            connection.execute("SET GLOBAL TimeZone = 'UTC'")
+            if check(version_of(connection), path=path) == 0:
+                raise failures.missing(path)
+            connection.execute("SET GLOBAL lock_configuration = true")
+        return connection
+
+
+def protect_wal(path: Path) -> None:
+    """Take the rights of others off the write-ahead log, which DuckDB makes anew now and then."""
+    wal = path.with_name(f"{path.name}.wal")
+    with suppress(OSError):
+        if wal.stat().st_mode & 0o077:
+            wal.chmod(0o600)
+
+
+def _make(path: Path) -> None:
+    """Build the file out of sight and put it in place when it is whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        made = Path(folder) / path.name
+        _connect(made).close()
+        made.chmod(0o600)
+        try:
+            os.link(made, path)
+        except FileExistsError:
+            return  # another process was faster: its file is as good
+        except OSError:
+            made.rename(path)  # a file system without hard links
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(str(path), config=CONFIG)
+    with _closed_on_error(connection):
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        migrate(connection, path=path)
+        create_views(connection)
+    protect_wal(path)
+    return connection
+
+
+@contextmanager
+def _closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[Any]:
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except (duckdb.Error, OSError) as error:
+        raise failures.opening(error, path) from error

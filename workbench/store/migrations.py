@@ -1,0 +1,293 @@
+"""The tables, as numbered steps that bring any older log up to date.
+
+A step is never edited once released: a change to a table is a new step at the end. Views hold no
+data and are not steps; see :mod:`workbench.store.views`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from workbench.errors import ErrorCode, WorkbenchError
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step: its number, what it is about and its SQL."""
+
+    version: int
+    name: str
+    sql: str
+
+
+_FIRST: Final = """
+CREATE TABLE environments (
+    environment_id  VARCHAR PRIMARY KEY,      -- hash of the content below
+    created_at      TIMESTAMPTZ NOT NULL,
+    cpu             VARCHAR,
+    cores           INTEGER,
+    ram_bytes       BIGINT,
+    gpu             VARCHAR,
+    os              VARCHAR,
+    python          VARCHAR,
+    packages        JSON,                     -- name -> version
+    git_revision    VARCHAR,
+    content         JSON                      -- everything, the columns above included
+);
+
+CREATE TABLE conversations (
+    conversation_id VARCHAR PRIMARY KEY,
+    created_at      TIMESTAMPTZ NOT NULL,
+    source          VARCHAR,
+    title           VARCHAR
+);
+
+CREATE TABLE messages (
+    message_id      VARCHAR NOT NULL,
+    conversation_id VARCHAR NOT NULL,
+    session_id      VARCHAR,                  -- the session that wrote it; null: was given
+    position        INTEGER NOT NULL,
+    role            VARCHAR NOT NULL,
+    content         VARCHAR NOT NULL,
+    reasoning       VARCHAR,
+    created_at      TIMESTAMPTZ NOT NULL
+);
+
+CREATE TABLE stream_sessions (
+    seq                     BIGINT NOT NULL,  -- 1, 2, 3, ... in order of commit, without gaps
+    session_id              VARCHAR PRIMARY KEY,
+    conversation_id         VARCHAR NOT NULL,
+    correlation_id          VARCHAR NOT NULL,
+    comparison_id           VARCHAR,
+    environment_id          VARCHAR,
+    run_id                  VARCHAR,
+    cell_id                 VARCHAR,
+    trial                   INTEGER,
+    created_at              TIMESTAMPTZ NOT NULL,
+    source                  VARCHAR NOT NULL,
+    requested_model         VARCHAR NOT NULL,
+    model                   VARCHAR NOT NULL,
+    provider                VARCHAR NOT NULL,
+    fallback_from           VARCHAR,
+    digest                  VARCHAR,
+    dtype                   VARCHAR,
+    quantization            VARCHAR,
+    device                  VARCHAR,
+    threads                 INTEGER,
+    cold                    BOOLEAN NOT NULL,
+    options                 JSON NOT NULL,
+    seed                    BIGINT NOT NULL,
+    timing_mode             VARCHAR NOT NULL,
+    status                  VARCHAR NOT NULL,
+    finish_reason           VARCHAR,
+    termination_reason      VARCHAR,
+    error_code              VARCHAR,
+    error_message           VARCHAR,
+    warnings                JSON NOT NULL,
+    queued_ns               BIGINT NOT NULL,  -- stamps: monotonic, comparable within one boot
+    intended_ns             BIGINT,
+    slot_ns                 BIGINT,
+    sent_ns                 BIGINT,
+    first_any_ns            BIGINT,
+    first_content_ns        BIGINT,
+    last_ns                 BIGINT,
+    end_ns                  BIGINT NOT NULL,
+    load_ns                 BIGINT NOT NULL,  -- durations
+    overlap_ns              BIGINT NOT NULL,
+    runtime_total_ns        BIGINT,
+    runtime_load_ns         BIGINT,
+    runtime_prompt_eval_ns  BIGINT,
+    runtime_eval_ns         BIGINT,
+    prompt_tokens           INTEGER,
+    output_tokens           INTEGER,
+    streamed_tokens         INTEGER NOT NULL,
+    count_source            VARCHAR,
+    text_chars              INTEGER NOT NULL,
+    reasoning_chars         INTEGER NOT NULL,
+    mem_before_bytes        BIGINT,
+    mem_peak_bytes          BIGINT,
+    gpu_peak_bytes          BIGINT,
+    metrics                 JSON NOT NULL,    -- the figures as the user saw them
+    details                 JSON NOT NULL
+);
+
+CREATE TABLE token_streams (
+    session_id      VARCHAR PRIMARY KEY,
+    t_ns            BIGINT[] NOT NULL,
+    n_tokens        INTEGER[] NOT NULL,
+    n_chars         INTEGER[] NOT NULL,
+    channels        VARCHAR[] NOT NULL
+);
+
+CREATE TABLE memory_samples (
+    session_id      VARCHAR,
+    created_at      TIMESTAMPTZ NOT NULL,
+    t_ns            BIGINT NOT NULL,
+    scope           VARCHAR NOT NULL,         -- worker, ollama, host, scripted
+    model           VARCHAR,
+    pid             INTEGER,
+    pss_bytes       BIGINT,
+    rss_bytes       BIGINT,
+    gpu_bytes       BIGINT,
+    host_available_bytes BIGINT
+);
+
+CREATE TABLE model_events (
+    event_id        VARCHAR NOT NULL,
+    created_at      TIMESTAMPTZ NOT NULL,
+    t_ns            BIGINT NOT NULL,
+    model           VARCHAR,
+    provider        VARCHAR NOT NULL,
+    event           VARCHAR NOT NULL,         -- scan, download, load, unload, evict
+    ok              BOOLEAN NOT NULL,
+    reason          VARCHAR,
+    before_bytes    BIGINT,
+    after_bytes     BIGINT,
+    duration_s      DOUBLE,
+    details         JSON NOT NULL
+);
+
+CREATE TABLE errors (
+    error_id        VARCHAR NOT NULL,
+    created_at      TIMESTAMPTZ NOT NULL,
+    code            VARCHAR NOT NULL,
+    message         VARCHAR NOT NULL,
+    fix             VARCHAR,
+    operation       VARCHAR,
+    provider        VARCHAR,
+    model           VARCHAR,
+    session_id      VARCHAR,
+    correlation_id  VARCHAR,
+    details         JSON NOT NULL
+);
+
+CREATE TABLE benchmark_runs (
+    run_id          VARCHAR PRIMARY KEY,
+    created_at      TIMESTAMPTZ NOT NULL,
+    finished_at     TIMESTAMPTZ,
+    name            VARCHAR NOT NULL,
+    status          VARCHAR NOT NULL,
+    timing_mode     VARCHAR NOT NULL,
+    seed            BIGINT,
+    spec            JSON NOT NULL,
+    environment_id  VARCHAR,
+    details         JSON
+);
+
+CREATE TABLE benchmark_cells (
+    cell_id         VARCHAR PRIMARY KEY,
+    run_id          VARCHAR NOT NULL,
+    position        INTEGER NOT NULL,
+    created_at      TIMESTAMPTZ NOT NULL,
+    finished_at     TIMESTAMPTZ,
+    model           VARCHAR NOT NULL,
+    options         JSON NOT NULL,
+    load            JSON,                     -- the load pattern
+    status          VARCHAR NOT NULL,
+    warmups         INTEGER,
+    trials          INTEGER,
+    results         JSON,
+    details         JSON
+);
+
+CREATE TABLE scores (
+    score_id        VARCHAR NOT NULL,
+    created_at      TIMESTAMPTZ NOT NULL,
+    session_id      VARCHAR,
+    run_id          VARCHAR,
+    cell_id         VARCHAR,
+    scorer          VARCHAR NOT NULL,
+    task            VARCHAR,
+    item            VARCHAR,
+    family          VARCHAR,                  -- questions that share a source are one cluster
+    score           DOUBLE,
+    passed          BOOLEAN,
+    details         JSON
+);
+
+CREATE TABLE votes (
+    vote_id         VARCHAR NOT NULL,
+    created_at      TIMESTAMPTZ NOT NULL,
+    comparison_id   VARCHAR,
+    model_a         VARCHAR NOT NULL,
+    model_b         VARCHAR NOT NULL,
+    session_a       VARCHAR,
+    session_b       VARCHAR,
+    winner          VARCHAR NOT NULL,         -- a, b, tie, both_bad
+    blind           BOOLEAN,
+    voter           VARCHAR,
+    details         JSON
+);
+"""
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (Migration(1, "the first tables", _FIRST),)
+
+LATEST: Final = MIGRATIONS[-1].version
+"""The version that this code writes."""
+
+
+def version_of(connection: duckdb.DuckDBPyConnection) -> int | None:
+    """The log's version: 0 for an empty database, None if the tables are somebody else's."""
+    tables = {
+        row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+    }
+    if "schema_migrations" not in tables:
+        return None if tables else 0
+    row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def check(version: int | None, *, path: object) -> int:
+    """The version, if this code can read a log of it.
+
+    Raises:
+        WorkbenchError: ``STORE_UNAVAILABLE``, the log is newer or is no log of the workbench.
+    """
+    if version is None:
+        raise WorkbenchError(
+            ErrorCode.STORE_UNAVAILABLE,
+            f"{path} is a DuckDB database, but not a log of the workbench.",
+            fix="Set WORKBENCH_DB to another file.",
+            operation="open",
+        )
+    if version > LATEST:
+        raise WorkbenchError(
+            ErrorCode.STORE_UNAVAILABLE,
+            f"{path} was written by a newer workbench (schema {version}, this one knows {LATEST}).",
+            fix="Update the workbench, or set WORKBENCH_DB to another file.",
+            operation="open",
+        )
+    return version
+
+
+def migrate(connection: duckdb.DuckDBPyConnection, *, path: object) -> None:
+    """Apply the steps that the log has not had yet, all of them or none.
+
+    Raises:
+        WorkbenchError: ``STORE_UNAVAILABLE``, see :func:`check`.
+    """
+    connection.execute("BEGIN TRANSACTION")
+    try:
+        version = check(version_of(connection), path=path)
+        if version == 0:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_migrations "
+                "(version INTEGER PRIMARY KEY, name VARCHAR NOT NULL, "
+                "applied_at TIMESTAMPTZ NOT NULL)"
+            )
+        for migration in MIGRATIONS:
+            if migration.version > version:
+                connection.execute(migration.sql)
+                connection.execute(
+                    "INSERT INTO schema_migrations VALUES (?, ?, now())",
+                    [migration.version, migration.name],
+                )
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

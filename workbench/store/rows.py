@@ -1,0 +1,292 @@
+"""What is written: the values that are rows of their own, and how a session becomes rows.
+
+A row is a mapping from column names to values; columns that are left out are null.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from workbench.errors import WorkbenchError
+from workbench.types import Message, Status, StreamSession, new_id
+
+Row = Mapping[str, Any]
+Mode = Literal["add", "keep", "replace"]
+TITLE_CHARS: Final = 80
+"""A conversation is titled with this much of its first user message."""
+
+_RUNTIME: Final = ("total", "load", "prompt_eval", "eval")
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySample:
+    """One reading of one process, or of the host (scope ``host``, without a pid).
+
+    Samples of the processes of one model that were read together share ``t_ns`` (monotonic
+    nanoseconds, the clock of the tokens). ``session_id`` is None between requests.
+    """
+
+    t_ns: int
+    scope: Literal["worker", "ollama", "host", "scripted"]
+    session_id: str | None = None
+    model: str | None = None
+    pid: int | None = None
+    pss_bytes: int | None = None
+    rss_bytes: int | None = None
+    gpu_bytes: int | None = None
+    host_available_bytes: int | None = None
+    at: dt.datetime = field(default_factory=_now)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvent:
+    """Something that happened to a model; ``before_bytes`` and ``after_bytes`` are of memory."""
+
+    event: Literal["scan", "download", "load", "unload", "evict"]
+    provider: str
+    t_ns: int
+    ok: bool = True
+    model: str | None = None
+    reason: str | None = None
+    before_bytes: int | None = None
+    after_bytes: int | None = None
+    duration_s: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    event_id: str = field(default_factory=lambda: new_id("evt"))
+    at: dt.datetime = field(default_factory=_now)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The machine and software under which sessions ran; equal ones share an id.
+
+    The host's name is not part of it. ``packages`` maps names to versions; ``details`` holds what
+    else may change a figure (driver, governor, thread settings).
+    """
+
+    cpu: str
+    cores: int
+    ram_bytes: int
+    os: str
+    python: str
+    gpu: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    git_revision: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def environment_id(self) -> str:
+        """Hash of the content."""
+        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        return f"env_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+# -- what the writer takes -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RowsItem:
+    """Rows of any table, written together or not at all.
+
+    ``mode`` says what becomes of a row whose primary key is in the table already: an error
+    (``add``), the old one stays (``keep``), the new one takes its place (``replace``).
+    """
+
+    table: str
+    rows: Sequence[Row]
+    mode: Mode = "add"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionItem:
+    """A finished session with everything that belongs to it, written together or not at all."""
+
+    session: StreamSession
+    messages: Sequence[Message]
+    samples: Sequence[MemorySample] = ()
+    environment_id: str | None = None
+
+
+Item = RowsItem | SessionItem
+
+
+# -- values to rows --------------------------------------------------------------------------------
+
+
+def clean(text: str) -> str:
+    """The text as UTF-8 can hold it: paired surrogates joined, lone ones replaced by U+FFFD.
+
+    JSON from a runtime may carry half of an emoji as an escape; Python keeps it, a file cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def columns_of(value: MemorySample | ModelEvent) -> Row:
+    """The row of a value whose fields are the columns of its table.
+
+    Only ``at`` differs: it is a reserved word in DuckDB's SQL, so the column is ``created_at``.
+    """
+    row = {name: getattr(value, name) for name in type(value).__dataclass_fields__}
+    row["created_at"] = row.pop("at")
+    return row
+
+
+def environment_row(environment: Environment) -> Row:
+    """The row of ``environments``."""
+    content = asdict(environment)
+    columns = {name: value for name, value in content.items() if name != "details"}
+    return {
+        "environment_id": environment.environment_id,
+        "created_at": _now(),
+        "content": content,
+        **columns,
+    }
+
+
+def error_row(
+    error: WorkbenchError,
+    *,
+    model: str | None = None,
+    session_id: str | None = None,
+    correlation_id: str | None = None,
+) -> Row:
+    """The row of ``errors``."""
+    return {
+        "error_id": new_id("err"),
+        "created_at": error.at,
+        "code": error.code.value,
+        "message": error.message,
+        "fix": error.fix or None,
+        "operation": error.operation or None,
+        "provider": error.provider,
+        "model": model,
+        "session_id": session_id,
+        "correlation_id": correlation_id,
+        "details": error.details,
+    }
+
+
+def session_row(item: SessionItem, seq: int) -> Row:
+    """The row of ``stream_sessions``."""
+    session = item.session
+    stamps, error = session.stamps, session.error
+    other = {name: ns for name, ns in session.runtime_ns.items() if name not in _RUNTIME}
+    return {
+        "seq": seq,
+        "session_id": session.session_id,
+        "conversation_id": session.conversation_id,
+        "correlation_id": session.correlation_id,
+        "comparison_id": session.comparison_id,
+        "environment_id": item.environment_id,
+        "run_id": session.run_id,
+        "cell_id": session.cell_id,
+        "trial": session.trial,
+        "created_at": session.created_at,
+        "source": session.source,
+        "requested_model": session.requested_model,
+        "model": session.model,
+        "provider": session.provider,
+        "fallback_from": session.fallback_from,
+        "digest": session.digest,
+        "dtype": session.dtype,
+        "quantization": session.quantization,
+        "device": session.device,
+        "threads": session.threads,
+        "cold": session.cold,
+        "options": session.options.to_dict(),
+        "seed": session.seed,
+        "timing_mode": session.timing_mode.value,
+        "status": session.status.value,
+        "finish_reason": session.finish_reason,
+        "termination_reason": session.termination_reason,
+        "error_code": error.code.value if error else None,
+        "error_message": error.message if error else None,
+        "warnings": [asdict(warning) for warning in session.warnings],
+        "queued_ns": stamps.queued,
+        "intended_ns": stamps.intended,
+        "slot_ns": stamps.slot,
+        "sent_ns": stamps.sent,
+        "first_any_ns": stamps.first_any,
+        "first_content_ns": stamps.first_content,
+        "last_ns": stamps.last,
+        "end_ns": stamps.end,
+        "load_ns": stamps.load_ns,
+        "overlap_ns": session.overlap_ns,
+        **{f"runtime_{name}_ns": session.runtime_ns.get(name) for name in _RUNTIME},
+        "prompt_tokens": session.prompt_tokens,
+        "output_tokens": session.output_tokens,
+        "streamed_tokens": session.streamed_tokens,
+        "count_source": session.count_source,
+        "text_chars": len(session.text),
+        "reasoning_chars": len(session.reasoning),
+        "mem_before_bytes": session.mem_before_bytes,
+        "mem_peak_bytes": session.mem_peak_bytes,
+        "gpu_peak_bytes": session.gpu_peak_bytes,
+        "metrics": session.metrics,
+        "details": {**session.details, "runtime_ns": other} if other else session.details,
+    }
+
+
+def timeline_row(session: StreamSession) -> Row:
+    """The row of ``token_streams``."""
+    timeline = session.timeline
+    return {
+        "session_id": session.session_id,
+        "t_ns": timeline.t_ns,
+        "n_tokens": timeline.n_tokens,
+        "n_chars": timeline.n_chars,
+        "channels": timeline.channels,
+    }
+
+
+def conversation_row(item: SessionItem) -> Row:
+    """The row of ``conversations``; the first user message gives the title."""
+    asked = next((message.content for message in item.messages if message.role == "user"), "")
+    return {
+        "conversation_id": item.session.conversation_id,
+        "created_at": item.session.created_at,
+        "source": item.session.source,
+        "title": " ".join(asked.split())[:TITLE_CHARS] or None,
+    }
+
+
+def history_rows(item: SessionItem) -> Iterator[Row]:
+    """The rows of ``messages`` for what the model was given."""
+    for position, message in enumerate(item.messages):
+        yield {
+            "message_id": new_id("msg"),
+            "conversation_id": item.session.conversation_id,
+            "position": position,
+            "role": message.role,
+            "content": clean(message.content),
+            "created_at": item.session.created_at,
+        }
+
+
+def answer_rows(item: SessionItem) -> Iterator[Row]:
+    """The row of ``messages`` for the answer, whole or partial; none if nothing was answered."""
+    session = item.session
+    if session.text or session.reasoning or session.status is Status.OK:
+        yield {
+            "message_id": new_id("msg"),
+            "conversation_id": session.conversation_id,
+            "session_id": session.session_id,
+            "position": len(item.messages),
+            "role": "assistant",
+            "content": clean(session.text),
+            "reasoning": clean(session.reasoning) or None,
+            "created_at": session.created_at,
+        }

@@ -1,0 +1,310 @@
+"""The log of everything that happened: one DuckDB file, one writer, any number of readers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import duckdb
+
+from workbench import logs
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.store import failures
+from workbench.store.files import open_for_reading, open_log, protect_wal
+from workbench.store.inserts import Inserter
+from workbench.store.reading import Params, Reader
+from workbench.store.rows import (
+    Environment,
+    Item,
+    MemorySample,
+    Mode,
+    ModelEvent,
+    Row,
+    RowsItem,
+    SessionItem,
+    columns_of,
+    environment_row,
+    error_row,
+)
+from workbench.store.writer import Writer
+from workbench.types import Message, StreamSession
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_QUEUE: Final = 10_000
+"""Items that may wait for the disk before further ones are refused."""
+
+# DuckDB's lock keeps other processes out, but lets one process open the file twice.
+_open_paths: set[Path] = set()
+_open_lock = threading.Lock()
+
+
+class Store:
+    """The log. Open it with :meth:`open` or :meth:`open_readonly`; all methods are thread-safe.
+
+    Writing returns a future at once. A future that is done means: on disk. One that failed holds a
+    :class:`WorkbenchError`: ``INVALID_REQUEST`` for what cannot be logged (an id that exists, a
+    table that does not), ``STORE_UNAVAILABLE`` or ``DISK_FULL`` when the log cannot take it.
+    """
+
+    def __init__(
+        self, path: Path, connection: duckdb.DuckDBPyConnection, *, max_queue: int | None
+    ) -> None:
+        self.path = path
+        self._connection = connection
+        self._reader = Reader(connection)
+        self._environment_id: str | None = None
+        self._close_lock = threading.Lock()
+        self._closed = False
+        self._writer: Writer | None = None
+        if max_queue is not None:
+            self._inserter = Inserter(connection)
+            self._writer = Writer(self._commit, self._explain, max_queue=max_queue)
+
+    @classmethod
+    def open(cls, path: Path | str, *, max_queue: int = MAX_QUEUE) -> Store:
+        """Open the log for writing and reading; make it if there is none.
+
+        Args:
+            path: the DuckDB file (setting ``WORKBENCH_DB``).
+            max_queue: the most items that wait for the disk.
+
+        Raises:
+            WorkbenchError: ``STORE_UNAVAILABLE`` (no permission, held by another process, not a
+                log, written by a newer workbench) or ``DISK_FULL``; nothing was left behind.
+        """
+        path = Path(path).expanduser().absolute()
+        with _open_lock:
+            if path.resolve() in _open_paths:
+                raise failures.already_open(path)
+            connection = open_log(path)
+            try:
+                store = cls(path, connection, max_queue=max_queue)
+            except BaseException:
+                connection.close()
+                raise
+            _open_paths.add(path.resolve())
+        return store
+
+    @classmethod
+    def open_readonly(cls, path: Path | str) -> Store:
+        """Open the log for reading, where no server holds it.
+
+        Queries then have no access to any other file.
+
+        Raises:
+            WorkbenchError: ``STORE_UNAVAILABLE``: nothing was logged yet, or as for :meth:`open`.
+        """
+        path = Path(path).expanduser().absolute()
+        return cls(path, open_for_reading(path), max_queue=None)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def submit(self, item: Item) -> Future[None]:
+        """Queue an item for the writer; the future is done once it is on disk."""
+        if self._writer is None:
+            raise failures.read_only(self.path)
+        return self._writer.submit(item)
+
+    def insert(self, table: str, *rows: Row, mode: Mode = "add") -> Future[None]:
+        """Log rows of any table, by column name; JSON columns take plain values.
+
+        Args:
+            table: the table's name.
+            rows: mappings from column to value; columns left out are null.
+            mode: what to do about a primary key that exists, see :class:`RowsItem`.
+        """
+        return self.submit(RowsItem(table, rows, mode))
+
+    def log_session(
+        self,
+        session: StreamSession,
+        messages: Sequence[Message],
+        samples: Sequence[MemorySample] = (),
+    ) -> Future[None]:
+        """Log a finished session, its tokens, its part of the conversation, its memory, its error.
+
+        Args:
+            session: the finished record.
+            messages: the whole history that the model was given; what is stored already is not
+                stored again.
+            samples: the memory readings taken while it ran.
+        """
+        return self.submit(
+            SessionItem(session, tuple(messages), tuple(samples), self._environment_id)
+        )
+
+    def log_memory(self, samples: Sequence[MemorySample]) -> Future[None]:
+        """Log memory readings taken between sessions."""
+        rows = [columns_of(sample) for sample in samples]
+        return self.submit(RowsItem("memory_samples", rows))
+
+    def log_model_event(self, event: ModelEvent) -> Future[None]:
+        """Log that a model was found, downloaded, loaded, unloaded or evicted."""
+        return self.insert("model_events", columns_of(event))
+
+    def log_error(
+        self,
+        error: WorkbenchError,
+        *,
+        model: str | None = None,
+        session_id: str | None = None,
+        correlation_id: str | None = None,
+    ) -> Future[None]:
+        """Log an error; a session's own final error is logged with the session.
+
+        Args:
+            error: what happened.
+            model: the model id that failed; with ``session_id`` it counts in ``error_rates``.
+            session_id: the session in which it happened.
+            correlation_id: the request in which it happened.
+        """
+        return self.insert(
+            "errors",
+            error_row(error, model=model, session_id=session_id, correlation_id=correlation_id),
+        )
+
+    def set_environment(self, environment: Environment) -> Future[None]:
+        """Log the environment once and put its id into every session from now on."""
+        self._environment_id = environment.environment_id
+        return self.insert("environments", environment_row(environment), mode="keep")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether what is logged reaches the disk."""
+        return not self._closed and self.last_error is None
+
+    @property
+    def last_error(self) -> WorkbenchError | None:
+        """Why nothing can be written at present; None when all is well."""
+        return self._writer.last_error if self._writer else None
+
+    @property
+    def queue_depth(self) -> int:
+        """Items that are not on disk yet."""
+        return self._writer.depth if self._writer else 0
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def query(
+        self,
+        sql: str,
+        params: Params | None = None,
+        *,
+        limit: int | None = None,
+        timeout_s: float | None = None,
+    ) -> pd.DataFrame:
+        """Run one statement that only reads.
+
+        Args:
+            sql: one SELECT, WITH, FROM, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN.
+            params: values for ``?`` (a sequence) or ``$name`` (a mapping).
+            limit: the most rows wanted.
+            timeout_s: the query is stopped after this many seconds.
+
+        Returns:
+            The result. Times are UTC; integers with nulls have pandas' nullable types.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` with DuckDB's message, ``TIMEOUT``, or
+                ``STORE_UNAVAILABLE``.
+        """
+        return self._reader.frame(sql, params, limit=limit, timeout_s=timeout_s)
+
+    def rows(
+        self,
+        sql: str,
+        params: Params | None = None,
+        *,
+        limit: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """As :meth:`query`, but as dictionaries of Python values; nulls are None."""
+        return self._reader.rows(sql, params, limit=limit, timeout_s=timeout_s)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """What can be queried: ``name``, ``kind`` (table or view), ``rows``, ``columns``.
+
+        ``columns`` is a list of names. ``rows`` is None for views: counting computes them.
+        """
+        found = self.rows(
+            "SELECT table_name AS name, list(column_name ORDER BY column_index) AS columns, "
+            "table_name IN (SELECT view_name FROM duckdb_views()) AS is_view "
+            "FROM duckdb_columns() WHERE NOT internal GROUP BY table_name ORDER BY is_view, name"
+        )
+        counting = " UNION ALL ".join(
+            f"SELECT '{item['name']}' AS name, count(*) AS rows FROM {item['name']}"  # noqa: S608
+            for item in found
+            if not item["is_view"]
+        )
+        counts = {item["name"]: item["rows"] for item in self.rows(counting)}
+        return [
+            {
+                "name": item["name"],
+                "kind": "view" if item["is_view"] else "table",
+                "rows": counts.get(item["name"]),
+                "columns": item["columns"],
+            }
+            for item in found
+        ]
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until all that was logged so far is on disk or refused.
+
+        Raises:
+            WorkbenchError: the reason why nothing can be written, or ``TIMEOUT``, when it is not
+                done after ``timeout_s`` seconds.
+        """
+        if self._writer is None or self._writer.flush(timeout_s):
+            return
+        raise self.last_error or WorkbenchError(
+            ErrorCode.TIMEOUT,
+            f"{self.queue_depth} items are still to be logged after {timeout_s} s.",
+            fix="Allow more time.",
+            operation="flush",
+        )
+
+    def close(self) -> None:
+        """Write what is queued, stop running queries and release the file; harmless if repeated."""
+        with self._close_lock:
+            if self._closed:
+                return
+            if self._writer is not None:
+                self._writer.close()
+            self._reader.close()
+            try:
+                if self._writer is not None:
+                    self._connection.execute("CHECKPOINT")
+            except duckdb.Error as error:
+                # All is in the write-ahead log, from which the next open takes it.
+                logs.get(__name__).warning("store_checkpoint_failed", reason=str(error))
+            finally:
+                self._connection.close()
+                self._closed = True
+                if self._writer is not None:
+                    _open_paths.discard(self.path.resolve())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _commit(self, items: Sequence[Item]) -> None:
+        self._inserter.commit(items)
+        protect_wal(self.path)
+
+    def _explain(self, error: Exception) -> WorkbenchError:
+        return failures.writing(error, self.path)
