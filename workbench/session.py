@@ -350,7 +350,7 @@ class LiveSession:
         )
 
     def _threads(self) -> int | None:
-        """Compute threads of this very answer, which may be fewer than the model was loaded with."""
+        """Compute threads of this answer, which may be fewer than at the load."""
         if self.finish is not None and isinstance(used := self.finish.details.get("threads"), int):
             return used
         return self.resident.threads if self.resident else None

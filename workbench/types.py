@@ -180,9 +180,10 @@ class ChatRequest:
 
     ``messages`` is the whole history that the model shall see, the new message last.
     ``parallel`` is how many requests were started together: a runtime whose threads are ours to
-    give shares the cores among them. ``intended_ns`` is when a load pattern wanted the request to start (default: when it arrived).
-    ``source`` says which face it came from; ``run_id``, ``cell_id`` and ``trial`` are a
-    benchmark's. ``fallback`` is a model id to use if this one fails before its first token.
+    give shares the cores among them. ``intended_ns`` is when a load pattern wanted the request to
+    start (default: when it arrived). ``source`` says which face it came from; ``run_id``,
+    ``cell_id`` and ``trial`` are a benchmark's. ``fallback`` is a model id to use if this one
+    fails before its first token.
     """
 
     model: str

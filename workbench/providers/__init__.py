@@ -1,0 +1,1 @@
+"""Adapters to the runtimes, one file each."""
