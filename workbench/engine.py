@@ -159,6 +159,11 @@ class Engine:
         session.cancel.cancel(reason)
         return True
 
+    def cancel_all(self, reason: str) -> None:
+        """Stop every running or waiting stream; each still gets its row and its last event."""
+        for session in self._live.values():
+            session.cancel.cancel(reason)
+
     @property
     def active_sessions(self) -> list[str]:
         """Ids of the streams that run or wait."""
@@ -186,8 +191,7 @@ class Engine:
 
     async def close(self) -> None:
         """Cancel what runs, wait for the records to be written, stop the runtimes we started."""
-        for session in list(self._live.values()):
-            session.cancel.cancel("shutdown")
+        self.cancel_all("shutdown")
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
         await self.rotation.close()

@@ -54,6 +54,7 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
     app.add_middleware(HostGuard, settings=settings)
     app.add_exception_handler(WorkbenchError, _problem)
     app.add_exception_handler(RequestValidationError, _bad_request)
+    app.add_exception_handler(Exception, _defect)
     app.include_router(health.router)
     app.include_router(rest.router)
     if page:
@@ -93,6 +94,18 @@ async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     return await _problem(request, invalid(f"{where or 'The body'}: {first['msg']}."))
 
 
+async def _defect(request: Request, error: Exception) -> JSONResponse:
+    """What nobody expected: the log has the traceback, the client a problem like any other."""
+    _log.error("request_failed", path=request.url.path, exc_info=error)
+    defect = WorkbenchError(
+        ErrorCode.INTERNAL,
+        f"{type(error).__name__} in the workbench.",
+        fix="This is a defect of ours; the server's log has the traceback.",
+        operation="http",
+    )
+    return await _problem(request, defect)
+
+
 class _Server(uvicorn.Server):
     """Announces itself once it listens."""
 
@@ -105,6 +118,14 @@ class _Server(uvicorn.Server):
         if self.started:
             announce(self._settings, self._url, self._app.state.token)
             print(f"Workbench is at {self._url}", flush=True)  # noqa: T201
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Streams first: uvicorn waits for open connections, and each of these is one. All must be
+        # done in here, since uvicorn hands the signal on when this returns.
+        engine: Engine = self._app.state.engine
+        engine.cancel_all("shutdown")
+        await super().shutdown(sockets)
+        server_file(self._settings).unlink(missing_ok=True)
 
 
 def serve(settings: Settings) -> None:
@@ -133,11 +154,10 @@ def serve(settings: Settings) -> None:
             app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="auto"
         )
         try:
-            _Server(config, settings, app, url).run(sockets=[listening])
+            with suppress(KeyboardInterrupt):  # Ctrl+C is how a server is stopped
+                _Server(config, settings, app, url).run(sockets=[listening])
         finally:
             store.close()
-            with suppress(OSError):
-                server_file(settings).unlink()
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -174,6 +174,18 @@ class Timeouts:
                 )
 
 
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Timeouts:
+        """Build timeouts from user input; an unknown name is an error."""
+        known = cls.__dataclass_fields__.keys()
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise invalid(
+                f"Unknown timeout {unknown[0]!r}.", fix=f"The timeouts are {', '.join(known)}."
+            )
+        return cls(**values)
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One model call: everything the engine needs to know.

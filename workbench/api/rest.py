@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from workbench import wire
 from workbench.api.security import require_key, require_owner
 from workbench.engine import Engine
+from workbench.errors import invalid
 from workbench.types import ChatRequest, Message, Options, Timeouts, TimingMode, new_id
 
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(require_key)])
@@ -53,7 +54,7 @@ class Call(_Body):
             options=Options.from_mapping(self.options),
             timing_mode=self.timing_mode,
             fallback=self.fallback,
-            timeouts=Timeouts(**self.timeouts),
+            timeouts=Timeouts.from_mapping(self.timeouts),
             conversation_id=self.conversation_id or new_id("con"),
             correlation_id=correlation_id,
             source="api",
@@ -151,7 +152,11 @@ async def compare(request: Request, body: Compare) -> StreamingResponse:
 @router.post("/streams", include_in_schema=False)
 async def streams(request: Request, body: Encoded) -> StreamingResponse:
     """As ``compare``, with a full request per pane."""
-    return await _sse(_engine(request), [wire.decode_request(item) for item in body.requests])
+    try:
+        calls = [wire.decode_request(item) for item in body.requests]
+    except (KeyError, TypeError, ValueError) as error:
+        raise invalid(f"A request is not in the form of wire.encode_request: {error!r}.") from None
+    return await _sse(_engine(request), calls)
 
 
 @router.delete("/streams/{session_id}")

@@ -1,0 +1,1 @@
+"""The page: Gradio over the engine, one module per tab, no logic beyond presentation."""

@@ -1,0 +1,341 @@
+"""The provider over real worker processes with random models."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.hf import tiny
+from tests.hf.asking import Answer, ask, request
+from tests.hf.conftest import MakeProvider
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers.base import CancellationToken
+from workbench.providers.huggingface import HuggingFaceProvider, default_threads
+from workbench.types import ChatRequest, Message, ProviderFinish, ProviderToken, TimingMode
+
+MODEL = "org/endless"
+
+
+# -- answers ---------------------------------------------------------------------------------------
+
+
+async def test_every_token_is_one_event_and_the_counts_agree(provider: HuggingFaceProvider) -> None:
+    answer = await ask(provider, MODEL, max_tokens=40)
+    assert [token.n_tokens for token in answer.tokens] == [1] * 40
+    stamps = [token.t_ns for token in answer.tokens]
+    assert stamps == sorted(set(stamps))
+    assert answer.finish.finish_reason == "length"
+    assert answer.finish.output_tokens == 40
+    assert len(answer.finish.details["rendered_prompt_sha256"]) == 64
+    assert answer.finish.runtime_ns["prefill"] > 0
+
+
+async def test_greedy_equals_plain_generate(
+    provider: HuggingFaceProvider, tiny_models: Path
+) -> None:
+    answer = await ask(provider, MODEL, "Hello", max_tokens=40)
+    tokenizer, model = plain(tiny_models / MODEL)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}], add_generation_prompt=True, tokenize=False
+    )
+    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    ids = model.generate(**inputs, max_new_tokens=40, do_sample=False)[0]
+    new = ids[inputs["input_ids"].shape[1] :].tolist()
+    assert answer.text == tokenizer.decode(new, skip_special_tokens=True)
+    assert answer.finish.prompt_tokens == inputs["input_ids"].shape[1]
+
+
+def plain(folder: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    return (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder, dtype="auto"),
+    )
+
+
+async def test_the_same_seed_gives_the_same_answer(provider: HuggingFaceProvider) -> None:
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 30}
+    first = await ask(provider, MODEL, seed=7, **sampling)
+    await ask(provider, MODEL, seed=8, max_tokens=3, temperature=1.0)  # moves the generator on
+    again = await ask(provider, MODEL, seed=7, **sampling)
+    other = await ask(provider, MODEL, seed=8, **sampling)
+    assert first.text == again.text
+    assert first.text != other.text
+
+
+async def test_sampling_defaults_of_the_model_do_not_apply(
+    make_provider: MakeProvider, tmp_path: Path
+) -> None:
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 30}
+    tiny.save_model(tmp_path / "neutral")
+    folder = tiny.save_model(tmp_path / "opinionated")
+    (folder / "generation_config.json").write_text(
+        '{"do_sample": true, "temperature": 0.01, "top_k": 1, "repetition_penalty": 3.0,'
+        ' "no_repeat_ngram_size": 1, "max_new_tokens": 3, "suppress_tokens": [5, 6, 7, 8]}'
+    )
+    provider = make_provider(tmp_path)
+    answers = [await ask(provider, name, seed=4, **sampling) for name in ("neutral", "opinionated")]
+    assert answers[0].text == answers[1].text
+
+
+async def test_the_answer_ends_at_the_end_token(provider: HuggingFaceProvider) -> None:
+    answer = await ask(provider, "ends", temperature=3.0, top_p=1.0, top_k=0, max_tokens=2000)
+    assert answer.finish.finish_reason == "stop"
+    assert answer.finish.details["end_token_id"] == 0
+    assert answer.finish.output_tokens == len(answer.tokens) < 2000
+    assert "<|end|>" not in answer.text
+    assert answer.tokens[-1].n_tokens == 1
+
+
+async def test_a_stop_string_across_tokens_ends_the_answer_before_it(
+    provider: HuggingFaceProvider,
+) -> None:
+    whole = await ask(provider, MODEL, max_tokens=40)
+    seam = len("".join(token.text for token in whole.tokens[:15]))
+    stop = whole.text[seam - 2 : seam + 2]
+    answer = await ask(provider, MODEL, max_tokens=40, stop=(stop,))
+    assert answer.text == whole.text[: whole.text.index(stop)]
+    assert answer.finish.finish_reason == "stop"
+    assert answer.finish.details["stop_string"] == stop
+    assert (answer.finish.output_tokens or 0) <= 18
+
+
+async def test_log_probabilities_are_those_of_the_raw_logits(
+    provider: HuggingFaceProvider, tiny_models: Path
+) -> None:
+    import torch
+
+    answer = await ask(provider, MODEL, max_tokens=3, logprobs=4, repetition_penalty=1.7)
+    tokenizer, model = plain(tiny_models / MODEL)
+    ids = tokenizer("<|user|>Hello\n<|assistant|>", return_tensors="pt")["input_ids"]
+    logits = model(ids).logits[0, -1].detach()
+    expected, order = torch.log_softmax(logits.float(), -1).topk(4)
+    (entry,) = answer.tokens[0].logprobs
+    assert [top["token_id"] for top in entry["top_logprobs"]] == order.tolist()
+    assert [top["logprob"] for top in entry["top_logprobs"]] == pytest.approx(expected.tolist())
+    chosen = torch.log_softmax(logits.float(), -1)[entry["token_id"]]
+    assert entry["logprob"] == pytest.approx(float(chosen))
+    assert all(len(token.logprobs) == 1 for token in answer.tokens)
+
+
+async def test_a_model_without_chat_template_says_so(provider: HuggingFaceProvider) -> None:
+    answer = await ask(provider, "plain", max_tokens=2)
+    assert [warning.code for warning in answer.warnings] == ["NO_CHAT_TEMPLATE"]
+
+
+async def test_weights_in_several_files_load(provider: HuggingFaceProvider) -> None:
+    answer = await ask(provider, "sharded", max_tokens=10)
+    assert answer.text == (await ask(provider, MODEL, max_tokens=10)).text
+
+
+# -- limits and refusals ---------------------------------------------------------------------------
+
+
+async def test_the_answer_is_cut_at_the_end_of_the_context(provider: HuggingFaceProvider) -> None:
+    answer = await ask(provider, MODEL, num_ctx=64, max_tokens=500)
+    assert answer.finish.finish_reason == "length"
+    assert (answer.finish.prompt_tokens or 0) + (answer.finish.output_tokens or 0) == 64
+
+
+@pytest.mark.parametrize(("num_ctx", "limit"), [(16, 16), (None, tiny.CONTEXT)])
+async def test_a_prompt_longer_than_the_context_names_both_numbers(
+    provider: HuggingFaceProvider, num_ctx: int | None, limit: int
+) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        await ask(provider, MODEL, "x " * 3000, num_ctx=num_ctx)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert str(limit) in caught.value.message
+    assert str(caught.value.details["prompt_tokens"]) in caught.value.message
+    assert caught.value.details["prompt_tokens"] >= 3000
+    assert (await ask(provider, MODEL, max_tokens=2)).tokens  # the worker goes on
+
+
+async def test_what_cannot_be_done_is_refused_and_not_ignored(
+    provider: HuggingFaceProvider,
+) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        await ask(provider, MODEL, response_format={"type": "json_object"})
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert "response_format" in caught.value.message
+
+
+async def test_a_template_that_refuses_the_messages_says_why(
+    provider: HuggingFaceProvider,
+) -> None:
+    chat = ChatRequest(
+        "huggingface/no-system", (Message("system", "Be brief."), Message("user", "Hi"))
+    )
+    with pytest.raises(WorkbenchError) as caught:
+        async for _ in provider.stream(chat, "no-system", 1, CancellationToken()):
+            pass
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert "System role not supported" in caught.value.message
+
+
+async def test_nan_is_an_error_and_no_answer(provider: HuggingFaceProvider) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        await ask(provider, "nan")
+    assert caught.value.code is ErrorCode.HF_GENERATION_FAILED
+    assert caught.value.details["numerical"] is True
+
+
+# -- cancelling and closing ------------------------------------------------------------------------
+
+
+async def test_cancelling_ends_the_stream_with_its_counts(provider: HuggingFaceProvider) -> None:
+    cancel = CancellationToken()
+    events = []
+    async for event in provider.stream(request(MODEL, max_tokens=1900), MODEL, 1, cancel):
+        events.append(event)
+        if len(events) == 5:
+            cancel.cancel("user")
+    *tokens, finish = events
+    assert isinstance(finish, ProviderFinish)
+    assert finish.details["cancelled"] is True
+    assert finish.output_tokens == len(tokens) < 1900
+
+
+async def test_a_request_cancelled_while_it_waits_computes_next_to_nothing(
+    provider: HuggingFaceProvider,
+) -> None:
+    cancel = CancellationToken()
+    cancel.cancel("user")
+    events = [
+        event async for event in provider.stream(request(MODEL, max_tokens=1900), MODEL, 1, cancel)
+    ]
+    finish = events[-1]
+    assert isinstance(finish, ProviderFinish)
+    assert finish.output_tokens == len(events) - 1 < 1900
+
+
+async def test_leaving_a_stream_frees_the_worker(provider: HuggingFaceProvider) -> None:
+    stream = provider.stream(request(MODEL, max_tokens=1900), MODEL, 1, CancellationToken())
+    async for event in stream:
+        if isinstance(event, ProviderToken):
+            break
+    worker = provider.manager.get(MODEL)
+    assert worker is not None
+    assert worker.client.busy
+    await stream.aclose()
+    assert not worker.client.busy
+    answer = await ask(provider, MODEL, max_tokens=5)
+    assert len(answer.tokens) == 5
+    assert provider.pids(MODEL) == (worker.client.pid,)
+
+
+async def test_requests_to_one_model_take_turns(provider: HuggingFaceProvider) -> None:
+    alone = await ask(provider, MODEL, max_tokens=20)
+    together = await asyncio.gather(*(ask(provider, MODEL, max_tokens=20) for _ in range(3)))
+    assert [answer.text for answer in together] == [alone.text] * 3
+    spans = sorted((a.tokens[0].t_ns, a.tokens[-1].t_ns) for a in together)
+    assert spans[0][1] < spans[1][0] < spans[1][1] < spans[2][0]
+
+
+# -- a dying worker --------------------------------------------------------------------------------
+
+
+async def test_a_killed_worker_is_an_error_with_its_signal_and_the_next_request_works(
+    provider: HuggingFaceProvider,
+) -> None:
+    answer = Answer()
+    with pytest.raises(WorkbenchError) as caught:
+        await ask_and_kill(provider, signal.SIGKILL, into=answer)
+    assert caught.value.code is ErrorCode.HF_PIPELINE_ERROR
+    assert caught.value.details["signal"] == signal.SIGKILL
+    assert "SIGKILL" in caught.value.message
+    assert "memory" in caught.value.message
+    assert len(answer.tokens) >= 5
+    assert provider.resident(MODEL) is None
+    again = await ask(provider, MODEL, max_tokens=50)
+    assert again.text.startswith("".join(token.text for token in answer.tokens[:5]))
+    assert provider.pids(MODEL) != (caught.value.details["pid"],)
+
+
+async def ask_and_kill(provider: HuggingFaceProvider, number: signal.Signals, into: Answer) -> None:
+    """Send the worker a signal at the fifth token."""
+    chat = request(MODEL, max_tokens=1900)
+    async for event in provider.stream(chat, MODEL, 1, CancellationToken()):
+        assert isinstance(event, ProviderToken)
+        into.tokens.append(event)
+        if len(into.tokens) == 5:
+            os.kill(provider.pids(MODEL)[0], number)
+
+
+async def test_a_worker_that_crashes_shows_what_it_wrote(provider: HuggingFaceProvider) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        await ask_and_kill(provider, signal.SIGSEGV, into=Answer())
+    assert caught.value.details["signal"] == signal.SIGSEGV
+    assert "Segmentation fault" in caught.value.details["output"]
+
+
+# -- listing and residency -------------------------------------------------------------------------
+
+
+async def test_listing_shows_what_is_resident_with_measured_memory(
+    provider: HuggingFaceProvider,
+) -> None:
+    before = {info.name: info for info in await provider.list_models()}
+    assert before[MODEL].status == "available"
+    resident = await provider.load(MODEL, keep_alive_s=60)
+    assert resident.fresh
+    assert not (await provider.load(MODEL, keep_alive_s=60)).fresh
+    info = await provider.show(MODEL)
+    assert info.status == "resident"
+    assert info.loaded_at is not None
+    assert (info.memory_bytes or 0) > 10_000_000
+    assert (resident.dtype, resident.device) == ("float32", "cpu")
+    assert resident.digest == info.digest
+    assert list(provider.pids(MODEL)) == list(resident.pids)
+
+
+async def test_unloading_ends_the_process(provider: HuggingFaceProvider) -> None:
+    (pid,) = (await provider.load(MODEL, keep_alive_s=60)).pids
+    await provider.unload(MODEL)
+    assert not psutil.pid_exists(pid)
+    assert provider.resident(MODEL) is None
+    await provider.unload(MODEL)  # no error
+
+
+async def test_an_unknown_model_is_not_found(provider: HuggingFaceProvider) -> None:
+    for attempt in (provider.show("no/such"), provider.load("no/such", keep_alive_s=1)):
+        with pytest.raises(WorkbenchError) as caught:
+            await attempt
+        assert caught.value.code is ErrorCode.HF_MODEL_NOT_FOUND
+
+
+def test_making_a_provider_starts_no_process(make_provider: MakeProvider, tmp_path: Path) -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    make_provider(tmp_path)
+    assert {child.pid for child in psutil.Process().children()} <= before
+
+
+@pytest.mark.parametrize(
+    ("mode", "comparing", "others", "expected"),
+    [
+        (TimingMode.ISOLATED, True, 0, 8),
+        (TimingMode.CONCURRENT, False, 0, 8),
+        (TimingMode.CONCURRENT, True, 0, 4),
+        (TimingMode.CONCURRENT, True, 2, 2),
+        (TimingMode.CONCURRENT, False, 1, 4),
+        (TimingMode.CONCURRENT, True, 30, 1),
+    ],
+)
+def test_threads_are_shared_out(
+    mode: TimingMode, comparing: bool, others: int, expected: int
+) -> None:
+    chat = ChatRequest(
+        "huggingface/m",
+        (Message("user", "x"),),
+        timing_mode=mode,
+        comparison_id="cmp" if comparing else None,
+    )
+    assert default_threads(chat, 8, others) == expected

@@ -1,0 +1,181 @@
+"""Random models small enough to build and run in milliseconds, with tokenizers of several kinds.
+
+Their answers are noise, which is what the machinery needs: byte tokens that form no character,
+special tokens in the middle, no natural end.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+CORPUS = [
+    "The capital of France is Paris. It lies on the Seine, doesn't it?",
+    "Grüße aus Köln! Ça va? Übermorgen gibt's Bäckereiöffnungszeiten.",
+    "日本語の文章。你好，世界！ привет мир, שלום עולם مرحبا",
+    "emoji: 👩‍🚀🚀🇫🇷 naïve café — “quoted” … 1,234.56 ≠ 7",
+    "def f(x):\n    return x ** 2  # square\n\tif x .y: pass",
+] * 4
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CONTEXT = 2048
+
+
+def byte_level() -> Tokenizer:
+    """Like GPT-2, Llama 3, Qwen and SmolLM: merges over bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|end|>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def byte_fallback() -> Tokenizer:
+    """Like Llama 2, Mistral and Gemma: pieces with a space mark, bytes for the rest."""
+    letters = sorted(set("".join(CORPUS)) - set("👩🚀日本語") | {"▁"})
+    vocab = {"<unk>": 0, "<|end|>": 1}
+    for piece in [f"<0x{n:02X}>" for n in range(256)] + letters:
+        vocab.setdefault(piece, len(vocab))
+    tokenizer = Tokenizer(
+        models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<|end|>"])
+    return tokenizer
+
+
+def cleaned_up() -> Tokenizer:
+    """A tokenizer whose text transformers cleans up (spaces before punctuation)."""
+    pieces = ["<unk>", "<|end|>", "▁", *"abcdefghijklmnopqrstuvwxyz.,?!'nt", "▁n", "▁'", "▁the"]
+    vocab = [(piece, -float(n)) for n, piece in enumerate(dict.fromkeys(pieces))]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never", split=False)
+    tokenizer.add_special_tokens([AddedToken("<|end|>", special=True)])
+    return tokenizer
+
+
+def wrapped(tokenizer: Tokenizer, **changes: Any) -> Any:
+    """The tokenizer as transformers' class."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **changes)
+
+
+def save_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    chat_template: str | None = CHAT_TEMPLATE,
+    end_token: bool = False,
+    broken_numbers: bool = False,
+    layers: int = 2,
+    shards: bool = False,
+) -> Path:
+    """Write a random Llama to ``folder``.
+
+    Args:
+        folder: where to.
+        seed: of the weights.
+        chat_template: None for a model without one.
+        end_token: False for a model that never ends by itself.
+        broken_numbers: True for one that computes NaN.
+        layers: depth.
+        shards: True for weights in several files.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = wrapped(
+        byte_level(), chat_template=chat_template, **({"eos_token": "<|end|>"} if end_token else {})
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=None,
+        eos_token_id=0 if end_token else None,
+        pad_token_id=None,
+        # Wide enough for answers that vary, or a random model repeats one token for ever.
+        initializer_range=0.5,
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
+    if broken_numbers:
+        model.lm_head.weight.data.fill_(float("nan"))
+    model.save_pretrained(folder, **({"max_shard_size": "60KB"} if shards else {}))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# -- files without torch ---------------------------------------------------------------------------
+
+
+def write_safetensors(path: Path, value: int = 0, *, tensors: int = 1) -> None:
+    """A well-formed safetensors file with float32 tensors full of one byte."""
+    size = 64 * 4
+    header = {
+        f"t{n}": {"dtype": "F32", "shape": [8, 8], "data_offsets": [n * size, (n + 1) * size]}
+        for n in range(tensors)
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([value]) * size * tensors)
+
+
+def write_folder(folder: Path, **config: Any) -> Path:
+    """A folder that looks like a whole model to a scan; it cannot be loaded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "max_position_embeddings": 128,
+        **config,
+    }
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "tokenizer.json").write_text("{}")
+    write_safetensors(folder / "model.safetensors")
+    return folder
+
+
+def write_gguf(path: Path, *, version: int = 3, cut: int = 0, architecture: str = "llama") -> None:
+    """A small well-formed GGUF with one Q4_1 tensor; ``cut`` bytes short."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    entries = [
+        text("general.architecture") + struct.pack("<I", 8) + text(architecture),
+        text("general.file_type") + struct.pack("<II", 4, 3),
+        text(f"{architecture}.context_length") + struct.pack("<II", 4, 4096),
+        text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("b"),
+    ]
+    tensor = text("token_embd.weight") + struct.pack("<IQQIQ", 2, 32, 4, 3, 0)
+    head = b"GGUF" + struct.pack("<IQQ", version, 1, len(entries)) + b"".join(entries) + tensor
+    head += b"\0" * (-len(head) % 32)
+    whole = head + bytes(4 * 20)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(whole[: len(whole) - cut])

@@ -1,0 +1,296 @@
+"""Framing, refusals and bad peers, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.providers.ollama_support import MODEL, answer, ask, done, http, ndjson, says, wire
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers.base import CancellationToken
+from workbench.providers.ollama import OllamaProvider
+from workbench.providers.ollama_client import OllamaClient
+from workbench.types import ProviderEvent, ProviderFinish, ProviderToken, ProviderWarning
+
+Connect = Callable[..., OllamaProvider]
+
+_REFUSED = json.dumps(
+    {
+        "error": json.dumps(
+            {
+                "error": {
+                    "code": 400,
+                    "message": "request (3610 tokens) exceeds the available context size",
+                    "type": "exceed_context_size_error",
+                    "n_prompt_tokens": 3610,
+                    "n_ctx": 512,
+                }
+            }
+        )
+    }
+)
+
+
+def _error(text: str) -> str:
+    return json.dumps({"error": text})
+
+
+STREAM_FAILURES: list[tuple[str, bytes, ErrorCode]] = [
+    ("no done line", ndjson(says("a")), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("empty answer", http(b""), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("error line", ndjson(says("a"), {"error": "EOF"}), ErrorCode.OLLAMA_GENERATION_FAILED),
+    ("error line, JSON", ndjson({"error": "[]"}), ErrorCode.OLLAMA_GENERATION_FAILED),
+    ("error line, object", ndjson({"error": {"a": 1}}), ErrorCode.OLLAMA_GENERATION_FAILED),
+    ("invalid UTF-8", ndjson(says("a"), b'{"message":"\xff"}'), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("not JSON", ndjson(says("a"), b"oops"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("not an object", ndjson(b"[1]"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("nested too deep", ndjson(b"[" * 100_000), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("another API", ndjson({"choices": []}, done("load")), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("HTML", http("<html>hi</html>"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("not HTTP", b"220 mail ESMTP\r\n", ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("closed at once", b"", ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("cut short", ndjson(says("a"), done())[:-20], ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("bad gzip", http("x", "200 OK", "Content-Encoding: gzip"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("plain 404", http("404 page not found", "404 Not Found"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("proxy page", http("<h1>Bad</h1>", "502 Bad Gateway"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("JSON list", http("[]", "500 Oops"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("other 404", http('{"detail": "no"}', "404 Not Found"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    ("redirect", http("", "307 Moved", "Location: https://e.org"), ErrorCode.OLLAMA_STREAM_BROKEN),
+    (
+        "unknown model",
+        http(_error("model 'x' not found"), "404 Not Found"),
+        ErrorCode.OLLAMA_MODEL_NOT_FOUND,
+    ),
+    ("busy", http(_error("server busy"), "503 Busy"), ErrorCode.QUEUE_FULL),
+    ("bad input", http(_error("invalid model name"), "400 Bad"), ErrorCode.INVALID_REQUEST),
+    ("failed", http(_error("it crashed"), "500 Oops"), ErrorCode.OLLAMA_GENERATION_FAILED),
+    ("number", http(_error("500"), "500 Oops"), ErrorCode.OLLAMA_GENERATION_FAILED),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"), [c[1:] for c in STREAM_FAILURES], ids=[c[0] for c in STREAM_FAILURES]
+)
+async def test_a_stream_that_fails(connect_ollama: Connect, data: bytes, code: ErrorCode) -> None:
+    async with wire(lambda path, body: data) as server:
+        with pytest.raises(WorkbenchError) as caught:
+            await answer(connect_ollama(server.url), ask())
+    assert caught.value.code is code
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("data", "code"), [c[1:] for c in STREAM_FAILURES[9:]], ids=[c[0] for c in STREAM_FAILURES[9:]]
+)
+async def test_a_plain_call_that_fails(
+    connect_ollama: Connect, data: bytes, code: ErrorCode
+) -> None:
+    async with wire(lambda path, body: data) as server:
+        with pytest.raises(WorkbenchError) as caught:
+            await connect_ollama(server.url).list_models()
+    assert caught.value.code is code
+
+
+async def test_text_before_the_failure_is_delivered(connect_ollama: Connect) -> None:
+    data = ndjson(says("a"), says("b"), {"error": "unexpected EOF"})
+    async with wire(lambda path, body: data) as server:
+        received: list[ProviderEvent] = []
+        with pytest.raises(WorkbenchError):
+            await answer(connect_ollama(server.url), ask(), each=received.append)
+    assert [getattr(event, "text", None) for event in received] == ["a", "b"]
+
+
+async def test_line_breaks_of_unicode_do_not_break_lines(connect_ollama: Connect) -> None:
+    data = ndjson(says("a\u0085b\u2028c"), done())
+    async with wire(lambda path, body: data) as server:
+        token, _ = await answer(connect_ollama(server.url), ask())
+    assert isinstance(token, ProviderToken)
+    assert token.text == "a\u0085b\u2028c"
+
+
+async def test_a_redirect_is_named_and_not_followed(connect_ollama: Connect) -> None:
+    async with wire(lambda path, body: http("", "302 Found", "Location: /login")) as server:
+        with pytest.raises(WorkbenchError, match="-> /login"):
+            await connect_ollama(server.url).list_models()
+        assert server.paths == ["/api/tags"]
+
+
+async def test_a_prompt_that_does_not_fit_is_cut_with_a_warning(connect_ollama: Connect) -> None:
+    def reply(path: str, body: dict[str, Any]) -> bytes:
+        if body.get("truncate") is False:
+            return http(_REFUSED, "400 Bad Request")
+        return ndjson(says("a"), done(prompt_eval_count=258, eval_count=1))
+
+    async with wire(reply) as server:
+        warning, token, finish = await answer(connect_ollama(server.url), ask())
+    assert isinstance(warning, ProviderWarning)
+    assert warning.code == "PROMPT_TRUNCATED"
+    assert isinstance(token, ProviderToken)
+    assert isinstance(finish, ProviderFinish)
+    assert finish.prompt_tokens == 258
+    assert finish.details["uncut_prompt_tokens"] == 3610
+    assert finish.details["refused_requests"] == 1
+    assert 0 < finish.details["retry_ns"] < token.t_ns
+    first, second = server.bodies
+    assert first == {**second, "truncate": False}
+
+
+async def test_a_prompt_that_fits_is_sent_once(connect_ollama: Connect) -> None:
+    async with wire(lambda path, body: ndjson(says("a"), done())) as server:
+        events = await answer(connect_ollama(server.url), ask())
+    assert [type(event) for event in events] == [ProviderToken, ProviderFinish]
+    assert len(server.bodies) == 1
+
+
+async def test_every_request_says_how_long_the_model_shall_stay(connect_ollama: Connect) -> None:
+    def reply(path: str, body: dict[str, Any]) -> bytes:
+        if path != "/api/chat":
+            return http('{"models": [], "modelfile": ""}')
+        return ndjson(done("load")) if body["messages"] == [] else ndjson(done())
+
+    async with wire(reply) as server:
+        provider = connect_ollama(server.url, workbench_keep_alive_s=77)
+        await provider.load(MODEL, keep_alive_s=5)
+        await provider.load(MODEL, keep_alive_s=0)
+        await provider.load(MODEL, keep_alive_s=-1)
+        await answer(provider, ask())
+        await answer(provider, ask(keep_alive_s=0))
+        await provider.unload(MODEL)
+    stays = [body["keep_alive"] for body in server.bodies if "messages" in body]
+    assert stays == [5, 77, -1, 77, 0, 0]
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY", "http_proxy"])
+async def test_this_machine_is_reached_without_the_proxy(
+    connect_ollama: Connect, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with wire(lambda path, body: http('{"models": []}')) as server:
+        assert await connect_ollama(server.url).list_models() == []
+
+
+async def test_other_machines_are_reached_through_the_proxy(
+    connect_ollama: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with wire(lambda path, body: http('{"models": []}')) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert await connect_ollama("http://ollama.invalid:80").list_models() == []
+        assert len(proxy.bodies) == 2
+
+
+async def test_a_server_that_accepts_and_is_silent_is_a_timeout(
+    connect_ollama: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OllamaClient.call.__kwdefaults__, "read_s", 0.05)
+    async with wire(lambda path, body: None) as server:
+        with pytest.raises(WorkbenchError) as caught:
+            await connect_ollama(server.url).list_models()
+    assert caught.value.code is ErrorCode.OLLAMA_TIMEOUT
+
+
+@pytest.mark.parametrize("how", ["cancel", "task"])
+async def test_waiting_for_the_first_token_ends_with_the_connection(
+    connect_ollama: Connect, how: str
+) -> None:
+    """Nothing has come yet: a stop must not wait for it, and the server must see us go."""
+    arrived = asyncio.Event()
+
+    def reply(path: str, body: dict[str, Any]) -> None:
+        arrived.set()
+
+    async with wire(reply) as server:
+        cancel = CancellationToken()
+        stream = connect_ollama(server.url).stream(ask(), MODEL, 1, cancel)
+        task = asyncio.create_task(anext(stream, None))
+        await arrived.wait()
+        if how == "cancel":
+            cancel.cancel("user")
+            assert await task is None
+        else:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await asyncio.wait_for(server.closed.wait(), 5)
+
+
+async def test_a_token_that_is_cancelled_already_sends_nothing(connect_ollama: Connect) -> None:
+    cancel = CancellationToken()
+    cancel.cancel("user")
+    async with wire(lambda path, body: ndjson(done())) as server:
+        stream = connect_ollama(server.url).stream(ask(), MODEL, 1, cancel)
+        assert [event async for event in stream] == []
+        assert server.bodies == []
+
+
+async def test_text_without_a_json_form_is_the_callers_mistake(connect_ollama: Connect) -> None:
+    async with wire(lambda path, body: ndjson(done())) as server:
+        with pytest.raises(WorkbenchError) as caught:
+            await answer(connect_ollama(server.url), ask("\ud800"))
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+async def test_an_empty_name_is_refused_before_anything_is_sent(
+    connect_ollama: Connect, name: str
+) -> None:
+    provider = connect_ollama("http://127.0.0.1:1")
+    for attempt in (
+        provider.show(name),
+        provider.load(name, keep_alive_s=1),
+        provider.unload(name),
+        answer(provider, ask(), name),
+    ):
+        with pytest.raises(WorkbenchError) as caught:
+            await attempt
+        assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
+async def test_a_deleted_model_that_is_still_in_memory_is_listed(connect_ollama: Connect) -> None:
+    running = {"name": "gone:1b", "size": 5, "digest": "d", "size_vram": 5}
+
+    def reply(path: str, body: dict[str, Any]) -> bytes:
+        return http(json.dumps({"models": [running] if path == "/api/ps" else []}))
+
+    async with wire(reply) as server:
+        provider = connect_ollama(server.url)
+        (info,) = await provider.list_models()
+        assert (info.status, info.memory_bytes) == ("resident", 5)
+        assert info.problem is not None
+        resident = provider.resident("gone:1b")
+        assert resident is not None
+        assert resident.device == "gpu"
+
+
+async def test_a_dead_server_leaves_nothing_known_as_resident(connect_ollama: Connect) -> None:
+    listing = json.dumps({"models": [{"name": MODEL, "size": 5}]})
+    async with wire(lambda path, body: http(listing)) as server:
+        provider = connect_ollama(server.url)
+        await provider.list_models()
+        assert provider.resident(MODEL) is not None
+    with pytest.raises(WorkbenchError):
+        await provider.list_models()
+    assert provider.resident(MODEL) is None
+
+
+async def test_a_slow_reader_does_not_move_the_stamps(connect_ollama: Connect) -> None:
+    """Stamps are taken at the socket: what happens to an event later is not the model's doing."""
+    data = ndjson(*[says("a") for _ in range(5)], done())
+    async with wire(lambda path, body: data) as server:
+        stamps, read = [], []
+        stream = connect_ollama(server.url).stream(ask(), MODEL, 1, CancellationToken())
+        loop = asyncio.get_running_loop()
+        async for event in stream:
+            if isinstance(event, ProviderToken):
+                stamps.append(event.t_ns)
+                read.append(loop.time())
+                await asyncio.sleep(0.02)
+    assert (stamps[-1] - stamps[0]) / 1e9 < 0.01 < read[-1] - read[0]

@@ -1,0 +1,279 @@
+"""One worker process as the server sees it: load, generate, cancel, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf.protocol import (
+    Cancel,
+    Decoder,
+    Failed,
+    Finished,
+    Generate,
+    Load,
+    Loaded,
+    Message,
+    ProtocolError,
+    Token,
+    Warned,
+    encode,
+)
+from workbench.hf.spawner import Ended, OutputFile, Zygote
+
+GenerationMessage = Token | Warned | Finished
+
+
+class CancelSignal(Protocol):
+    """What a request is cancelled with; an ``asyncio.Event`` is one."""
+
+    def wait(self) -> Awaitable[object]:
+        """Return when the request is to end."""
+        ...
+
+
+_EXIT_STATUS_S: Final = 5.0
+
+
+class WorkerClient:
+    """A worker with at most one model. Made by :meth:`start`; belongs to one event loop."""
+
+    def __init__(self, pid: int, sock: socket.socket, output: OutputFile, zygote: Zygote) -> None:
+        self.pid = pid
+        self.loaded: Loaded | None = None
+        self._sock = sock
+        self._output = output
+        self._zygote = zygote
+        self._ended = zygote.ended(pid)
+        self._turn = asyncio.Lock()
+        self._next_request = 0
+        self._loading: asyncio.Future[Loaded] | None = None
+        self._requests: dict[int, asyncio.Queue[GenerationMessage | WorkbenchError]] = {}
+        self._death: WorkbenchError | None = None
+        self._closing = False
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self.on_death: Callable[[WorkbenchError], None] | None = None
+
+    @classmethod
+    async def start(cls, zygote: Zygote) -> WorkerClient:
+        """Fork a worker.
+
+        Raises:
+            WorkbenchError: ``HF_PIPELINE_ERROR`` if there is no zygote to fork it.
+        """
+        ours, theirs = socket.socketpair()
+        output = OutputFile()
+        try:
+            with theirs:
+                pid = await asyncio.wrap_future(zygote.fork(theirs, output))
+            client = cls(pid, ours, output, zygote)
+            ours.setblocking(False)
+            reader, client._writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            output.close()
+            raise
+        client._reading = asyncio.create_task(client._read(reader), name=f"hf-worker-{pid}")
+        return client
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker can still be asked."""
+        return self._death is None and not self._closing
+
+    @property
+    def busy(self) -> bool:
+        """Whether it generates now."""
+        return bool(self._requests)
+
+    async def load(self, wanted: Load) -> Loaded:
+        """Have the model loaded.
+
+        Raises:
+            WorkbenchError: the worker's own error, or ``HF_PIPELINE_ERROR`` if it died.
+        """
+        self._loading = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(wanted)
+            self.loaded = await self._loading
+        finally:
+            self._loading = None
+        return self.loaded
+
+    async def generate(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        options: Mapping[str, Any],
+        *,
+        seed: int,
+        threads: int,
+        cancel: CancelSignal,
+    ) -> AsyncGenerator[GenerationMessage, None]:
+        """Stream one answer; the last item is its ``Finished``.
+
+        Requests wait for each other here. Closing the iterator cancels the generation and waits
+        until the worker is free again.
+
+        Args:
+            messages: role and content of each.
+            options: fields of ``types.Options``.
+            seed: for sampling.
+            threads: compute threads for this request.
+            cancel: ends the generation within a token; its ``Finished`` still comes.
+
+        Raises:
+            WorkbenchError: the worker's own error, or ``HF_PIPELINE_ERROR`` if it died.
+        """
+        async with self._turn:
+            self._next_request += 1
+            number = self._next_request
+            inbox: asyncio.Queue[GenerationMessage | WorkbenchError] = asyncio.Queue()
+            self._requests[number] = inbox
+            over = False
+            watcher = asyncio.create_task(self._cancel_when(cancel, number))
+            try:
+                await self._send(
+                    Generate(number, [dict(m) for m in messages], dict(options), seed, threads)
+                )
+                while not over:
+                    item = await inbox.get()
+                    over = isinstance(item, (Finished, WorkbenchError))
+                    if isinstance(item, WorkbenchError):
+                        raise item
+                    yield item
+            finally:
+                watcher.cancel()
+                if not over and self.alive:
+                    # The consumer left. The worker must be idle before the next request's turn.
+                    await self._abandon(number, inbox)
+                del self._requests[number]
+
+    async def _abandon(
+        self, number: int, inbox: asyncio.Queue[GenerationMessage | WorkbenchError]
+    ) -> None:
+        with contextlib.suppress(WorkbenchError):
+            await self._send(Cancel(number))
+            while not isinstance(await inbox.get(), (Finished, WorkbenchError)):
+                pass
+
+    async def _cancel_when(self, cancel: CancelSignal, number: int) -> None:
+        await cancel.wait()
+        with contextlib.suppress(WorkbenchError):
+            await self._send(Cancel(number))
+
+    async def close(self) -> None:
+        """End the process and wait until it is gone and its memory free. May be called twice."""
+        self._closing = True
+        if self._writer is not None:
+            self._writer.close()
+        await self._exit_status()
+        if self._reading is not None:
+            self._reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reading
+        self._zygote.forget(self.pid)
+        self._output.close()
+
+    # -- the connection --------------------------------------------------------------------------
+
+    async def _send(self, message: Message) -> None:
+        if self._death is not None:
+            raise self._death
+        assert self._writer is not None
+        try:
+            self._writer.write(encode(message))
+            await self._writer.drain()
+        except OSError:
+            # The reading side notices as well and knows more about why.
+            assert self._reading is not None
+            await asyncio.shield(self._reading)
+            assert self._death is not None
+            raise self._death from None
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        """Hand each message to whom it belongs, until the worker is gone."""
+        decoder = Decoder()
+        with contextlib.suppress(OSError, ProtocolError):
+            while data := await reader.read(65536):
+                for message in decoder.feed(data):
+                    self._dispatch(message)
+        self._die(self._death_error(await self._exit_status()))
+
+    def _dispatch(self, message: Message) -> None:
+        if isinstance(message, (Token, Warned, Finished)):
+            inbox = self._requests.get(message.request_id)
+            if inbox is not None:
+                inbox.put_nowait(message)
+        elif isinstance(message, Failed):
+            error = WorkbenchError.from_dict(message.error)
+            if message.request_id is None:
+                self._settle_load(error)
+            elif message.request_id in self._requests:
+                self._requests[message.request_id].put_nowait(error)
+        elif isinstance(message, Loaded) and self._loading and not self._loading.done():
+            self._loading.set_result(message)
+
+    def _settle_load(self, error: WorkbenchError) -> None:
+        if self._loading is not None and not self._loading.done():
+            self._loading.set_exception(error)
+
+    def _die(self, error: WorkbenchError) -> None:
+        self._death = error
+        self._settle_load(error)
+        for inbox in self._requests.values():
+            inbox.put_nowait(error)
+        if self.on_death is not None and not self._closing:
+            self.on_death(error)
+
+    async def _exit_status(self) -> Ended:
+        """How the process ended, as soon as it has; after a while it is killed."""
+        ended = asyncio.wrap_future(self._ended)
+        try:
+            return await asyncio.wait_for(asyncio.shield(ended), _EXIT_STATUS_S)
+        except TimeoutError:
+            self.kill()
+            return await asyncio.shield(ended)
+
+    def kill(self) -> None:
+        """End the process without asking it; for one that does not answer."""
+        if not self._ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def _death_error(self, ended: Ended) -> WorkbenchError:
+        details: dict[str, Any] = {
+            "pid": self.pid,
+            "exit_code": ended.exit_code,
+            "signal": ended.signal,
+            "output": self._output.tail(),
+            "transient": ended.signal != signal.SIGKILL,
+        }
+        if ended.signal is not None:
+            how = f"was killed by signal {ended.signal} ({_signal_name(ended.signal)})"
+            if ended.signal == signal.SIGKILL:
+                how += ", perhaps because memory ran out"
+        else:
+            how = f"ended with exit code {ended.exit_code}"
+        return WorkbenchError(
+            ErrorCode.HF_PIPELINE_ERROR,
+            f"The worker process of the model {how}.",
+            fix="The next request starts a new one; if it happens again, choose a smaller model "
+            "or look at the output in the details.",
+            operation="stream" if self.loaded else "load",
+            provider="huggingface",
+            details=details,
+        )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -1,0 +1,304 @@
+"""The Hugging Face models of this process: what is on disk, what is in memory, and their workers.
+
+Which model is loaded when, and which has to go, is the rotation service's decision; here is how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+import tenacity
+
+from workbench import logs
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf import files
+from workbench.hf.client import WorkerClient
+from workbench.hf.files import ModelFile
+from workbench.hf.protocol import Load
+from workbench.hf.spawner import Lease
+from workbench.settings import Settings
+from workbench.types import ModelInfo, ProviderWarning
+
+_log = logs.get("workbench.hf.manager")
+
+LOAD_ATTEMPTS: Final = 3
+_START_S: Final = 120.0
+"""The longest wait for a worker process to exist; the zygote's imports may be part of it."""
+
+
+@dataclass(slots=True)
+class ModelMetadata:
+    """What is known of one model's life in this process; times in seconds, sizes in bytes.
+
+    ``memory_usage`` is the measured PSS of its worker. ``average_response_time`` is over all
+    answers that ended well, None before the first.
+    """
+
+    name: str
+    is_loaded: bool = False
+    loaded_at: dt.datetime | None = None
+    last_used_at: dt.datetime | None = None
+    memory_usage: int | None = None
+    request_count: int = 0
+    answer_count: int = 0
+    error_count: int = 0
+    average_response_time: float | None = None
+    load_count: int = 0
+    last_load_s: float | None = None
+
+    def record_request(self) -> None:
+        """Count a request that begins."""
+        self.request_count += 1
+        self.last_used_at = dt.datetime.now(dt.UTC)
+
+    def record_answer(self, seconds: float) -> None:
+        """Count an answer that ended well."""
+        self.answer_count += 1
+        mean = self.average_response_time or 0.0
+        self.average_response_time = mean + (seconds - mean) / self.answer_count
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """What is in memory now."""
+
+    loaded: tuple[str, ...]
+    loading: tuple[str, ...]
+    max_cached_models: int
+    memory_usage: int
+
+
+@dataclass(slots=True)
+class LoadedWorker:
+    """A resident model: its files, its worker, and warnings that every answer must carry."""
+
+    model: ModelFile
+    client: WorkerClient
+    warnings: tuple[ProviderWarning, ...] = ()
+
+
+class HuggingFaceModelManager:
+    """Loads models into workers and out again. Belongs to one event loop.
+
+    Args:
+        settings: folder, GPU use, load timeout, threads.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lease = Lease()
+        self._workers: dict[str, LoadedWorker] = {}
+        self._loading: dict[str, asyncio.Task[LoadedWorker]] = {}
+        self._metadata: dict[str, ModelMetadata] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def root(self) -> Path:
+        """The model folder."""
+        return self._settings.hf_model_path
+
+    def prewarm(self) -> None:
+        """Start the zygote now, so that the first load does not wait for its imports."""
+        self._lease.zygote()
+
+    async def scan(self) -> list[ModelInfo]:
+        """All models on disk."""
+        return await asyncio.to_thread(files.scan, self.root)
+
+    async def resolve(self, name: str) -> ModelFile:
+        """Where the model lies; raises like :func:`workbench.hf.files.resolve`."""
+        return await asyncio.to_thread(files.resolve, self.root, name)
+
+    def get(self, name: str) -> LoadedWorker | None:
+        """The resident model, or None."""
+        worker = self._workers.get(name)
+        return worker if worker is not None and worker.client.alive else None
+
+    def metadata(self, name: str) -> ModelMetadata:
+        """The model's figures; those that are measured are measured now."""
+        data = self._metadata.setdefault(name, ModelMetadata(name))
+        worker = self.get(name)
+        data.is_loaded = worker is not None
+        data.memory_usage = pss_bytes(worker.client.pid) if worker is not None else None
+        return data
+
+    def cache_status(self) -> CacheStatus:
+        """What is in memory and what is on its way."""
+        loaded = tuple(name for name in self._workers if self.get(name) is not None)
+        return CacheStatus(
+            loaded=loaded,
+            loading=tuple(self._loading),
+            max_cached_models=self._settings.hf_max_cached_models,
+            memory_usage=sum(pss_bytes(self._workers[name].client.pid) or 0 for name in loaded),
+        )
+
+    async def load(self, name: str) -> LoadedWorker:
+        """Bring a model into memory; callers that come while it loads share the load.
+
+        Raises:
+            WorkbenchError: as :func:`workbench.hf.files.resolve`, ``HF_TIMEOUT`` after
+                ``HF_MODEL_TIMEOUT_MS``, ``HF_MEMORY_EXCEEDED``, ``HF_INVALID_CONFIG``,
+                ``HF_MODEL_LOAD_FAILED`` or ``HF_PIPELINE_ERROR`` when the retries are used up.
+        """
+        worker = self.get(name)
+        if worker is not None:
+            return worker
+        task = self._loading.get(name)
+        if task is None:
+            task = asyncio.create_task(self._load(name), name=f"hf-load-{name}")
+            self._loading[name] = task
+            task.add_done_callback(lambda done: self._load_done(name, done))
+        # Shielded: one caller that gives up must not take the load from the others.
+        return await asyncio.shield(task)
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of memory; returns when its process is gone. No error if it is not in.
+
+        A load under way is given up.
+        """
+        task = self._loading.get(name)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        worker = self._workers.pop(name, None)
+        if worker is not None:
+            await worker.client.close()
+            _log.info("model unloaded", model=name)
+
+    async def clear_cache(self) -> None:
+        """Unload everything."""
+        names = [*self._workers, *self._loading]
+        await asyncio.gather(*(self.unload(name) for name in names))
+
+    async def close(self) -> None:
+        """Unload everything and give the zygote back."""
+        await self.clear_cache()
+        if self._closing:
+            await asyncio.wait(self._closing)
+        await asyncio.to_thread(self._lease.release)
+
+    # -- loading -----------------------------------------------------------------------------------
+
+    def _load_done(self, name: str, task: asyncio.Task[LoadedWorker]) -> None:
+        self._loading.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # seen, even if every caller has gone
+
+    async def _load(self, name: str) -> LoadedWorker:
+        model = await self.resolve(name)
+        started = asyncio.get_running_loop().time()
+        gpu = self._settings.hf_enable_gpu
+        try:
+            worker = await self._load_with_retries(model, gpu)
+        except WorkbenchError as error:
+            if gpu != "auto" or error.details.get("device") != "cuda":
+                raise
+            _log.warning("GPU load failed, using the CPU", model=name, error=str(error))
+            worker = await self._load_with_retries(model, "false")
+            worker.warnings = (
+                ProviderWarning(
+                    "GPU_FALLBACK",
+                    f"The model runs on the CPU, because loading it on the GPU failed: "
+                    f"{error.message}",
+                    {"error": error.to_dict()},
+                ),
+            )
+        self._workers[name] = worker
+        worker.client.on_death = lambda error: self._forget(name, worker, error)
+        data = self._metadata.setdefault(name, ModelMetadata(name))
+        data.loaded_at = dt.datetime.now(dt.UTC)
+        data.load_count += 1
+        data.last_load_s = asyncio.get_running_loop().time() - started
+        _log.info("model loaded", model=name, pid=worker.client.pid, seconds=data.last_load_s)
+        return worker
+
+    async def _load_with_retries(self, model: ModelFile, gpu: str) -> LoadedWorker:
+        """Try again after failures that may pass: a worker that crashed, a disk that stuttered."""
+        retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(LOAD_ATTEMPTS),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5.0, jitter=0.2),
+            retry=tenacity.retry_if_exception(_is_transient),
+            reraise=True,
+        )
+        return await retrying(self._load_once, model, gpu)
+
+    async def _load_once(self, model: ModelFile, gpu: str) -> LoadedWorker:
+        client = await self._start_worker()
+        limit_s = self._settings.hf_model_timeout_ms / 1000
+        wanted = Load(
+            folder=str(model.folder.resolve()),
+            gguf_file=model.gguf_file,
+            gpu=gpu,
+            threads=self._settings.threads,
+            parameters=model.info.parameters,
+        )
+        try:
+            await asyncio.wait_for(client.load(wanted), limit_s)
+        except BaseException as error:
+            # Loading cannot be interrupted from inside; nobody wants this worker any more.
+            client.kill()
+            await asyncio.shield(self._close_later(client))
+            if isinstance(error, TimeoutError):
+                raise WorkbenchError(
+                    ErrorCode.HF_TIMEOUT,
+                    f"Loading {model.name} took longer than {limit_s:g} s.",
+                    fix="Raise HF_MODEL_TIMEOUT_MS, or choose a smaller model.",
+                    operation="load",
+                    provider="huggingface",
+                    details={"timeout_s": limit_s},
+                ) from None
+            raise
+        return LoadedWorker(model, client)
+
+    async def _start_worker(self) -> WorkerClient:
+        # A thread: starting the zygote is quick, but ending a dead one may take a moment.
+        zygote = await asyncio.to_thread(self._lease.zygote)
+        try:
+            return await asyncio.wait_for(WorkerClient.start(zygote), _START_S)
+        except TimeoutError:
+            raise WorkbenchError(
+                ErrorCode.HF_TIMEOUT,
+                f"No worker process could be started within {_START_S:g} s.",
+                fix="Check the machine's load and memory.",
+                operation="load",
+                provider="huggingface",
+            ) from None
+
+    def _forget(self, name: str, worker: LoadedWorker, error: WorkbenchError) -> None:
+        """A worker died: the next load starts a new one."""
+        if self._workers.get(name) is worker:
+            del self._workers[name]
+        _log.warning("worker died", model=name, pid=worker.client.pid, error=error.message)
+        self._close_later(worker.client)
+
+    def _close_later(self, client: WorkerClient) -> asyncio.Task[None]:
+        task = asyncio.create_task(client.close(), name=f"hf-close-{client.pid}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
+
+
+def pss_bytes(pid: int) -> int | None:
+    """Proportional set size of a process: its own memory and its share of what it shares.
+
+    None if the process is gone. Where the system does not tell, the resident set size.
+    """
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, WorkbenchError) and bool(error.details.get("transient"))

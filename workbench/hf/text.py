@@ -1,0 +1,169 @@
+"""From token ids to text as it may be shown, one token at a time.
+
+Three steps in a row, each of which may hold a little text back until it is settled: decoding (a
+character may take several tokens), the tokenizer's own clean-up, and the search for stop strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+Decode = Callable[[list[int]], str]
+
+_UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"
+
+
+class IncrementalDecoder:
+    """Decodes a growing list of ids; the texts joined are the text of the whole list.
+
+    A token cannot be decoded alone: its text depends on its neighbours (a leading space, the bytes
+    of one character). So each step decodes a short window twice, with and without the new tokens,
+    and takes the difference. The window begins at the previous step's tokens and does not grow
+    with the answer.
+
+    Args:
+        decode: text of a list of ids, without clean-up.
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._ids: list[int] = []
+        self._window = 0
+        self._shown = 0
+
+    def push(self, token_id: int) -> str:
+        """The text that this token settled; empty while a character is incomplete."""
+        self._ids.append(token_id)
+        text = self._new_text()
+        # Half a character decodes to U+FFFD. A run of true garbage is released by the next
+        # whole character, or at the end.
+        if not text or text.endswith(_UNFINISHED):
+            return ""
+        self._window, self._shown = self._shown, len(self._ids)
+        return text
+
+    def finish(self) -> str:
+        """What was held back, when no more tokens come."""
+        text = self._new_text()
+        self._window = self._shown = len(self._ids)
+        return text
+
+    def _new_text(self) -> str:
+        before = self._decode(self._ids[self._window : self._shown])
+        now = self._decode(self._ids[self._window :])
+        if now.startswith(before):
+            return now[len(before) :]
+        # A tokenizer with byte tokens turns a whole run of them into U+FFFD when its end is
+        # invalid, also the characters before, which were shown already and stay.
+        return self._decode(self._ids[self._shown :])
+
+
+class CleanUp:
+    """The tokenizer's clean-up (``" ."`` to ``"."`` and the like) applied to a stream of text.
+
+    Clean-up works on a whole text. Cut before a space it gives the same on both parts, unless what
+    it looks for lies across the cut; so text is released up to the last space that is safe.
+
+    Args:
+        clean: the tokenizer's function; None leaves text as it is.
+    """
+
+    # Every pattern begins with a space; only " ' " has another one. An " n" before the cut could
+    # become " n't" once a "'" moves up to it.
+    _UNSAFE_ENDS: Final = (" ", "'", " n")
+
+    def __init__(self, clean: Callable[[str], str] | None) -> None:
+        self._clean = clean
+        self._pending = ""
+
+    def push(self, text: str) -> str:
+        """The part of the text so far that is settled."""
+        if self._clean is None:
+            return text
+        self._pending += text
+        cut = self._pending.rfind(" ")
+        while cut > 0 and self._pending[:cut].endswith(self._UNSAFE_ENDS):
+            cut = self._pending.rfind(" ", 0, cut)
+        if cut <= 0:
+            return ""
+        settled, self._pending = self._pending[:cut], self._pending[cut:]
+        return self._clean(settled)
+
+    def finish(self) -> str:
+        """What was held back, when no more text comes."""
+        rest, self._pending = self._pending, ""
+        return self._clean(rest) if self._clean is not None else rest
+
+
+class StopFilter:
+    """Finds the first stop string in a stream of text and lets nothing of it through.
+
+    Args:
+        stops: the strings; text that could be the beginning of one is held back.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._longest = max((len(stop) for stop in self._stops), default=0)
+        self._pending = ""
+        self.hit: str | None = None
+
+    def push(self, text: str) -> str:
+        """The text that may be shown; after a hit there is none."""
+        if self.hit is not None:
+            return ""
+        self._pending += text
+        found = [(at, stop) for stop in self._stops if (at := self._pending.find(stop)) >= 0]
+        if found:
+            at, self.hit = min(found)
+            shown, self._pending = self._pending[:at], ""
+            return shown
+        keep = self._held_back()
+        cut = len(self._pending) - keep
+        shown, self._pending = self._pending[:cut], self._pending[cut:]
+        return shown
+
+    def finish(self) -> str:
+        """What was held back, when no more text comes."""
+        rest, self._pending = self._pending, ""
+        return rest
+
+    def _held_back(self) -> int:
+        """Length of the longest end of the text that a stop string begins with."""
+        for length in range(min(self._longest - 1, len(self._pending)), 0, -1):
+            end = self._pending[-length:]
+            if any(stop.startswith(end) for stop in self._stops):
+                return length
+        return 0
+
+
+class AnswerText:
+    """The three steps as one.
+
+    Args:
+        decode: text of a list of ids, without clean-up.
+        clean: the tokenizer's clean-up, or None.
+        stops: strings that end the answer.
+    """
+
+    def __init__(
+        self, decode: Decode, clean: Callable[[str], str] | None, stops: Sequence[str]
+    ) -> None:
+        self._decoder = IncrementalDecoder(decode)
+        self._clean_up = CleanUp(clean)
+        self._stop = StopFilter(stops)
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that was found, if any."""
+        return self._stop.hit
+
+    def push(self, token_id: int) -> str:
+        """Add a token; returns the text to show."""
+        return self._stop.push(self._clean_up.push(self._decoder.push(token_id)))
+
+    def finish(self) -> str:
+        """The rest of the text; after a stop string there is none."""
+        text = self._clean_up.push(self._decoder.finish()) + self._clean_up.finish()
+        return self._stop.push(text) + self._stop.finish()

@@ -1,0 +1,197 @@
+"""The provider for models that transformers runs in worker processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import cast
+
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf.client import GenerationMessage
+from workbench.hf.manager import HuggingFaceModelManager, LoadedWorker, pss_bytes
+from workbench.hf.protocol import Finished, Token, Warned
+from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.settings import Settings
+from workbench.types import (
+    ChatRequest,
+    FinishReason,
+    ModelInfo,
+    ProviderEvent,
+    ProviderFinish,
+    ProviderToken,
+    ProviderWarning,
+)
+
+
+class HuggingFaceProvider:
+    """Implements :class:`workbench.providers.base.Provider`. Cheap to make: starts no process.
+
+    Args:
+        settings: of the process.
+        threads: compute threads for a request, None for :func:`default_threads`.
+    """
+
+    name: str = "huggingface"
+    counts_against_cache: bool = True
+    concurrency: int = 1
+
+    def __init__(
+        self, settings: Settings, threads: Callable[[ChatRequest], int] | None = None
+    ) -> None:
+        self.manager = HuggingFaceModelManager(settings)
+        self._settings = settings
+        self._threads = threads
+
+    def prewarm(self) -> None:
+        """Start importing torch in the background, so that the first load is quick."""
+        self.manager.prewarm()
+
+    async def list_models(self) -> list[ModelInfo]:
+        """All models in the model folder; those in memory with their measured memory."""
+        return [await self._with_residency(info) for info in await self.manager.scan()]
+
+    async def show(self, model: str) -> ModelInfo:
+        """One model, or ``HF_MODEL_NOT_FOUND``; an unusable one is described, not raised."""
+        for info in await self.manager.scan():
+            if info.name == model:
+                return await self._with_residency(info)
+        return (await self.manager.resolve(model)).info
+
+    async def load(self, model: str, *, keep_alive_s: float) -> ResidentModel:
+        """Bring the model into memory. How long it stays is the rotation service's business."""
+        fresh = self.manager.get(model) is None
+        return replace(_resident(await self.manager.load(model)), fresh=fresh)
+
+    async def unload(self, model: str) -> None:
+        """End the model's worker; its memory is free when this returns."""
+        await self.manager.unload(model)
+
+    def resident(self, model: str) -> ResidentModel | None:
+        """The model if it is in memory."""
+        worker = self.manager.get(model)
+        return _resident(worker) if worker is not None else None
+
+    def pids(self, model: str) -> Sequence[int]:
+        """The worker's process id, if there is one."""
+        worker = self.manager.get(model)
+        return (worker.client.pid,) if worker is not None else ()
+
+    async def close(self) -> None:
+        """End all workers."""
+        await self.manager.close()
+
+    async def stream(
+        self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
+    ) -> AsyncGenerator[ProviderEvent, None]:
+        """Generate; loads the model first if it is not in memory.
+
+        Raises:
+            WorkbenchError: as the manager's ``load``; ``INVALID_REQUEST`` for options that this
+                runtime or model cannot serve; ``HF_GENERATION_FAILED``, ``HF_MEMORY_EXCEEDED``;
+                ``HF_PIPELINE_ERROR`` if the worker died.
+        """
+        worker = await self.manager.load(model)
+        metadata = self.manager.metadata(model)
+        metadata.record_request()
+        started = time.monotonic()
+        for warning in worker.warnings:
+            yield warning
+        messages = worker.client.generate(
+            [{"role": message.role, "content": message.content} for message in request.messages],
+            request.options.to_dict(),
+            seed=seed,
+            threads=self._threads_for(request),
+            cancel=cancel,
+        )
+        try:
+            async with aclosing(messages):
+                async for message in messages:
+                    yield _event(message)
+        except WorkbenchError as error:
+            metadata.error_count += error.code is not ErrorCode.INVALID_REQUEST
+            raise
+        metadata.record_answer(time.monotonic() - started)
+
+    def _threads_for(self, request: ChatRequest) -> int:
+        if self._threads is not None:
+            return self._threads(request)
+        others = sum(
+            worker.client.busy
+            for name in self.manager.cache_status().loaded
+            if (worker := self.manager.get(name)) is not None
+        )
+        return default_threads(request, self._settings.threads, others)
+
+    async def _with_residency(self, info: ModelInfo) -> ModelInfo:
+        worker = self.manager.get(info.name)
+        if worker is None:
+            loading = info.name in self.manager.cache_status().loading
+            return replace(info, status="loading") if loading else info
+        metadata = self.manager.metadata(info.name)
+        return replace(
+            info,
+            status="resident",
+            memory_bytes=await asyncio.to_thread(pss_bytes, worker.client.pid),
+            loaded_at=metadata.loaded_at,
+            last_used_at=metadata.last_used_at,
+        )
+
+
+def default_threads(request: ChatRequest, threads: int, others_generating: int) -> int:
+    """How many compute threads a request may use.
+
+    Two runtimes whose thread pools together outnumber the cores slow each other down by a factor
+    of ten (they spin while they wait). So a request shares the cores with the workers that
+    generate already, and with the requests that were started together with it, which may be
+    another runtime's.
+    """
+    return max(1, threads // max(request.parallel, others_generating + 1))
+
+
+def _resident(worker: LoadedWorker) -> ResidentModel:
+    loaded = worker.client.loaded
+    assert loaded is not None
+    info = worker.model.info
+    return ResidentModel(
+        name=worker.model.name,
+        digest=info.digest,
+        dtype=loaded.dtype,
+        quantization=info.quantization,
+        device=loaded.device,
+        threads=loaded.threads,
+        context_length=loaded.context_length,
+        pids=(worker.client.pid,),
+        details={
+            **loaded.details,
+            "parameters": loaded.parameters,
+            "packed": loaded.packed,
+            "worker_load_ns": loaded.load_ns,
+            "source": info.details.get("source"),
+        },
+    )
+
+
+def _event(message: GenerationMessage) -> ProviderEvent:
+    if isinstance(message, Token):
+        return ProviderToken(
+            text=message.text,
+            t_ns=message.t_ns,
+            n_tokens=message.n_tokens,
+            logprobs=tuple(message.logprobs),
+        )
+    if isinstance(message, Warned):
+        return ProviderWarning(message.code, message.message, message.details)
+    return _finish(message)
+
+
+def _finish(message: Finished) -> ProviderFinish:
+    return ProviderFinish(
+        finish_reason=cast(FinishReason, message.finish_reason),
+        prompt_tokens=message.prompt_tokens,
+        output_tokens=message.output_tokens,
+        runtime_ns=message.runtime_ns,
+        details=message.details,
+    )

@@ -1,0 +1,369 @@
+"""Ollama behind the :class:`~workbench.providers.base.Provider` protocol.
+
+What cannot be known through its API: a server older than the ``truncate`` field cuts a long prompt
+without a word, and no figure proves it (how many tokens the whole prompt has, only its tokenizer
+could tell). Names that share one file of weights share one runner, and Ollama lists only the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.providers import ollama_wire as wire
+from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.providers.ollama_errors import MalformedAnswer, seam
+from workbench.providers.ollama_pids import RunnerFinder, blob_of
+from workbench.settings import Settings
+from workbench.types import ChatRequest, ModelInfo, ProviderEvent
+
+if TYPE_CHECKING:
+    from workbench.providers.ollama_client import OllamaClient
+
+_Line = tuple[int, dict[str, Any]]
+_Entries = Mapping[str, Mapping[str, Any]]
+
+_READ_AHEAD: Final = 4096
+"""Lines held for a slow consumer before the server is made to wait."""
+_DRAIN_S: Final = 0.05
+"""Wait for the last chunk after the ``done`` line, so that the connection can be used again."""
+_UNLOAD_S: Final = 30.0
+_GONE_S: Final = 5.0
+_LOAD_STAY_S: Final = 60.0
+
+# After these the model may be gone from memory, whatever was known of it before.
+_LOST: Final = frozenset(
+    {
+        ErrorCode.OLLAMA_UNREACHABLE,
+        ErrorCode.OLLAMA_MODEL_NOT_FOUND,
+        ErrorCode.OLLAMA_GENERATION_FAILED,
+        ErrorCode.OLLAMA_STREAM_BROKEN,
+    }
+)
+
+
+class OllamaProvider:
+    """One Ollama server, at ``settings.ollama_host``. Use it from one event loop.
+
+    :meth:`pids` and :meth:`resident` may be called from any thread.
+    """
+
+    name = "ollama"
+    counts_against_cache = False
+    concurrency = 1  # Ollama's default; with OLLAMA_NUM_PARALLEL it may do more, but does not tell
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._url = settings.ollama_host
+        self._client: OllamaClient | None = None
+        self._runners = RunnerFinder(self._url)
+        # All by canonical name. What /api/show said, with the digest it is true for:
+        self._shown: dict[str, tuple[str | None, Mapping[str, Any]]] = {}
+        # what is in memory, and until when (monotonic seconds) if nobody uses it:
+        self._resident: dict[str, tuple[ResidentModel, float]] = {}
+        self._streams: Counter[str] = Counter()
+
+    # -- models ------------------------------------------------------------------------------------
+
+    async def list_models(self) -> list[ModelInfo]:
+        """All models on the server's disk, and those deleted from it but still in memory."""
+        with self._guard("list_models"):
+            tags, running = await self._tags_and_ps()
+            listed = [
+                wire.model_info(wire.name_of(tag), tag, self._entry(key, tag, running))
+                for key, tag in tags.items()
+            ]
+            deleted = [
+                wire.model_info(wire.name_of(entry), {}, entry)
+                for key, entry in running.items()
+                if key not in tags
+            ]
+            return listed + deleted
+
+    async def show(self, model: str) -> ModelInfo:
+        """Everything Ollama tells about one model, its template and parameters in ``details``.
+
+        Raises:
+            WorkbenchError: ``OLLAMA_MODEL_NOT_FOUND`` and the errors of an absent server.
+        """
+        with self._guard("show", model):
+            key = wire.canonical(model)
+            shown = await self._call("POST", "/api/show", {"model": model})
+            tags, running = await self._tags_and_ps()
+            tag = tags.get(key, {})
+            self._shown[key] = (tag.get("digest"), shown)
+            return wire.model_info(model, tag, self._entry(key, tag, running), shown)
+
+    async def load(self, model: str, *, keep_alive_s: float) -> ResidentModel:
+        """Bring the model into memory with its default context length, or renew its stay.
+
+        Cancelling the call makes Ollama give the load up. A later request with another
+        ``num_ctx`` makes it load again, inside that request.
+
+        Args:
+            model: Ollama's name.
+            keep_alive_s: idle seconds before Ollama unloads it; negative: never. With 0 it stays
+                long enough to be used: Ollama takes 0 in a load for "unload".
+        """
+        with self._guard("load", model):
+            key = wire.canonical(model)
+            stay = keep_alive_s or self._settings.workbench_keep_alive_s or _LOAD_STAY_S
+            tags, running = await self._tags_and_ps()
+            tag = tags.get(key, {})
+            digest = tag.get("digest")
+            known_digest, shown = self._shown.get(key, (None, {}))
+            if digest is None or digest != known_digest:
+                shown = await self._call("POST", "/api/show", {"model": model})
+                self._shown[key] = (digest, shown)
+            listed = self._entry(key, tag, running) is not None
+            pids = await self._find_runner(key)
+            await self._call("POST", "/api/chat", _empty_chat(model, stay), read_s=None)
+            until = _deadline(stay)
+            entry = self._entry(key, tag, wire.models_by_name(await self._call("GET", "/api/ps")))
+            new_pids = await self._find_runner(key)
+            # Ollama goes on listing a model whose runner was killed, so a new process counts too.
+            fresh = not listed or new_pids != pids
+            resident = wire.resident_model(model, digest, entry, shown, new_pids, fresh=fresh)
+            self._resident[key] = (replace(resident, fresh=False), until)
+            return resident
+
+    async def unload(self, model: str) -> None:
+        """Take the model out of memory and wait (5 s at most) until its process has ended.
+
+        Ollama lets running answers finish first.
+        """
+        key = wire.canonical(model)
+        pids = await self._find_runner(key) if self._blob(key) else ()
+        try:
+            with self._guard("unload", model):
+                await self._call("POST", "/api/chat", _empty_chat(model, 0), read_s=_UNLOAD_S)
+        except WorkbenchError as error:
+            # A model that was deleted while in memory has no name left to unload it by.
+            if error.code is not ErrorCode.OLLAMA_MODEL_NOT_FOUND or await self._listed(key):
+                raise
+        self._resident.pop(key, None)
+        await asyncio.to_thread(self._runners.wait_gone, pids, _GONE_S)
+
+    def resident(self, model: str) -> ResidentModel | None:
+        """The model if it was in memory when last heard of and its stay has not run out."""
+        key = wire.canonical(model)
+        known, until = self._resident.get(key, (None, 0.0))
+        return known if time.monotonic() < until or self._streams[key] else None
+
+    def pids(self, model: str) -> Sequence[int]:
+        """The model's runner process if the server is on this machine, else empty.
+
+        Cheap enough for a sampler. Before the first load or show of a model its weights are
+        unknown, so then the answer is the only runner there is, if there is one only.
+        """
+        return self._runners.find(self._blob(wire.canonical(model)))
+
+    async def close(self) -> None:
+        """Close the connections; models stay as long as their keep_alive says."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    # -- generation --------------------------------------------------------------------------------
+
+    async def stream(
+        self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
+    ) -> AsyncGenerator[ProviderEvent, None]:
+        """Chat; see the protocol. After ``cancel`` nothing more comes, not even a finish.
+
+        The prompt is first sent with the demand not to cut it. If it does not fit, a
+        ``PROMPT_TRUNCATED`` warning comes first, and it is sent again to be cut. The finish then
+        has in ``details`` ``refused_requests`` 1, ``retry_ns`` (how long the refusal took; it is
+        part of the time to first token) and ``uncut_prompt_tokens``; its ``prompt_tokens`` is what
+        the model saw.
+        """
+        with self._guard("stream", model):
+            stay = request.keep_alive_s
+            if stay is None:
+                stay = self._settings.workbench_keep_alive_s
+            body = wire.chat_body(request, model, seed, stay)
+            key = wire.canonical(model)
+            self._streams[key] += 1
+            try:
+                async with aclosing(self._events(body, cancel)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                self._streams[key] -= 1
+                if (known := self._resident.get(key)) is not None:
+                    self._resident[key] = (known[0], _deadline(stay))
+
+    async def _events(
+        self, body: Mapping[str, Any], cancel: CancellationToken
+    ) -> AsyncGenerator[ProviderEvent, None]:
+        client = await self._connect()
+        from ollama import ResponseError
+
+        sent_ns = time.monotonic_ns()
+        try:
+            async with aclosing(self._lines(client, {**body, "truncate": False}, cancel)) as lines:
+                async for t_ns, line in lines:
+                    for event in wire.events(line, t_ns, {}):
+                        yield event
+            return
+        except ResponseError as error:
+            warning = wire.cut_warning(error)
+            if warning is None:
+                raise
+        details = {
+            **warning.details,
+            "refused_requests": 1,
+            "retry_ns": time.monotonic_ns() - sent_ns,
+        }
+        yield warning
+        async with aclosing(self._lines(client, body, cancel)) as lines:
+            async for t_ns, line in lines:
+                for event in wire.events(line, t_ns, details):
+                    yield event
+
+    async def _lines(
+        self, client: OllamaClient, body: Mapping[str, Any], cancel: CancellationToken
+    ) -> AsyncGenerator[_Line, None]:
+        """The lines of one answer up to ``done`` or the cancellation.
+
+        A task of its own reads the socket: the stamps stay true when the consumer is slow, and a
+        cancellation closes the connection at once, whatever the consumer does meanwhile. Closing
+        it is what stops Ollama's decoding.
+        """
+        queue: asyncio.Queue[_Line | Exception | None] = asyncio.Queue(_READ_AHEAD)
+
+        async def read() -> None:
+            try:
+                async with aclosing(client.lines("/api/chat", body)) as lines:
+                    async for item in lines:
+                        await queue.put(item)
+                await queue.put(None)
+            except Exception as error:
+                await queue.put(error)
+
+        async def stop() -> None:
+            await cancel.wait()
+            reader.cancel()
+            with suppress(asyncio.QueueFull):  # then the consumer is not waiting
+                queue.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        stopper = asyncio.create_task(stop())
+        try:
+            while True:
+                item = await queue.get()
+                if cancel.cancelled:
+                    return
+                if item is None:
+                    raise MalformedAnswer("the answer ended without its last line")
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item[1].get("done"):
+                    # The last chunk is usually there already; with it the connection can be reused.
+                    await asyncio.wait({reader}, timeout=_DRAIN_S)
+                    return
+        finally:
+            stopper.cancel()
+            # A second cancel would interrupt the closing of the connection, so only one is sent,
+            # and wait(), unlike gather(), passes on none that arrives here meanwhile.
+            if not reader.cancelling():
+                reader.cancel()
+            await asyncio.wait({reader, stopper})
+
+    # -- plumbing ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _guard(self, operation: str, model: str | None = None) -> Iterator[None]:
+        """Map foreign exceptions; forget a resident model where the failure may have ended it."""
+        if model is not None and not model.strip():
+            raise invalid("The model has no name.", fix="Choose one of `ollama list`.")
+        try:
+            with seam(operation, self._url, model):
+                yield
+        except WorkbenchError as error:
+            if error.code is ErrorCode.OLLAMA_UNREACHABLE:
+                self._resident.clear()
+            elif model is not None and error.code in _LOST:
+                self._resident.pop(wire.canonical(model), None)
+            raise
+
+    async def _connect(self) -> OllamaClient:
+        if self._client is None:
+            # In a thread: the client's import takes a third of a second, once.
+            client = await asyncio.to_thread(_make_client, self._url)
+            self._client = self._client or client
+        return self._client
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        **limits: float | None,
+    ) -> dict[str, Any]:
+        client = await self._connect()
+        return await client.call(method, path, body, **limits)
+
+    async def _tags_and_ps(self) -> tuple[_Entries, _Entries]:
+        """Models on disk and in memory by canonical name; what is known as resident follows."""
+        tags = wire.models_by_name(await self._call("GET", "/api/tags"))
+        running = wire.models_by_name(await self._call("GET", "/api/ps"))
+        for key in [key for key in self._resident if not self._streams[key]]:
+            if self._entry(key, tags.get(key, {}), running) is None:
+                del self._resident[key]
+        now = dt.datetime.now(dt.UTC)
+        for key, entry in running.items():
+            known, _ = self._resident.get(key, (None, 0.0))
+            if known is None:
+                shown = self._shown.get(key, (None, {}))[1]
+                known = wire.resident_model(wire.name_of(entry), None, entry, shown, ())
+            self._resident[key] = (known, _deadline(wire.seconds_left(entry, now)))
+        return tags, running
+
+    async def _find_runner(self, key: str) -> Sequence[int]:
+        # In a thread, because finding a new process looks at all processes of the machine.
+        return await asyncio.to_thread(self._runners.find, self._blob(key), now=True)
+
+    async def _listed(self, key: str) -> bool:
+        with self._guard("unload"):
+            return key in wire.models_by_name(await self._call("GET", "/api/ps"))
+
+    def _entry(
+        self, key: str, tag: Mapping[str, Any], running: _Entries
+    ) -> Mapping[str, Any] | None:
+        """What ``/api/ps`` says of a model; of models that share weights it lists only one."""
+        if key in running:
+            return running[key]
+        digest, blob = tag.get("digest"), self._blob(key)
+        for other, entry in running.items():
+            if (digest and digest == entry.get("digest")) or (blob and blob == self._blob(other)):
+                return entry
+        return None
+
+    def _blob(self, key: str) -> str | None:
+        return blob_of(str(self._shown.get(key, (None, {}))[1].get("modelfile")))
+
+
+def _make_client(url: str) -> OllamaClient:
+    from workbench.providers.ollama_client import OllamaClient
+
+    return OllamaClient(url)
+
+
+def _empty_chat(model: str, keep_alive_s: float) -> dict[str, Any]:
+    """Load, or with 0 seconds unload."""
+    stay = wire.keep_alive(keep_alive_s)
+    return {"model": model, "messages": [], "stream": False, "keep_alive": stay}
+
+
+def _deadline(seconds: float) -> float:
+    """Monotonic seconds at which a stay of that length ends; negative: never."""
+    return math.inf if seconds < 0 else time.monotonic() + seconds

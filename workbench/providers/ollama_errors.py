@@ -1,0 +1,202 @@
+"""The one place where failures of Ollama and of the way to it become :class:`WorkbenchError`.
+
+=================================================================  ========================
+what happened                                                      code
+=================================================================  ========================
+refused connection, no route, connect timeout, broken proxy        OLLAMA_UNREACHABLE
+unknown model (404)                                                OLLAMA_MODEL_NOT_FOUND
+server busy (503), rate limit (429)                                QUEUE_FULL
+bad input: other 4xx, and the 500s about options and formats       INVALID_REQUEST
+other statuses; an error line inside a stream (status -1)          OLLAMA_GENERATION_FAILED
+no answer within the read timeout                                  OLLAMA_TIMEOUT
+cut connection, bad framing, bad JSON or UTF-8, HTML, not Ollama   OLLAMA_STREAM_BROKEN
+=================================================================  ========================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from workbench.errors import ErrorCode, WorkbenchError
+
+if TYPE_CHECKING:
+    import ollama
+
+RETRY_AFTER_S: Final = 1.0
+"""Ollama's queue is full only while a model loads, which takes about a second."""
+
+# Mistakes of the caller that Ollama reports as its own failure, with status 500.
+_INPUT_500: Final = ("option ", "invalid format", "invalid option")
+
+
+class MalformedAnswer(Exception):
+    """The peer answered, but not as Ollama does. The argument is the start of what it sent."""
+
+
+class UnsendableRequest(Exception):
+    """The request has no JSON form (a lone surrogate, a NaN); nothing was sent."""
+
+
+def nested_error(error: ollama.ResponseError) -> Mapping[str, Any]:
+    """The error object that the model's runner wrapped into the text, or an empty mapping.
+
+    Ollama passes it on as JSON inside the JSON string ``error``; it has ``message``, ``type`` and,
+    for a prompt that is too long, ``n_prompt_tokens`` and ``n_ctx``.
+    """
+    try:
+        inner = json.loads(error.error)["error"]
+    except (ValueError, TypeError, KeyError):
+        return {}
+    return inner if isinstance(inner, dict) else {}
+
+
+@contextmanager
+def seam(operation: str, url: str, model: str | None = None) -> Iterator[None]:
+    """Let nothing but :class:`WorkbenchError` out of the block.
+
+    Args:
+        operation: what was attempted, such as ``stream``.
+        url: the server's address, for the messages.
+        model: Ollama's name of the model, if the operation concerns one.
+    """
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        raise map_error(error, operation, url, model) from error
+
+
+def broken(
+    message: str, operation: str, url: str, model: str | None = None, **details: Any
+) -> WorkbenchError:
+    """An ``OLLAMA_STREAM_BROKEN``: the answer stopped or made no sense."""
+    return WorkbenchError(
+        ErrorCode.OLLAMA_STREAM_BROKEN,
+        message,
+        fix="Try again; if it stays so, look at the server's log and check that OLLAMA_HOST "
+        f"({url}) is an Ollama server.",
+        operation=operation,
+        provider="ollama",
+        details={"host": url, "model": model, **details},
+    )
+
+
+def map_error(
+    error: Exception, operation: str, url: str, model: str | None = None
+) -> WorkbenchError:
+    """Translate one foreign exception; see the table of this module."""
+    # Late, because listing commands must start fast; whoever fails here has them loaded already.
+    import httpx
+    import ollama
+
+    details: dict[str, Any] = {"host": url, "model": model, "cause": type(error).__name__}
+
+    def made(
+        code: ErrorCode, message: str, fix: str, retry_after_s: float | None = None
+    ) -> WorkbenchError:
+        return WorkbenchError(
+            code,
+            message,
+            fix=fix,
+            operation=operation,
+            provider="ollama",
+            details=details,
+            retry_after_s=retry_after_s,
+        )
+
+    if isinstance(error, ollama.ResponseError):
+        details["status"] = error.status_code
+        code, message, fix, retry_after_s = _explain(error, model)
+        return made(code, message, fix, retry_after_s)
+    if isinstance(error, UnsendableRequest):
+        return made(
+            ErrorCode.INVALID_REQUEST,
+            f"The request cannot be written as JSON: {error}.",
+            "Remove characters that are not valid Unicode, and numbers that are not finite.",
+        )
+    if isinstance(error, MalformedAnswer):
+        return broken(
+            f"Something that is not Ollama answers at {url}, or its answer is damaged: {error}",
+            operation,
+            url,
+            model,
+        )
+    # Order matters: a connect timeout is a timeout to httpx, TimeoutError is an OSError to Python.
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
+        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(url, error))
+    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
+        return made(
+            ErrorCode.OLLAMA_TIMEOUT,
+            f"Ollama at {url} accepted the request but did not answer in time.",
+            "See whether the machine is overloaded or a model is loading, then try again.",
+        )
+    if isinstance(error, (httpx.TransportError, httpx.StreamError)):
+        return broken(
+            f"The connection to Ollama at {url} broke off"
+            f" ({str(error) or type(error).__name__}): the server was stopped, or it is no Ollama.",
+            operation,
+            url,
+            model,
+            cause=type(error).__name__,
+        )
+    if isinstance(error, OSError):
+        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(url, error))
+    if isinstance(error, (httpx.HTTPError, ValueError)):
+        # Bad compression, and the client's own checks of an answer (JSON, UTF-8, pydantic).
+        return broken(
+            f"The answer from {url} cannot be read: {error}",
+            operation,
+            url,
+            model,
+            cause=type(error).__name__,
+        )
+    return made(
+        ErrorCode.INTERNAL,
+        f"Unexpected {type(error).__name__} while talking to Ollama: {error}",
+        "Please report this.",
+    )
+
+
+def _unreachable(url: str, error: Exception) -> tuple[str, str]:
+    return (
+        f"No Ollama server answers at {url} ({str(error) or type(error).__name__}).",
+        "Start it with `ollama serve`, install it from https://ollama.com/download, "
+        "or set OLLAMA_HOST to where it runs.",
+    )
+
+
+def _explain(
+    error: ollama.ResponseError, model: str | None
+) -> tuple[ErrorCode, str, str, float | None]:
+    """Code, message, fix and retry delay (seconds) of an error that Ollama itself reported."""
+    text = str(nested_error(error).get("message") or error.error)
+    status = error.status_code
+    said = f"Ollama: {text}"
+    if status == 404:
+        name = model or "NAME"
+        return (
+            ErrorCode.OLLAMA_MODEL_NOT_FOUND,
+            f"Ollama has no model {name!r}." if model else said,
+            f"Get it with `ollama pull {name}`, or choose one of `ollama list`.",
+            None,
+        )
+    if status in (429, 503):
+        return ErrorCode.QUEUE_FULL, said, "Wait a moment and try again.", RETRY_AFTER_S
+    if status in (401, 403):
+        return (
+            ErrorCode.INVALID_REQUEST,
+            said,
+            "Choose a local model, or give the server access (`ollama signin`, OLLAMA_API_KEY).",
+            None,
+        )
+    if 400 <= status < 500 or (status == 500 and text.startswith(_INPUT_500)):
+        return ErrorCode.INVALID_REQUEST, said, "Correct the request.", None
+    if "memory" in text:
+        fix = "Unload other models, or choose a smaller model or num_ctx."
+    else:
+        fix = "Try again: Ollama starts a failed model anew. Its log names the cause."
+    return ErrorCode.OLLAMA_GENERATION_FAILED, said, fix, None

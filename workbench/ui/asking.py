@@ -1,0 +1,83 @@
+"""From the composer and the panes to the engine's requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from workbench.errors import invalid
+from workbench.types import ChatRequest, new_id
+from workbench.ui.composer import Ask
+from workbench.ui.conversation import Turn, conversation_id, to_send
+from workbench.ui.live import LiveAnswer
+
+SOURCE = "ui"
+"""What the log says about where these requests came from."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One question to several panes. The mappings go by pane number, in the order of the panes."""
+
+    ask: Ask
+    shown: tuple[int, ...]
+    """The panes on the page, those without a model too."""
+    earlier: Mapping[int, tuple[Turn, ...]]
+    requests: Mapping[int, ChatRequest]
+    answers: dict[int, LiveAnswer]
+
+    def turns(self, pane: int) -> tuple[Turn, ...]:
+        """The pane's history with the answer as far as it has come."""
+        return (*self.earlier[pane], self.answers[pane].turn())
+
+
+def plan(ask: Ask, models: Mapping[int, str | None], turns: Mapping[int, tuple[Turn, ...]]) -> Plan:
+    """One request per pane, each with its own history.
+
+    Args:
+        ask: the question.
+        models: model id by pane, for the panes on the page; one without a model is left out.
+        turns: history by pane.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST`` when no pane has a model.
+    """
+    chosen = {pane: model for pane, model in models.items() if model}
+    if not chosen:
+        raise invalid(
+            "No model is chosen.",
+            fix="Choose one in a pane; `workbench models pull demo` brings a first one.",
+        )
+    comparison, now = new_id("cmp"), time.monotonic_ns()
+    requests = {
+        pane: ChatRequest(
+            model=model,
+            messages=to_send(turns[pane], model, ask.system, ask.prompt),
+            options=ask.options,
+            timing_mode=ask.mode,
+            conversation_id=conversation_id(turns[pane], model),
+            comparison_id=comparison,
+            source=SOURCE,
+        )
+        for pane, model in chosen.items()
+    }
+    answers = {
+        pane: LiveAnswer(
+            model=request.model,
+            prompt=ask.prompt,
+            conversation_id=request.conversation_id,
+            asked=now,
+        )
+        for pane, request in requests.items()
+    }
+    return Plan(ask, tuple(models), {pane: turns[pane] for pane in requests}, requests, answers)
+
+
+def without_last(turns: Sequence[Turn], prompt: str) -> tuple[Turn, ...]:
+    """The history before this question was asked, to ask it again under the same conditions.
+
+    A second answer must not have seen the first one. The one taken back stays in the log.
+    """
+    kept = turns[:-1] if turns and turns[-1].prompt == prompt else turns
+    return tuple(kept)

@@ -1,0 +1,110 @@
+"""What was said in a pane: what is shown of it, and what the next request sends.
+
+A pane's history belongs to the model that wrote it. When another model is chosen the turns stay on
+the page, below them a line says that the conversation starts anew, and nothing of the old turns is
+sent: no model is ever given another model's words as its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.types import Message, Status, new_id
+from workbench.ui.markdown import harmless
+
+SHOWN_CHARS = 20_000
+"""Of a longer message of the user the page shows this much; the model is sent all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and what became of it."""
+
+    conversation_id: str
+    model: str
+    """The model that was asked (a fallback answers in its name)."""
+    prompt: str
+    answer: str = ""
+    reasoning: str = ""
+    status: Status = Status.OK
+    note: str = ""
+    """How it ended when not well, in plain words."""
+
+
+def continued(turns: Sequence[Turn], model: str | None) -> Sequence[Turn]:
+    """The turns at the end that were held with this model: those the next request goes on from."""
+    start = len(turns)
+    while start and turns[start - 1].model == model:
+        start -= 1
+    return turns[start:]
+
+
+def conversation_id(turns: Sequence[Turn], model: str) -> str:
+    """The conversation that a new turn with this model belongs to."""
+    same = continued(turns, model)
+    return same[-1].conversation_id if same else new_id("con")
+
+
+def to_send(turns: Sequence[Turn], model: str, system: str, prompt: str) -> tuple[Message, ...]:
+    """The messages of the next request.
+
+    A partial answer (stopped, failed or timed out midway) is sent as what the assistant said: the
+    reader saw it and will refer to it. A turn without any answer is left out, its question too:
+    chat templates want the roles to alternate, and two questions in a row would make the model
+    answer the failed one. Reasoning is never sent back: models are trained without it.
+    """
+    messages = [Message("system", system)] if system.strip() else []
+    for turn in continued(turns, model):
+        if turn.answer.strip():
+            messages += [Message("user", turn.prompt), Message("assistant", turn.answer)]
+    return (*messages, Message("user", prompt))
+
+
+def to_show(
+    turns: Sequence[Turn], model: str | None, *, live: bool = False
+) -> list[dict[str, Any]]:
+    """The messages as the chat component takes them.
+
+    Args:
+        turns: of the pane, the running one last.
+        model: chosen in the pane now.
+        live: whether the last turn is still being written.
+    """
+    shown: list[dict[str, Any]] = []
+    for position, turn in enumerate(turns):
+        if position and turns[position - 1].model != turn.model:
+            shown.append(_boundary(turn.model))
+        running = live and position == len(turns) - 1
+        shown.append({"role": "user", "content": harmless(_cut(turn.prompt))})
+        if turn.reasoning:
+            thinking = running and not turn.answer
+            shown.append(
+                {
+                    "role": "assistant",
+                    "content": harmless(turn.reasoning),
+                    "metadata": {
+                        "title": "thinking",
+                        "status": "pending" if thinking else "done",
+                    },
+                }
+            )
+        if turn.answer:
+            shown.append({"role": "assistant", "content": harmless(turn.answer)})
+        if turn.note and not running:
+            shown.append({"role": "assistant", "content": f"`{turn.note}`"})
+    if turns and turns[-1].model != model and not live:
+        shown.append(_boundary(model))
+    return shown
+
+
+def _boundary(model: str | None) -> dict[str, Any]:
+    words = f"now {model}" if model else "no model chosen"
+    return {"role": "assistant", "content": f"`new conversation: {words}; the above is not sent`"}
+
+
+def _cut(text: str) -> str:
+    if len(text) <= SHOWN_CHARS:
+        return text
+    return f"{text[:SHOWN_CHARS]}\n\n… {len(text) - SHOWN_CHARS:,} more characters were sent"

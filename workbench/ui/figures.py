@@ -1,0 +1,72 @@
+"""Figures as text: every number with its unit, a dash for one that is unknown."""
+
+from __future__ import annotations
+
+import html
+
+DASH = "–"
+"""Shown for a figure that is not known (yet)."""
+
+
+def escape(text: object) -> str:
+    """Text that may stand in HTML, between tags and in attributes; all model words pass here."""
+    return html.escape(str(text), quote=True)
+
+
+def seconds(value: float | None) -> str:
+    """A duration: ``8.3 ms``, ``61 ms``, ``1.23 s``, ``83.2 s``, ``12 min 04 s``."""
+    if value is None:
+        return DASH
+    if value < 0.01:
+        return f"{value * 1e3:.1f} ms"
+    if value < 0.9995:
+        return f"{value * 1e3:.0f} ms"
+    if value < 9.995:
+        return f"{value:.2f} s"
+    if value < 600:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def clock(value: float | None) -> str:
+    """A running time in tenths of a second, so that it changes evenly while one watches."""
+    if value is None:
+        return DASH
+    return f"{value:.1f} s" if value < 600 else seconds(value)
+
+
+def rate(value: float | None) -> str:
+    """Tokens per second."""
+    if value is None:
+        return DASH
+    return f"{value:.1f} tok/s" if value < 9.95 else f"{value:,.0f} tok/s"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: ``655 MB``, ``1.23 GB``."""
+    if value is None:
+        return DASH
+    if value < 999.5e3:
+        return f"{value / 1e3:.0f} kB"
+    if value < 999.5e6:
+        return f"{value / 1e6:.0f} MB"
+    return f"{value / 1e9:.2f} GB" if value < 9.995e9 else f"{value / 1e9:.1f} GB"
+
+
+def tokens(value: int | None, *, exact: bool) -> str:
+    """A token count; ``~`` marks one that the runtime has not confirmed."""
+    if value is None:
+        return f"{DASH} tok"
+    return f"{'' if exact else '~'}{value:,} tok"
+
+
+def percent(part: float, whole: float | None) -> int:
+    """A share in whole percent, within 0 to 100."""
+    return round(100 * min(max(part / whole, 0.0), 1.0)) if whole else 0
+
+
+def shorten(text: str, limit: int) -> str:
+    """The first line's worth of a text: white space folded, cut with an ellipsis."""
+    folded = " ".join(text[: limit * 4].split())
+    return folded if len(folded) <= limit else f"{folded[: limit - 1].rstrip()}…"

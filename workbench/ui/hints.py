@@ -1,0 +1,46 @@
+"""What the page says when a runtime or a first model is missing: calmly, with the way out."""
+
+from __future__ import annotations
+
+from workbench.errors import WorkbenchError
+from workbench.router import Listing
+from workbench.settings import Settings
+from workbench.ui import catalogue
+from workbench.ui.figures import escape, seconds
+
+
+def render(listing: Listing, settings: Settings) -> str:
+    """The hints above the panes; empty when all is there."""
+    parts: list[str] = []
+    if not catalogue.has_models(listing.models):
+        parts.append(
+            '<div class="wb-empty" data-hint="no-models"><strong>No model yet</strong>'
+            "<span>The demo model is a small instruct model (93 MB) that works offline. In a "
+            "terminal: <code>workbench models pull demo</code></span></div>"
+        )
+    parts += [problem(name, error, settings) for name, error in listing.problems.items()]
+    return "".join(parts)
+
+
+def problem(provider: str, error: WorkbenchError, settings: Settings) -> str:
+    """One runtime that could not be asked."""
+    if provider == "ollama":
+        words = (
+            f"Ollama does not answer at <code>{escape(settings.ollama_host)}</code>. Start it with "
+            "<code>ollama serve</code>, or name its address in <code>OLLAMA_HOST</code>; its "
+            "models then appear here by themselves."
+        )
+    else:
+        words = f"{escape(provider)}: {escape(error.message)} {escape(error.fix)}"
+    return (
+        f'<div class="wb-hintline" data-hint="{escape(provider)}" '
+        f'title="{escape(error)}">{words}</div>'
+    )
+
+
+def progress(line: str, elapsed_s: float) -> str:
+    """A step of bringing the demo model."""
+    return (
+        '<div class="wb-empty" data-hint="progress"><strong>Bringing the demo model</strong>'
+        f"<span>{escape(line)} · {escape(seconds(elapsed_s))}</span></div>"
+    )

@@ -1,0 +1,36 @@
+"""The page: header, tabs, and what they share."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from workbench.engine import Engine
+from workbench.ui.catalogue import Catalogue
+from workbench.ui.compare import CompareTab
+from workbench.ui.header import Header
+from workbench.ui.history import HistoryTab
+from workbench.ui.models import ModelsTab
+
+
+def build_page(engine: Engine) -> gr.Blocks:
+    """The whole page over an engine; mount it with :func:`workbench.ui.theme.mount_options`.
+
+    Its handlers are coroutines and must run in the engine's event loop, which they do in the
+    server that mounts it.
+    """
+    models = Catalogue(engine)
+    # gradio's own telemetry is off: the page talks to nobody but its server.
+    with gr.Blocks(title="Workbench", analytics_enabled=False, fill_width=True) as page:
+        header = Header(engine, models)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Compare", id="compare-tab"):
+                compare = CompareTab(engine, models)
+            with gr.Tab("Models", id="models-tab") as models_tab:
+                table = ModelsTab(engine, models)
+            with gr.Tab("History", id="history-tab") as history_tab:
+                history = HistoryTab(engine)
+        models_tab.select(table.refresh, None, table.outputs, **table.SILENT)
+        history_tab.select(history.refresh, history.inputs, history.outputs, **history.SILENT)
+        compare.on_load(page)
+        header.on_load(page)
+    return page
