@@ -171,6 +171,11 @@ class Engine:
 
     # -- models
 
+    def prewarm(self) -> None:
+        """Begin what first loads would have to wait for; returns at once."""
+        for provider in self.router.providers.values():
+            provider.prewarm()
+
     async def list_models(self) -> Listing:
         """All models of all providers."""
         return await self.router.list_models()

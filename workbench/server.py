@@ -42,6 +42,7 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        engine.prewarm()
         engine.store.set_environment(await asyncio.to_thread(environment.capture, settings))
         yield
         await engine.close()

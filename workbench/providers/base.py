@@ -75,6 +75,10 @@ class Provider(Protocol):
     concurrency: int
     """How many generations one model of this runtime runs at once; more wait in our queue."""
 
+    def prewarm(self) -> None:
+        """Begin what the first load would have to wait for; returns at once."""
+        ...
+
     async def list_models(self) -> list[ModelInfo]:
         """All models of this runtime, resident or not. An unreachable runtime is an error."""
         ...

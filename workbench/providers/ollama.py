@@ -73,6 +73,9 @@ class OllamaProvider:
 
     # -- models ------------------------------------------------------------------------------------
 
+    def prewarm(self) -> None:
+        """Nothing to prepare: the server is its own process."""
+
     async def list_models(self) -> list[ModelInfo]:
         """All models on the server's disk, and those deleted from it but still in memory."""
         with self._guard("list_models"):

@@ -121,6 +121,9 @@ class ScriptedProvider:
     def __post_init__(self) -> None:
         self._resident: dict[str, ResidentModel] = {}
 
+    def prewarm(self) -> None:
+        """Nothing to prepare."""
+
     async def list_models(self) -> list[ModelInfo]:
         """One entry per schedule."""
         return [await self.show(name) for name in self.schedules]

@@ -428,7 +428,7 @@ class CompareTab:
         """
         if self._engine.active_sessions:
             return gr.skip()
-        await self._models.listing(max_age_s=_WATCH_S)
+        await self._models.listing(max_age_s=_WATCH_S / 2)
         if any(models) or not catalogue.has_models(self._models.known.models):
             return self._choices(models)
         return self._choices(catalogue.preselect(self._models.known.models, 4), set_values=True)

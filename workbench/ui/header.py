@@ -35,7 +35,7 @@ class Header:
     async def _look(self) -> Any:
         if self._engine.active_sessions:
             return gr.skip()  # nothing is read beside a measurement that the page could spare
-        listing = await self._models.listing(max_age_s=_EVERY_S)
+        listing = await self._models.listing(max_age_s=_EVERY_S / 2)
         memory = psutil.virtual_memory()
         return render(memory.total - memory.available, memory.total, listing.models)
 
