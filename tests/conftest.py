@@ -30,6 +30,8 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_MODEL_PATH", str(tmp_path / "models"))
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")  # the discard port: nothing listens there
     monkeypatch.setenv("WORKBENCH_OFFLINE", "true")
+    # Two runtimes that spin on the same cores slow each other down tenfold; tests run side by side.
+    monkeypatch.setenv("WORKBENCH_THREADS", "1")
 
 
 @pytest.fixture

@@ -101,6 +101,11 @@ class LiveServer:
         headers = {"Authorization": f"Bearer {self.announced()['token']}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
+    def query(self, sql: str) -> list[list[Any]]:
+        """Rows of the running server's log."""
+        with self.client() as http:
+            return list(http.post("/api/v1/query", json={"sql": sql}).json()["rows"])
+
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ``workbench ...`` beside it, in the same environment."""
         return run_cli(*arguments, env=self.environment, cwd=self.folder)

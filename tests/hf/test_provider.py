@@ -17,7 +17,7 @@ from tests.hf.conftest import MakeProvider
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.providers.huggingface import HuggingFaceProvider, default_threads
-from workbench.types import ChatRequest, Message, ProviderFinish, ProviderToken, TimingMode
+from workbench.types import ChatRequest, Message, ProviderFinish, ProviderToken
 
 MODEL = "org/endless"
 
@@ -319,23 +319,8 @@ def test_making_a_provider_starts_no_process(make_provider: MakeProvider, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("mode", "comparing", "others", "expected"),
-    [
-        (TimingMode.ISOLATED, True, 0, 8),
-        (TimingMode.CONCURRENT, False, 0, 8),
-        (TimingMode.CONCURRENT, True, 0, 4),
-        (TimingMode.CONCURRENT, True, 2, 2),
-        (TimingMode.CONCURRENT, False, 1, 4),
-        (TimingMode.CONCURRENT, True, 30, 1),
-    ],
+    ("parallel", "others", "expected"), [(1, 0, 8), (2, 0, 4), (2, 3, 2), (1, 1, 4), (2, 30, 1)]
 )
-def test_threads_are_shared_out(
-    mode: TimingMode, comparing: bool, others: int, expected: int
-) -> None:
-    chat = ChatRequest(
-        "huggingface/m",
-        (Message("user", "x"),),
-        timing_mode=mode,
-        comparison_id="cmp" if comparing else None,
-    )
+def test_threads_are_shared_out(parallel: int, others: int, expected: int) -> None:
+    chat = ChatRequest("huggingface/m", (Message("user", "x"),), parallel=parallel)
     assert default_threads(chat, 8, others) == expected

@@ -18,6 +18,7 @@ from tests.providers.ollama_support import MODEL, answer, ask
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.providers.ollama import OllamaProvider
+from workbench.providers.ollama_pids import RunnerFinder
 from workbench.types import ProviderEvent, ProviderFinish, ProviderToken, ProviderWarning
 
 OTHER = "smollm2-b:135m"
@@ -135,6 +136,17 @@ async def test_keep_alive_of_the_answer_replaces_that_of_the_load(
     standin.wait_for_runners(0)
 
 
+async def test_unload_waits_for_the_end_of_the_runner(
+    empty_ollama: OllamaProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in's runner ends too fast to see the difference, so the waiting is watched."""
+    awaited: list[int] = []
+    monkeypatch.setattr(RunnerFinder, "wait_gone", lambda self, pids, limit: awaited.extend(pids))
+    loaded = await empty_ollama.load(MODEL, keep_alive_s=100)
+    await empty_ollama.unload(MODEL)
+    assert awaited == list(loaded.pids) != []
+
+
 async def test_a_load_that_is_given_up_stops(gguf: Path, connect_ollama: Connect) -> None:
     with StandIn(gguf, "--slow-load", "60") as server:
         load = asyncio.create_task(connect_ollama(server.url).load(MODEL, keep_alive_s=100))
@@ -234,7 +246,8 @@ async def test_stopping_stops_the_decoding(ollama_provider: OllamaProvider, how:
     """The server has one slot: a second answer comes soon only if the first one let go of it."""
     await ollama_provider.load(MODEL, keep_alive_s=100)
     cancel = CancellationToken()
-    endless = ask("Count to one million.", max_tokens=100_000, repetition_penalty=1.3)
+    # Nearly even odds for all 49,152 tokens: the end token will not come for hours.
+    endless = ask(max_tokens=100_000, temperature=5.0, top_k=0, top_p=1.0)
     stream = ollama_provider.stream(endless, MODEL, 1, cancel)
     for _ in range(3):
         assert isinstance(await anext(stream), ProviderToken)

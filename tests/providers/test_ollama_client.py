@@ -112,6 +112,14 @@ async def test_line_breaks_of_unicode_do_not_break_lines(connect_ollama: Connect
     assert token.text == "a\u0085b\u2028c"
 
 
+async def test_a_line_that_arrives_in_pieces_is_one_line(connect_ollama: Connect) -> None:
+    text = "ä" * 500_000  # more than any read gives at once, cut inside characters
+    async with wire(lambda path, body: ndjson(says(text), done())) as server:
+        token, _ = await answer(connect_ollama(server.url), ask())
+    assert isinstance(token, ProviderToken)
+    assert token.text == text
+
+
 async def test_a_redirect_is_named_and_not_followed(connect_ollama: Connect) -> None:
     async with wire(lambda path, body: http("", "302 Found", "Location: /login")) as server:
         with pytest.raises(WorkbenchError, match="-> /login"):
@@ -268,6 +276,27 @@ async def test_a_deleted_model_that_is_still_in_memory_is_listed(connect_ollama:
         resident = provider.resident("gone:1b")
         assert resident is not None
         assert resident.device == "gpu"
+
+
+async def test_a_model_that_shares_its_weights_with_a_listed_one_is_resident_too(
+    connect_ollama: Connect,
+) -> None:
+    """Ollama lists only the first of two names with one file, even if their digests differ."""
+    names = ["a:1b", "b:1b", "c:1b"]
+    entries = [{"name": name, "digest": name, "size": 5} for name in names]
+    weights = {"a:1b": "a" * 64, "b:1b": "a" * 64, "c:1b": "c" * 64}
+
+    def reply(path: str, body: dict[str, Any]) -> bytes:
+        if path == "/api/show":
+            return http(json.dumps({"modelfile": f"FROM /m/sha256-{weights[body['model']]}"}))
+        return http(json.dumps({"models": entries[:1] if path == "/api/ps" else entries}))
+
+    async with wire(reply) as server:
+        provider = connect_ollama(server.url)
+        for name in names:
+            await provider.show(name)
+        statuses = [info.status for info in await provider.list_models()]
+    assert statuses == ["resident", "resident", "available"]
 
 
 async def test_a_dead_server_leaves_nothing_known_as_resident(connect_ollama: Connect) -> None:

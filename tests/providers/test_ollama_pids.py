@@ -22,12 +22,22 @@ with socket.create_server(("127.0.0.1", 0)) as listening:
     print(listening.getsockname()[1], flush=True)
     children = []
     for line in sys.stdin:
-        command = [sys.executable, "-c", "import sys; sys.stdin.read()", *line.split()]
+        command = [sys.executable, "-c", sys.argv[1], *line.split()]
         children.append(subprocess.Popen(command, stdin=subprocess.PIPE))
         print(children[-1].pid, flush=True)
     for child in children:
         child.kill()
         child.wait()
+"""
+
+_CHILD = """
+import subprocess, sys
+if sys.argv[1] == "wrapper":
+    # Same command line but for the last word, as a shell script in front of a runner has it.
+    inner = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
+    child = subprocess.Popen(inner + sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+sys.stdin.read()
 """
 
 
@@ -37,7 +47,7 @@ class Server:
 
     process: subprocess.Popen[str] = field(
         default_factory=lambda: subprocess.Popen(
-            [sys.executable, "-c", _SERVER],
+            [sys.executable, "-c", _SERVER, _CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -72,6 +82,15 @@ def test_the_child_with_the_weights_in_its_command_is_the_runner(server: Server)
     assert finder.find(A) == (a,)
     assert finder.find(B) == (b,)
     assert finder.find(None) == ()  # two, and nothing says which
+
+
+def test_of_a_runner_with_a_wrapper_the_wrapper_is_the_root(server: Server) -> None:
+    pid = server.run("wrapper", "--model", A)
+    wrapper = psutil.Process(pid)
+    deadline = time.monotonic() + 5
+    while not wrapper.children():
+        assert time.monotonic() < deadline
+    assert RunnerFinder(server.url).find(A) == (pid,)
 
 
 def test_an_only_child_is_the_runner(server: Server) -> None:

@@ -115,6 +115,15 @@ def test_thinking_is_the_reasoning_channel() -> None:
     assert wire.events(line, 5, {}) == [ProviderToken("hm", 5, channel="reasoning")]
 
 
+def test_logprobs_are_passed_on_once() -> None:
+    entry = {"token": "x", "logprob": -1.0, "bytes": [120]}
+    line = {"message": {"content": "b", "thinking": "a"}, "done": False, "logprobs": [entry]}
+    assert wire.events(line, 5, {}) == [
+        ProviderToken("a", 5, channel="reasoning", logprobs=(entry,)),
+        ProviderToken("b", 5),
+    ]
+
+
 def test_logprobs_of_a_held_back_character_are_not_lost() -> None:
     entry = {"token": "x", "logprob": -1.0, "bytes": [240]}
     assert wire.events(says("", logprobs=[entry]), 5, {}) == [

@@ -119,22 +119,38 @@ class HuggingFaceModelManager:
         worker = self._workers.get(name)
         return worker if worker is not None and worker.client.alive else None
 
+    def is_loading(self, name: str) -> bool:
+        """Whether a load of the model is under way."""
+        return name in self._loading
+
+    def generating_besides(self, name: str) -> int:
+        """How many other models generate now."""
+        return sum(other != name and worker.client.busy for other, worker in self._workers.items())
+
+    def counters(self, name: str) -> ModelMetadata:
+        """The model's record, to be written to; its memory is as last measured."""
+        return self._metadata.setdefault(name, ModelMetadata(name))
+
     def metadata(self, name: str) -> ModelMetadata:
-        """The model's figures; those that are measured are measured now."""
-        data = self._metadata.setdefault(name, ModelMetadata(name))
+        """The model's figures, its memory measured now (milliseconds of blocking)."""
+        data = self.counters(name)
         worker = self.get(name)
         data.is_loaded = worker is not None
         data.memory_usage = pss_bytes(worker.client.pid) if worker is not None else None
         return data
 
     def cache_status(self) -> CacheStatus:
-        """What is in memory and what is on its way."""
-        loaded = tuple(name for name in self._workers if self.get(name) is not None)
+        """What is in memory, measured now (milliseconds of blocking), and what is on its way."""
+        loaded = {
+            name: worker.client.pid
+            for name, worker in self._workers.items()
+            if self.get(name) is not None
+        }
         return CacheStatus(
-            loaded=loaded,
+            loaded=tuple(loaded),
             loading=tuple(self._loading),
             max_cached_models=self._settings.hf_max_cached_models,
-            memory_usage=sum(pss_bytes(self._workers[name].client.pid) or 0 for name in loaded),
+            memory_usage=sum(pss_bytes(pid) or 0 for pid in loaded.values()),
         )
 
     async def load(self, name: str) -> LoadedWorker:
@@ -210,7 +226,7 @@ class HuggingFaceModelManager:
             )
         self._workers[name] = worker
         worker.client.on_death = lambda error: self._forget(name, worker, error)
-        data = self._metadata.setdefault(name, ModelMetadata(name))
+        data = self.counters(name)
         data.loaded_at = dt.datetime.now(dt.UTC)
         data.load_count += 1
         data.last_load_s = asyncio.get_running_loop().time() - started

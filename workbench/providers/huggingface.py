@@ -94,7 +94,7 @@ class HuggingFaceProvider:
                 ``HF_PIPELINE_ERROR`` if the worker died.
         """
         worker = await self.manager.load(model)
-        metadata = self.manager.metadata(model)
+        metadata = self.manager.counters(model)
         metadata.record_request()
         started = time.monotonic()
         for warning in worker.warnings:
@@ -103,7 +103,7 @@ class HuggingFaceProvider:
             [{"role": message.role, "content": message.content} for message in request.messages],
             request.options.to_dict(),
             seed=seed,
-            threads=self._threads_for(request),
+            threads=self._threads_for(request, model),
             cancel=cancel,
         )
         try:
@@ -115,22 +115,18 @@ class HuggingFaceProvider:
             raise
         metadata.record_answer(time.monotonic() - started)
 
-    def _threads_for(self, request: ChatRequest) -> int:
+    def _threads_for(self, request: ChatRequest, model: str) -> int:
         if self._threads is not None:
             return self._threads(request)
-        others = sum(
-            worker.client.busy
-            for name in self.manager.cache_status().loaded
-            if (worker := self.manager.get(name)) is not None
-        )
+        others = self.manager.generating_besides(model)
         return default_threads(request, self._settings.threads, others)
 
     async def _with_residency(self, info: ModelInfo) -> ModelInfo:
         worker = self.manager.get(info.name)
         if worker is None:
-            loading = info.name in self.manager.cache_status().loading
+            loading = self.manager.is_loading(info.name)
             return replace(info, status="loading") if loading else info
-        metadata = self.manager.metadata(info.name)
+        metadata = self.manager.counters(info.name)
         return replace(
             info,
             status="resident",

@@ -18,32 +18,46 @@ SOURCE = "ui"
 
 @dataclass(frozen=True)
 class Plan:
-    """One question to several panes. The mappings go by pane number, in the order of the panes."""
+    """One question to several panes. The mappings go by pane number."""
 
     ask: Ask
     shown: tuple[int, ...]
-    """The panes on the page, those without a model too."""
+    """The panes on the page; only these are asked."""
+    models: Mapping[int, str | None]
     earlier: Mapping[int, tuple[Turn, ...]]
+    """The histories of all panes before the question."""
     requests: Mapping[int, ChatRequest]
-    answers: dict[int, LiveAnswer]
+    answers: Mapping[int, LiveAnswer]
 
     def turns(self, pane: int) -> tuple[Turn, ...]:
-        """The pane's history with the answer as far as it has come."""
-        return (*self.earlier[pane], self.answers[pane].turn())
+        """The pane's history with the answer as far as it has come.
+
+        A refused question is no turn: nobody was asked.
+        """
+        answer = self.answers.get(pane)
+        if answer is None or answer.phase == "rejected":
+            return self.earlier[pane]
+        return (*self.earlier[pane], answer.turn())
 
 
-def plan(ask: Ask, models: Mapping[int, str | None], turns: Mapping[int, tuple[Turn, ...]]) -> Plan:
+def plan(
+    ask: Ask,
+    shown: Sequence[int],
+    models: Mapping[int, str | None],
+    turns: Mapping[int, tuple[Turn, ...]],
+) -> Plan:
     """One request per pane, each with its own history.
 
     Args:
         ask: the question.
-        models: model id by pane, for the panes on the page; one without a model is left out.
+        shown: the panes on the page.
+        models: model id by pane; a pane without one is left out.
         turns: history by pane.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST`` when no pane has a model.
     """
-    chosen = {pane: model for pane, model in models.items() if model}
+    chosen = {pane: model for pane in shown if (model := models[pane])}
     if not chosen:
         raise invalid(
             "No model is chosen.",
@@ -71,7 +85,7 @@ def plan(ask: Ask, models: Mapping[int, str | None], turns: Mapping[int, tuple[T
         )
         for pane, request in requests.items()
     }
-    return Plan(ask, tuple(models), {pane: turns[pane] for pane in requests}, requests, answers)
+    return Plan(ask, tuple(shown), models, turns, requests, answers)
 
 
 def without_last(turns: Sequence[Turn], prompt: str) -> tuple[Turn, ...]:

@@ -1,7 +1,8 @@
 """The Compare tab: one prompt to several models, their answers streaming side by side.
 
-One generator feeds all panes. It reads the engine's events as they come and brings the page up to
-date ten times a second, never once per token: drawing must not slow what it shows.
+A run is a chain of three events. ``_begin`` checks the input and plans the requests; ``_stream`` is
+one generator that feeds all panes ten times a second, never once per token; ``_end`` gives the page
+back to the user. Stopping goes past the chain, straight to the engine.
 """
 
 from __future__ import annotations
@@ -15,31 +16,46 @@ from typing import Any, Final
 
 import gradio as gr
 
-from workbench import logs
-from workbench.engine import Engine, rejected
-from workbench.errors import ErrorCode, WorkbenchError
-from workbench.types import Status, TimingMode
-from workbench.ui import asking, catalogue, composer, hints, notices, pane, strip, timeline
+from workbench.engine import Engine
+from workbench.errors import WorkbenchError
+from workbench.types import TimingMode
+from workbench.ui import (
+    asking,
+    catalogue,
+    composer,
+    drawing,
+    hints,
+    notices,
+    pane,
+    strip,
+    timeline,
+)
 from workbench.ui.asking import Plan
 from workbench.ui.catalogue import Catalogue
-from workbench.ui.composer import Ask
 from workbench.ui.conversation import Turn, to_show
 from workbench.ui.figures import escape
 from workbench.ui.markup import html
-from workbench.ui.pane import LETTERS, Pane
-from workbench.ui.runs import Run, Runs
+from workbench.ui.runs import Runs
 from workbench.ui.timeline import Row
 
-_log = logs.get("ui")
-
 TICK_S: Final = 0.1
-_LONG_TEXT: Final = 20_000
-"""Beyond this many characters in a pane its text is redrawn once a second: a browser lays out the
-whole answer each time."""
+"""The page's rhythm while answers come: what the eye can follow, and cheap."""
 _WATCH_S: Final = 5.0
 """How often an idle page looks whether models or runtimes have appeared."""
 
-_SILENT: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
+_QUIET: Final[dict[str, Any]] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_limit": None,
+}
+# Not queued: a stop must not wait behind the run that it stops, and a small change of the page is
+# there at once. Not processed: the values are in their wire form.
+_AT_ONCE: Final[dict[str, Any]] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "queue": False,
+    "postprocess": False,
+}
 
 Updates = dict[Any, Any]
 
@@ -80,8 +96,8 @@ class CompareTab:
                 self._panes = [pane.build(number) for number in range(1, pane.COUNT + 1)]
             self._composer = composer.build()
         self._shown = gr.State(tuple(range(1, pane.FIRST_SHOWN + 1)))
-        self._rows = gr.State(())
-        self._last = gr.State(None)
+        self._listed = gr.State("")
+        """What the dropdowns hold, so that they are filled anew only when that has changed."""
         self._watch = gr.Timer(_WATCH_S)
         self._wire()
 
@@ -89,102 +105,71 @@ class CompareTab:
 
     def _wire(self) -> None:
         composer_, panes = self._composer, self._panes
-        models = [p.model for p in panes]
-        turns = [p.turns for p in panes]
-        context = [self._shown, *models, *turns]
-        outputs = self._run_outputs()
-        gr.on(
-            [composer_.run.click, composer_.prompt.submit],
-            self._run,
-            [*composer_.inputs, *context],
-            outputs,
-            concurrency_limit=None,
-            **_SILENT,
-        )
-        self._isolate.click(
-            self._run_isolated,
-            [self._last, *context],
-            outputs,
-            concurrency_limit=None,
-            **_SILENT,
-        )
-        # Not queued: a stop must not wait behind the run that it stops.
-        composer_.stop.click(self._stop, queue=False, **_SILENT)
+        context = [self._shown, *(p.model for p in panes), *(p.turns for p in panes)]
+        picture = drawing.outputs(self._timeline, panes)
+        begun = [
+            gr.on(
+                [composer_.run.click, composer_.prompt.submit],
+                self._begin,
+                [*composer_.inputs, *context],
+                self._busy_outputs(),
+                **_QUIET,
+            ),
+            self._isolate.click(self._begin_isolated, context, self._busy_outputs(), **_QUIET),
+        ]
+        for event in begun:
+            streamed = event.success(self._stream, None, picture, postprocess=False, **_QUIET)
+            streamed.then(self._end, None, self._end_outputs(), **_QUIET)
+        composer_.stop.click(self._stopper(None), **_AT_ONCE)
         for one in panes:
-            one.stop.click(self._stopper(one.number), queue=False, **_SILENT)
+            one.stop.click(self._stopper(one.number), **_AT_ONCE)
             one.model.input(
                 self._chooser(one.number),
                 [one.model, one.turns],
                 [one.badge, one.chat],
-                queue=False,
-                **_SILENT,
+                **_AT_ONCE,
             )
             one.remove.click(
-                self._remover(one.number),
-                [self._shown, self._rows],
-                self._layout_outputs(),
-                queue=False,
-                **_SILENT,
+                self._remover(one.number), self._shown, self._layout_outputs(), **_AT_ONCE
             )
         composer_.add_pane.click(
             self._add_pane,
-            [self._shown, self._rows, *models],
+            [self._shown, *(p.model for p in panes)],
             self._layout_outputs(),
-            queue=False,
-            **_SILENT,
+            **_AT_ONCE,
         )
         composer_.clear.click(
-            self._clear, [self._shown], self._clear_outputs(), queue=False, **_SILENT
+            self._clear,
+            self._shown,
+            [self._isolate, *picture, *(p.turns for p in panes)],
+            **_AT_ONCE,
         )
-        self._watch.tick(
-            self._look,
-            models,
-            self._choice_outputs(),
-            concurrency_limit=None,
-            **_SILENT,
-        )
-        self._get_demo.click(
-            self._fetch_demo,
-            models,
-            self._choice_outputs(),
-            concurrency_limit=None,
-            **_SILENT,
-        )
+        models, choices = [p.model for p in panes], self._choice_outputs()
+        self._watch.tick(self._look, self._listed, self._listed, **_QUIET)
+        self._listed.change(self._relist, models, choices, **_QUIET)
+        self._get_demo.click(self._fetch_demo, models, choices, **_QUIET)
 
     def on_load(self, page: gr.Blocks) -> None:
-        """Fill the dropdowns when the page opens."""
-        page.load(
-            self._open,
-            None,
-            self._choice_outputs(),
-            concurrency_limit=None,
-            **_SILENT,
-        )
+        """Fill the dropdowns when the page opens; forget the tab when it closes."""
+        page.load(self._open, None, [*self._choice_outputs(), self._listed], **_QUIET)
+        page.unload(self._forget)
 
-    def _run_outputs(self) -> list[Any]:
+    def _busy_outputs(self) -> list[Any]:
         composer_ = self._composer
-        outputs: list[Any] = [
+        return [
             composer_.prompt,
             composer_.run,
             composer_.stop,
             composer_.add_pane,
             composer_.clear,
             self._isolate,
-            self._timeline,
-            self._rows,
-            self._last,
+            *(p.model for p in self._panes),
+            *(p.stop for p in self._panes),
+            *(p.remove for p in self._panes),
         ]
-        for one in self._panes:
-            outputs += [
-                one.strip,
-                one.notice,
-                one.chat,
-                one.turns,
-                one.stop,
-                one.remove,
-                one.model,
-            ]
-        return outputs
+
+    def _end_outputs(self) -> list[Any]:
+        return [*self._busy_outputs(), *(p.turns for p in self._panes)]
 
     def _layout_outputs(self) -> list[Any]:
         panes = self._panes
@@ -202,125 +187,64 @@ class CompareTab:
         panes = self._panes
         return [*(p.model for p in panes), *(p.badge for p in panes), self._hint, self._get_demo]
 
-    def _clear_outputs(self) -> list[Any]:
-        outputs: list[Any] = [self._timeline, self._rows, self._last, self._isolate]
-        for one in self._panes:
-            outputs += [one.strip, one.notice, one.chat, one.turns]
-        return outputs
-
     # -- running
 
-    async def _run(self, request: gr.Request, *values: Any) -> AsyncGenerator[Any, None]:
+    async def _begin(self, request: gr.Request, *values: Any) -> Updates:
+        """Check what was asked and plan it; an error ends the chain with its message."""
         cut = len(self._composer.inputs)
+        self._refuse_second(request)
         try:
             ask = composer.read(*values[:cut])
-            plan = asking.plan(ask, *self._split(*values[cut:]))
+            plan = asking.plan(ask, *_by_pane(*values[cut:]))
         except WorkbenchError as problem:
-            _toast(problem)
-            yield gr.skip()
-            return
-        async with contextlib.aclosing(self._stream(plan, request)) as updates:
-            async for update in updates:
-                yield update
+            raise _message(problem) from None
+        self._runs.begin(request.session_hash, plan)
+        return {self._composer.prompt: "", **self._busy(plan, True)}
 
-    async def _run_isolated(
-        self, request: gr.Request, last: Ask | None, *values: Any
-    ) -> AsyncGenerator[Any, None]:
+    async def _begin_isolated(self, request: gr.Request, *values: Any) -> Updates:
         """The last question again, one pane at a time, in place of the contended answers."""
-        if last is None:
-            yield gr.skip()
-            return
-        models, turns = self._split(*values)
-        earlier = {n: asking.without_last(one, last.prompt) for n, one in turns.items()}
+        self._refuse_second(request)
+        run = self._runs.of(request.session_hash)
+        if run is None:
+            raise gr.Error(visible=False, print_exception=False)
+        ask = replace(run.plan.ask, mode=TimingMode.ISOLATED)
+        shown, models, turns = _by_pane(*values)
+        earlier = {n: asking.without_last(one, ask.prompt) for n, one in turns.items()}
         try:
-            plan = asking.plan(replace(last, mode=TimingMode.ISOLATED), models, earlier)
+            plan = asking.plan(ask, shown, models, earlier)
         except WorkbenchError as problem:
-            _toast(problem)
-            yield gr.skip()
-            return
-        async with contextlib.aclosing(self._stream(plan, request)) as updates:
-            async for update in updates:
-                yield update
+            raise _message(problem) from None
+        self._runs.begin(request.session_hash, plan)
+        return self._busy(plan, True)
 
-    def _split(
-        self, shown: Sequence[int], *values: Any
-    ) -> tuple[dict[int, str | None], dict[int, tuple[Turn, ...]]]:
-        """Models and histories by pane, for the panes on the page."""
-        models, turns = values[: pane.COUNT], values[pane.COUNT :]
-        return (
-            {number: models[number - 1] for number in shown},
-            {number: turns[number - 1] for number in shown},
+    def _refuse_second(self, request: gr.Request) -> None:
+        """A key pressed while answers come starts nothing; the button is disabled anyway."""
+        run = self._runs.of(request.session_hash)
+        if run is not None and run.running:
+            raise gr.Error(visible=False, print_exception=False)
+
+    async def _stream(self, request: gr.Request) -> AsyncGenerator[list[Any], None]:
+        run = self._runs.of(request.session_hash)
+        assert run is not None, "planned by the event before"
+        picture = drawing.Drawing(run.plan)
+        yield picture.values(time.monotonic_ns())
+        async with contextlib.aclosing(run.follow(TICK_S)) as ticks:
+            async for _ in ticks:
+                yield picture.values(time.monotonic_ns())
+
+    async def _end(self, request: gr.Request) -> Updates:
+        run = self._runs.of(request.session_hash)
+        assert run is not None, "it was streamed just now"
+        updates = self._busy(run.plan, False)
+        updates[self._composer.prompt] = (
+            run.plan.ask.prompt if run.refused() else gr.skip()  # what was typed is not lost
         )
-
-    async def _stream(self, plan: Plan, request: gr.Request) -> AsyncGenerator[Any, None]:
-        """Follow the answers until all have ended; closing this stops what still runs."""
-        tab = request.session_hash or ""
-        run = self._runs.begin(tab, plan.answers)
-        following = asyncio.create_task(self._follow(plan, run))
-        try:
-            yield self._begun(plan)
-            drawing = _Drawing(self._panes, plan)
-            while not following.done():
-                await asyncio.wait({following}, timeout=TICK_S)
-                now = time.monotonic_ns()
-                yield {**drawing.updates(now), self._timeline: _chart(plan, now)}
-            yield self._ended(plan)
-        finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-            self._runs.end(tab, run)
-
-    async def _follow(self, plan: Plan, run: Run) -> None:
-        requests = list(plan.requests.values())
-        try:
-            async with contextlib.aclosing(self._engine.compare(requests)) as events:
-                async for index, event in events:
-                    run.take(index, event)
-        except Exception as failure:  # a bug of ours: the panes must still come to an end
-            _log.exception("compare_failed")
-            problem = WorkbenchError(
-                ErrorCode.INTERNAL,
-                f"{type(failure).__name__}: {failure}",
-                fix="This is a defect of the workbench; the log has the traceback.",
-                operation="compare",
-            )
-            for index, (number, one) in enumerate(plan.requests.items()):
-                if plan.answers[number].running:
-                    run.take(index, rejected(one, problem))
-
-    def _begun(self, plan: Plan) -> Updates:
-        composer_ = self._composer
-        updates: Updates = {
-            composer_.prompt: "",
-            self._last: plan.ask,
-            **self._busy(plan, True),
-        }
-        for one in self._panes:
-            if one.number in plan.answers:
-                updates[one.stop] = gr.update(interactive=True)
-                updates[one.notice] = ""
-        return updates
-
-    def _ended(self, plan: Plan) -> Updates:
-        updates: Updates = self._busy(plan, False)
-        refused = [answer.phase == "rejected" for answer in plan.answers.values()]
-        if all(refused):
-            updates[self._composer.prompt] = plan.ask.prompt  # nothing typed is lost
-        contended = any(strip.contended_percent(a.session) for a in plan.answers.values())
+        contended = any(strip.contended_percent(a.session) for a in run.plan.answers.values())
         updates[self._isolate] = gr.update(
             interactive=contended, variant="primary" if contended else "secondary"
         )
-        updates[self._rows] = tuple(_rows(plan))
-        # Drawn once more: of two updates in one animation frame a browser may show the first only.
-        now = time.monotonic_ns()
-        updates |= _Drawing(self._panes, plan).updates(now)
-        updates[self._timeline] = _chart(plan, now)
         for one in self._panes:
-            answer = plan.answers.get(one.number)
-            if answer is None:
-                continue
-            kept = answer.session is not None and answer.session.status is not Status.REJECTED
-            updates[one.turns] = plan.turns(one.number) if kept else plan.earlier[one.number]
+            updates[one.turns] = run.plan.turns(one.number)
         return updates
 
     def _busy(self, plan: Plan, busy: bool) -> Updates:
@@ -332,26 +256,23 @@ class CompareTab:
             composer_.stop: gr.update(interactive=busy),
             composer_.add_pane: gr.update(interactive=not busy and len(plan.shown) < pane.COUNT),
             composer_.clear: idle,
+            self._isolate: gr.update(interactive=False, variant="secondary"),
         }
-        if busy:
-            updates[self._isolate] = gr.update(interactive=False, variant="secondary")
         for one in self._panes:
             updates[one.model] = idle
+            updates[one.stop] = gr.update(interactive=busy and one.number in plan.answers)
             updates[one.remove] = gr.update(interactive=not busy and len(plan.shown) > 1)
-            if not busy:
-                updates[one.stop] = gr.update(interactive=False)
         return updates
 
-    # -- stopping
+    def _stopper(self, number: int | None) -> Callable[..., Any]:
+        async def stop(request: gr.Request) -> None:
+            if (run := self._runs.of(request.session_hash)) is not None:
+                run.stop(number)
 
-    async def _stop(self, request: gr.Request) -> None:
-        self._runs.stop(request.session_hash or "")
+        return stop
 
-    def _stopper(self, number: int) -> Callable[..., Any]:
-        async def stop_one(request: gr.Request) -> None:
-            self._runs.stop(request.session_hash or "", number)
-
-        return stop_one
+    def _forget(self, request: gr.Request) -> None:
+        self._runs.forget(request.session_hash)
 
     # -- panes
 
@@ -362,13 +283,13 @@ class CompareTab:
         return chosen
 
     async def _add_pane(
-        self, shown: tuple[int, ...], rows: Sequence[Row], *models: str | None
+        self, request: gr.Request, shown: tuple[int, ...], *models: str | None
     ) -> Updates:
         hidden = [p.number for p in self._panes if p.number not in shown]
         if not hidden:
             return {self._shown: shown}
         added = hidden[0]
-        updates = self._layout(tuple(sorted((*shown, added))), rows)
+        updates = self._layout(request, tuple(sorted((*shown, added))))
         if models[added - 1] is None:
             # The next model of the list that no pane has: most often the one that is wanted.
             listing = self._models.known.models
@@ -379,14 +300,14 @@ class CompareTab:
         return updates
 
     def _remover(self, number: int) -> Callable[..., Any]:
-        async def remove(shown: tuple[int, ...], rows: Sequence[Row]) -> Updates:
-            return self._layout(tuple(n for n in shown if n != number) or shown, rows)
+        async def remove(request: gr.Request, shown: tuple[int, ...]) -> Updates:
+            return self._layout(request, tuple(n for n in shown if n != number) or shown)
 
         return remove
 
-    def _layout(self, shown: tuple[int, ...], rows: Sequence[Row]) -> Updates:
-        drawn = {row.letter: row for row in rows}
-        lines = [drawn.get(LETTERS[n - 1], Row(LETTERS[n - 1])) for n in shown]
+    def _layout(self, request: gr.Request, shown: tuple[int, ...]) -> Updates:
+        run = self._runs.of(request.session_hash)
+        lines = drawing.rows(run.plan, shown) if run else _idle_rows(shown)
         updates: Updates = {
             self._shown: shown,
             self._timeline: timeline.render(lines, time.monotonic_ns()),
@@ -397,11 +318,10 @@ class CompareTab:
             updates[one.remove] = gr.update(interactive=len(shown) > 1)
         return updates
 
-    async def _clear(self, shown: tuple[int, ...]) -> Updates:
+    async def _clear(self, request: gr.Request, shown: tuple[int, ...]) -> Updates:
+        self._runs.forget(request.session_hash)
         updates: Updates = {
-            self._timeline: timeline.render([Row(LETTERS[n - 1]) for n in shown], 0),
-            self._rows: (),
-            self._last: None,
+            self._timeline: timeline.render(_idle_rows(shown), 0),
             self._isolate: gr.update(interactive=False, variant="secondary"),
         }
         for one in self._panes:
@@ -419,19 +339,28 @@ class CompareTab:
         named = [part for part in request.query_params.get("models", "").split(",") if part]
         wanted: list[str | None] = [*named[: pane.COUNT]] or catalogue.preselect(listing.models)
         wanted += [None] * (pane.COUNT - len(wanted))
-        return self._choices(wanted, set_values=True)
+        return {**self._choices(wanted, set_values=True), self._listed: self._fingerprint()}
 
-    async def _look(self, *models: str | None) -> Any:
-        """Show what has appeared or gone, without touching what was chosen.
+    async def _look(self, listed: str) -> str:
+        """Whether something has appeared or gone.
 
         Nothing is asked while answers come: listing makes work for the runtimes.
         """
         if self._engine.active_sessions:
-            return gr.skip()
+            return listed
         await self._models.listing(max_age_s=_WATCH_S / 2)
-        if any(models) or not catalogue.has_models(self._models.known.models):
+        return self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        known = self._models.known
+        return repr((catalogue.choices(known.models), [*known.problems]))
+
+    async def _relist(self, *models: str | None) -> Updates:
+        """Show what has changed without touching what was chosen; a first model is preselected."""
+        known = self._models.known.models
+        if any(models) or not catalogue.has_models(known):
             return self._choices(models)
-        return self._choices(catalogue.preselect(self._models.known.models, 4), set_values=True)
+        return self._choices(catalogue.preselect(known, pane.COUNT), set_values=True)
 
     def _choices(self, models: Sequence[str | None], *, set_values: bool = False) -> Updates:
         listing = self._models.known
@@ -474,41 +403,18 @@ class CompareTab:
         yield {**button, **self._choices([*wanted, *models[len(wanted) :]], set_values=True)}
 
 
-class _Drawing:
-    """Which parts of the panes have to be drawn at a tick."""
-
-    def __init__(self, panes: Sequence[Pane], plan: Plan) -> None:
-        self._plan = plan
-        self._left = [one for one in panes if one.number in plan.answers]
-        self._chat_due: dict[int, int] = {}
-
-    def updates(self, now: int) -> Updates:
-        """The updates of the panes that changed; a finished pane is drawn once more, then not."""
-        updates: Updates = {}
-        for one in list(self._left):
-            answer = self._plan.answers[one.number]
-            running = answer.running
-            updates[one.strip] = strip.render(answer, now)
-            updates[one.notice] = notices.render(answer)
-            if not running or self._chat_due.get(one.number, 0) <= now:
-                refused = answer.phase == "rejected"
-                turns = self._plan.earlier[one.number] if refused else self._plan.turns(one.number)
-                updates[one.chat] = to_show(turns, answer.model, live=running)
-                pause_s = 1.0 if len(answer.answer) > _LONG_TEXT else 0.0
-                self._chat_due[one.number] = now + round(pause_s * 1e9)
-            if not running:
-                updates[one.stop] = gr.update(interactive=False)
-                self._left.remove(one)
-        return updates
+def _by_pane(
+    shown: tuple[int, ...], *values: Any
+) -> tuple[tuple[int, ...], dict[int, str | None], dict[int, tuple[Turn, ...]]]:
+    """The panes on the page; models and histories by pane."""
+    models, turns = values[: pane.COUNT], values[pane.COUNT :]
+    return shown, dict(enumerate(models, start=1)), dict(enumerate(turns, start=1))
 
 
-def _rows(plan: Plan) -> list[Row]:
-    return [Row.of(LETTERS[number - 1], answer) for number, answer in plan.answers.items()]
+def _idle_rows(shown: Sequence[int]) -> list[Row]:
+    return [Row(pane.LETTERS[number - 1]) for number in shown]
 
 
-def _chart(plan: Plan, now: int) -> str:
-    return timeline.render(_rows(plan), now)
-
-
-def _toast(problem: WorkbenchError) -> None:
-    gr.Warning(escape(problem))
+def _message(problem: WorkbenchError) -> gr.Error:
+    """What the page shows when input is wrong: it is the user's to mend, so no traceback."""
+    return gr.Error(escape(problem), title=problem.code.value, print_exception=False)

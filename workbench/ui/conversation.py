@@ -65,7 +65,7 @@ def to_send(turns: Sequence[Turn], model: str, system: str, prompt: str) -> tupl
 def to_show(
     turns: Sequence[Turn], model: str | None, *, live: bool = False
 ) -> list[dict[str, Any]]:
-    """The messages as the chat component takes them.
+    """The messages in the form in which the chat component gets them over the wire.
 
     Args:
         turns: of the pane, the running one last.
@@ -77,31 +77,28 @@ def to_show(
         if position and turns[position - 1].model != turn.model:
             shown.append(_boundary(turn.model))
         running = live and position == len(turns) - 1
-        shown.append({"role": "user", "content": harmless(_cut(turn.prompt))})
+        shown.append(_message("user", harmless(_cut(turn.prompt))))
         if turn.reasoning:
-            thinking = running and not turn.answer
-            shown.append(
-                {
-                    "role": "assistant",
-                    "content": harmless(turn.reasoning),
-                    "metadata": {
-                        "title": "thinking",
-                        "status": "pending" if thinking else "done",
-                    },
-                }
-            )
+            status = "pending" if running and not turn.answer else "done"
+            folded = {"title": "thinking", "status": status}
+            shown.append(_message("assistant", harmless(turn.reasoning), folded))
         if turn.answer:
-            shown.append({"role": "assistant", "content": harmless(turn.answer)})
+            shown.append(_message("assistant", harmless(turn.answer)))
         if turn.note and not running:
-            shown.append({"role": "assistant", "content": f"`{turn.note}`"})
+            shown.append(_message("assistant", f"`{turn.note}`"))
     if turns and turns[-1].model != model and not live:
         shown.append(_boundary(model))
     return shown
 
 
+def _message(role: str, text: str, metadata: dict[str, str] | None = None) -> dict[str, Any]:
+    content = [{"text": text, "type": "text"}]
+    return {"role": role, "metadata": metadata, "content": content, "options": None}
+
+
 def _boundary(model: str | None) -> dict[str, Any]:
     words = f"now {model}" if model else "no model chosen"
-    return {"role": "assistant", "content": f"`new conversation: {words}; the above is not sent`"}
+    return _message("assistant", f"`new conversation: {words}; the above is not sent`")
 
 
 def _cut(text: str) -> str:

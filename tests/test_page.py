@@ -1,0 +1,189 @@
+"""The user story in a real browser: open the page, run, watch both stream, stop, follow up."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.conftest import DEMO_GGUF
+from tests.live import LiveServer
+from tests.ollama_standin.fixture import StandIn
+
+pytestmark = [pytest.mark.model, pytest.mark.browser, pytest.mark.timeout(400)]
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SOON, LOADED = 20_000, 120_000  # milliseconds: what the page does itself, and what needs a model
+FINAL = re.compile("done|cancelled|error|timeout")
+
+
+@pytest.fixture(scope="module")
+def server(
+    demo_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[LiveServer, StandIn]]:
+    with (
+        StandIn(DEMO_GGUF, "--models", "smollm2:135m") as ollama,
+        LiveServer(
+            tmp_path_factory.mktemp("page"),
+            OLLAMA_HOST=ollama.url,
+            WORKBENCH_THREADS="1",
+            HF_MODEL_PATH=str(demo_folder),
+            HF_MODEL_TIMEOUT_MS="120000",
+        ) as running,
+    ):
+        yield running, ollama
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, server: tuple[LiveServer, StandIn]) -> Iterator[Page]:  # type: ignore[no-untyped-def]
+    opened = browser.new_page(viewport={"width": 1440, "height": 900})
+    complaints: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(server[0].url)
+    yield opened
+    opened.close()
+    assert complaints == [], "the page's own JavaScript failed"
+
+
+class Pane:
+    """What a user sees of one pane."""
+
+    def __init__(self, page: Page, number: int) -> None:
+        self.model = page.locator(f"#pane-{number}-model input")
+        self.strip = page.locator(f"#pane-{number}-strip .wb-strip")
+        self.chat = page.locator(f"#pane-{number}-chat")
+        self.notice = page.locator(f"#pane-{number}-notice")
+
+    def figure(self, name: str) -> float:
+        """A figure of the strip in its base unit."""
+        value = self.strip.locator(f"[data-metric={name}]").get_attribute("data-value")
+        assert value, f"{name} is unknown"
+        return float(value)
+
+    def expect_phase(self, phase: str | re.Pattern[str], timeout: int = SOON) -> None:
+        expect(self.strip).to_have_attribute("data-phase", phase, timeout=timeout)
+
+
+def both(page: Page) -> tuple[Pane, Pane]:
+    return Pane(page, 1), Pane(page, 2)
+
+
+def ask(page: Page, prompt: str) -> None:
+    expect(page.locator("#run")).to_be_enabled(timeout=SOON)
+    page.locator("#prompt textarea").fill(prompt)
+    page.keyboard.press("Control+Enter")
+
+
+def test_main_job(page: Page, server: tuple[LiveServer, StandIn]) -> None:
+    """Run with the defaults, follow up, stop, and find it all in the log."""
+    first, second = both(page)
+    expect(first.model).to_have_value(re.compile("SmolLM2-135M-Instruct"), timeout=SOON)
+    expect(second.model).to_have_value(re.compile("smollm2:135m"), timeout=SOON)
+
+    # One keystroke from opening to two answers that stream at the same time.
+    ask(page, "Write a long story about a lighthouse.")
+    first.expect_phase("answering", LOADED)
+    second.expect_phase(re.compile("answering|done"), LOADED)
+    page.keyboard.press("Escape")
+    for pane in (first, second):
+        pane.expect_phase(re.compile("cancelled|done"))
+        assert pane.figure("ttft") > 0
+        assert pane.figure("tps") > 0
+        assert pane.figure("tokens") >= 1
+        assert pane.figure("memory") > 50e6
+    assert "lighthouse" in first.chat.inner_text()
+
+    # The follow-up carries each pane's own history.
+    ask(page, "And one sentence about the sea.")
+    for pane in (first, second):
+        pane.expect_phase(re.compile("queued|loading|prompt|answering"))
+    page.keyboard.press("Escape")
+    for pane in (first, second):
+        pane.expect_phase(re.compile("cancelled|done"))
+
+    rows = (
+        server[0]
+        .client()
+        .post(
+            "/api/v1/query",
+            json={
+                "sql": "SELECT s.provider, s.source, count(*) AS turns, "
+                "count(DISTINCT conversation_id) AS conversations FROM stream_sessions s "
+                "GROUP BY ALL ORDER BY s.provider"
+            },
+        )
+    )
+    assert rows.json()["rows"] == [["huggingface", "ui", 2, 1], ["ollama", "ui", 2, 1]]
+    sent = (
+        server[0]
+        .client()
+        .post(
+            "/api/v1/query",
+            json={
+                "sql": "SELECT conversation_id, list(role ORDER BY position) "
+                "FROM messages GROUP BY 1"
+            },
+        )
+    )
+    roles = [row[1] for row in sent.json()["rows"]]
+    assert roles == [["user", "assistant", "user", "assistant"]] * 2
+
+
+def test_error_of_one_pane_leaves_the_other(page: Page, server: tuple[LiveServer, StandIn]) -> None:
+    _, ollama = server
+    first, second = both(page)
+    expect(second.model).to_have_value(re.compile("smollm2:135m"), timeout=SOON)
+    ollama.kill()
+    try:
+        ask(page, "Name three colors.")
+        second.expect_phase("error", LOADED)
+        expect(second.notice).to_contain_text("OLLAMA_UNREACHABLE")
+        expect(second.notice).to_contain_text("ollama serve")
+        first.expect_phase("done", LOADED)
+        expect(first.chat).to_contain_text("Red")
+    finally:
+        ollama.start()
+
+
+def test_bad_input_is_explained(page: Page) -> None:
+    first, _ = both(page)
+    expect(first.model).to_have_value(re.compile("SmolLM2"), timeout=SOON)
+    ask(page, "   ")
+    expect(page.locator("body")).to_contain_text("The prompt is empty", timeout=SOON)
+    page.locator("#prompt textarea").evaluate(
+        "(box, text) => { box.value = text; box.dispatchEvent(new Event('input')) }",
+        "x" * 1_000_000,
+    )
+    page.locator("#prompt textarea").press("Control+Enter")
+    expect(page.locator("body")).to_contain_text("WORKBENCH_MAX_PROMPT_BYTES", timeout=SOON)
+
+
+def test_history_shows_what_was_asked(page: Page) -> None:
+    first, _ = both(page)
+    expect(first.model).to_have_value(re.compile("SmolLM2"), timeout=SOON)
+    page.get_by_role("tab", name="History").click()
+    expect(page.locator("#history-table")).to_contain_text("lighthouse", timeout=SOON)
+    page.get_by_role("tab", name="Models").click()
+    expect(page.locator("#models-table")).to_contain_text("smollm2:135m", timeout=SOON)
