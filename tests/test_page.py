@@ -118,37 +118,19 @@ def test_main_job(page: Page, server: tuple[LiveServer, StandIn]) -> None:
     # The follow-up carries each pane's own history.
     ask(page, "And one sentence about the sea.")
     for pane in (first, second):
-        pane.expect_phase(re.compile("queued|loading|prompt|answering"))
+        pane.expect_phase(re.compile("answering|done"), LOADED)
     page.keyboard.press("Escape")
     for pane in (first, second):
         pane.expect_phase(re.compile("cancelled|done"))
 
-    rows = (
-        server[0]
-        .client()
-        .post(
-            "/api/v1/query",
-            json={
-                "sql": "SELECT s.provider, s.source, count(*) AS turns, "
-                "count(DISTINCT conversation_id) AS conversations FROM stream_sessions s "
-                "GROUP BY ALL ORDER BY s.provider"
-            },
-        )
+    log = server[0]
+    turns = log.query(
+        "SELECT provider, source, count(*), count(DISTINCT conversation_id) "
+        "FROM stream_sessions GROUP BY ALL ORDER BY provider"
     )
-    assert rows.json()["rows"] == [["huggingface", "ui", 2, 1], ["ollama", "ui", 2, 1]]
-    sent = (
-        server[0]
-        .client()
-        .post(
-            "/api/v1/query",
-            json={
-                "sql": "SELECT conversation_id, list(role ORDER BY position) "
-                "FROM messages GROUP BY 1"
-            },
-        )
-    )
-    roles = [row[1] for row in sent.json()["rows"]]
-    assert roles == [["user", "assistant", "user", "assistant"]] * 2
+    assert turns == [["huggingface", "ui", 2, 1], ["ollama", "ui", 2, 1]]
+    roles = log.query("SELECT list(role ORDER BY position) FROM messages GROUP BY conversation_id")
+    assert roles == [[["user", "assistant", "user", "assistant"]]] * 2
 
 
 def test_error_of_one_pane_leaves_the_other(page: Page, server: tuple[LiveServer, StandIn]) -> None:
@@ -162,7 +144,7 @@ def test_error_of_one_pane_leaves_the_other(page: Page, server: tuple[LiveServer
         expect(second.notice).to_contain_text("OLLAMA_UNREACHABLE")
         expect(second.notice).to_contain_text("ollama serve")
         first.expect_phase("done", LOADED)
-        expect(first.chat).to_contain_text("Red")
+        assert first.figure("tokens") >= 1
     finally:
         ollama.start()
 

@@ -126,7 +126,7 @@ class CompareTab:
             one.model.input(
                 self._chooser(one.number),
                 [one.model, one.turns],
-                [one.badge, one.chat],
+                [one.badge, one.strip, one.notice, one.chat],
                 **_AT_ONCE,
             )
             one.remove.click(
@@ -277,8 +277,9 @@ class CompareTab:
     # -- panes
 
     def _chooser(self, number: int) -> Callable[..., Any]:
-        async def chosen(model: str | None, turns: tuple[Turn, ...]) -> tuple[Any, Any]:
-            return pane.badge(number, model), to_show(turns, model)
+        async def chosen(model: str | None, turns: tuple[Turn, ...]) -> tuple[Any, ...]:
+            # The figures were another model's: they go, its words stay.
+            return pane.badge(number, model), strip.render(None, 0), "", to_show(turns, model)
 
         return chosen
 

@@ -104,7 +104,7 @@ def build(number: int) -> Pane:
             latex_delimiters=_LATEX,
             feedback_options=None,
             buttons=["copy"],
-            placeholder=f"Pane {letter}",
+            placeholder=None,
             group_consecutive_messages=True,
         )
         turns = gr.State(())
