@@ -132,6 +132,10 @@ class LiveAnswer:
 
     def _restart(self, event: SessionEvent) -> None:
         """A stream begins; the second one of an answer is the fallback's, measured by itself."""
+        if self.session_id is None:
+            # Time before the session is the page's own, and no waiting of the request.
+            self.asked = event.t_ns
+            self.segments = [Segment("queued", event.t_ns)]
         self.session_id = event.session_id
         self.sent = self.first = self.last = None
         self.streamed = 0
