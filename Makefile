@@ -16,7 +16,9 @@ run: install demo ## set everything up and start the page
 
 test: install demo browser ## set everything up and run all tests
 	@$(BIN)/python -m pytest
-	@$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks -p no:asyncio
+	@set -e; log=$$(mktemp -d); trap 'rm -rf "$$log"' EXIT; \
+	  WORKBENCH_DB=$$log/workbench.duckdb HF_MODEL_TIMEOUT_MS=120000 \
+	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -W default notebooks
 
 install: $(INSTALLED) ## make the virtual environment (quick when nothing changed)
 

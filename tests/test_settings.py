@@ -10,15 +10,16 @@ import pytest
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.settings import Settings, load_settings
 
+ROOT = Path(__file__).parent.parent
 CONTRACT = {
-    "HF_MODEL_PATH": Path("data/models/huggingface"),
+    "HF_MODEL_PATH": ROOT / "data/models/huggingface",
     "HF_MAX_CACHED_MODELS": 3,
     "HF_DEFAULT_TASK": "text-generation",
     "HF_ENABLE_GPU": "auto",
     "HF_MODEL_TIMEOUT_MS": 30_000,
     "HF_STREAM_CHUNK_SIZE": 50,
     "OLLAMA_HOST": "http://127.0.0.1:11434",
-    "WORKBENCH_DB": Path("data/workbench.duckdb"),
+    "WORKBENCH_DB": ROOT / "data/workbench.duckdb",
     "WORKBENCH_HOST": "127.0.0.1",
     "WORKBENCH_PORT": 7860,
     "WORKBENCH_API_KEY": None,
@@ -80,6 +81,16 @@ def test_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: s
     seed = name.startswith("HF_")
     assert caught.value.code is (ErrorCode.HF_INVALID_CONFIG if seed else ErrorCode.INVALID_REQUEST)
     assert caught.value.fix
+
+
+def test_models_and_log_do_not_depend_on_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A notebook runs in its own folder and must find what the page uses."""
+    for name in ("HF_MODEL_PATH", "WORKBENCH_DB"):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(_env_file=None).workbench_db == ROOT / "data/workbench.duckdb"
 
 
 def test_env_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

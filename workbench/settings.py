@@ -48,6 +48,15 @@ def _ollama_url(value: str) -> str:
     return f"{scheme}://{'127.0.0.1' if everywhere else host}:{port}"
 
 
+def home() -> Path:
+    """Where ``data/`` is: the checkout this package runs from, else the working directory.
+
+    Notebooks run in their own folder; they must find the same models and the same log.
+    """
+    checkout = Path(__file__).parent.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
 Size = Annotated[int | None, BeforeValidator(parse_size)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -56,11 +65,11 @@ class Settings(BaseSettings):
     """All settings with their defaults; the environment variable is the alias in upper case."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+        env_file=(home() / ".env", ".env"), env_file_encoding="utf-8", extra="ignore", frozen=True
     )
 
     # Hugging Face
-    hf_model_path: Path = Path("data/models/huggingface")
+    hf_model_path: Path = Field(default_factory=lambda: home() / "data/models/huggingface")
     hf_max_cached_models: int = Field(3, ge=1, le=1000)
     hf_default_task: Literal["text-generation"] = "text-generation"
     hf_enable_gpu: Literal["auto", "true", "false"] = "auto"
@@ -71,7 +80,7 @@ class Settings(BaseSettings):
     ollama_host: Annotated[str, AfterValidator(_ollama_url)] = "http://127.0.0.1:11434"
 
     # the workbench itself
-    workbench_db: Path = Path("data/workbench.duckdb")
+    workbench_db: Path = Field(default_factory=lambda: home() / "data/workbench.duckdb")
     workbench_host: str = "127.0.0.1"
     workbench_port: int = Field(7860, ge=1, le=65_535)
     workbench_api_key: str | None = None

@@ -84,7 +84,8 @@ def preselect(models: Sequence[ModelInfo], count: int = 2) -> list[str | None]:
     """The models of the first panes of a fresh page, so that one click compares two.
 
     The first Hugging Face model beside the first Ollama model; with one runtime alone, its first
-    two. Scripted models and unusable ones are never chosen for the user.
+    model beside the first of another format (safetensors and GGUF of the same weights, say).
+    Scripted models and unusable ones are never chosen for the user.
     """
     usable = [
         info
@@ -93,9 +94,16 @@ def preselect(models: Sequence[ModelInfo], count: int = 2) -> list[str | None]:
         and info.provider != "scripted"
         and info.task == "text-generation"
     ]
-    firsts = {info.provider: info.id for info in reversed(usable)}
-    picked = [firsts[name] for name in ("huggingface", "ollama") if name in firsts]
-    picked += [info.id for info in usable if info.id not in picked]
+    kinds: set[tuple[str, str | None]] = set()
+    firsts: list[ModelInfo] = []
+    for info in usable:
+        if (info.provider, info.format) not in kinds:
+            kinds.add((info.provider, info.format))
+            firsts.append(info)
+    # One of each runtime before a second format of the same one; sorting keeps the order else.
+    seen: set[str] = set()
+    firsts.sort(key=lambda info: info.provider in seen or bool(seen.add(info.provider)))
+    picked = list(dict.fromkeys(info.id for info in [*firsts, *usable]))
     return [*picked[:count], *[None] * (count - len(picked))]
 
 

@@ -77,7 +77,7 @@ def _bar(segment: Segment, start: int, span_s: float, now: int) -> str:
 
 def _axis(span_s: float | None) -> str:
     if span_s is None:
-        return '<div class="wb-axis"></div>'
+        return '<div class="wb-axis">the phases of the next answers are drawn here</div>'
     step = _step(span_s)
     marks = "".join(
         f'<span style="left:{100 * i * step / span_s:.2f}%">{i * step:g} s</span>'
