@@ -135,7 +135,9 @@ class FakeProvider:
         self.may_load.set()
         self.fail = False
 
-    async def load(self, model: str, *, keep_alive_s: float) -> ResidentModel:
+    async def load(
+        self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
+    ) -> ResidentModel:
         fresh = model not in self.loaded
         if fresh:
             self.calls.append(f"load {model}")

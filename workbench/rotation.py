@@ -199,6 +199,7 @@ class ModelRotationService:
         *,
         mode: TimingMode,
         keep_alive_s: float,
+        num_ctx: int | None = None,
         cancel: CancellationToken,
         queue_timeout_s: float,
         on_position: Callable[[int, str], None],
@@ -210,6 +211,7 @@ class ModelRotationService:
             route: provider and model.
             mode: isolated and interleaved requests run with nothing beside them.
             keep_alive_s: idle time after which the model is unloaded; 0 is at once.
+            num_ctx: context length that the request wants, where a load depends on it.
             cancel: leaves the queue, or abandons the load.
             queue_timeout_s: longest wait in the queue, the load not counted.
             on_position: called with (position, reason) when the request must wait.
@@ -230,7 +232,7 @@ class ModelRotationService:
         try:
             await asyncio.gather(*(asyncio.shield(eviction) for eviction in evictions))
             started = time.monotonic_ns()
-            resident = await self._ensure_resident(route, keep_alive_s, cancel, on_loading)
+            resident = await self._ensure_resident(route, keep_alive_s, num_ctx, cancel, on_loading)
             yield Slot(resident, time.monotonic_ns() - started if resident.fresh else 0)
         finally:
             self._release(ticket, keep_alive_s)
@@ -383,6 +385,7 @@ class ModelRotationService:
         self,
         route: Route,
         keep_alive_s: float,
+        num_ctx: int | None,
         cancel: CancellationToken,
         on_loading: Callable[[str], None],
     ) -> ResidentModel:
@@ -394,7 +397,9 @@ class ModelRotationService:
         if provider.resident(route.name) is None:
             on_loading(f"loading {route.model}")
         started = time.monotonic_ns()
-        load = asyncio.ensure_future(provider.load(route.name, keep_alive_s=keep_alive_s))
+        load = asyncio.ensure_future(
+            provider.load(route.name, keep_alive_s=keep_alive_s, num_ctx=num_ctx)
+        )
         stop = asyncio.ensure_future(cancel.wait())
         try:
             waits: set[asyncio.Future[Any]] = {load, stop}

@@ -132,6 +132,7 @@ class LiveSession:
             self.route,
             mode=request.timing_mode,
             keep_alive_s=keep_alive_s,
+            num_ctx=request.options.num_ctx,
             cancel=self.cancel,
             queue_timeout_s=self._limit("queue_s"),
             on_position=lambda position, reason: self.mailbox.put(

@@ -173,7 +173,6 @@ class Timeouts:
                     f"timeouts.{name} is {value}.", fix="Give a positive number of seconds."
                 )
 
-
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Timeouts:
         """Build timeouts from user input; an unknown name is an error."""

@@ -364,3 +364,17 @@ async def test_an_absent_server_is_named_at_once(connect_ollama: Connect) -> Non
         assert "ollama serve" in caught.value.fix
     assert time.monotonic() - start < 2
     assert provider.pids(MODEL) == ()
+
+
+async def test_load_with_another_context_happens_before_the_request(
+    empty_ollama: OllamaProvider,
+) -> None:
+    """A reload inside the request would be counted as time to first token."""
+    await empty_ollama.load(MODEL, keep_alive_s=100)
+    loaded = await empty_ollama.load(MODEL, keep_alive_s=100, num_ctx=1024)
+    assert loaded.fresh
+    assert loaded.context_length == 1024
+    asked = ask(num_ctx=1024, max_tokens=4)
+    events = [e async for e in empty_ollama.stream(asked, MODEL, 1, CancellationToken())]
+    assert isinstance(events[-1], ProviderFinish)
+    assert empty_ollama.pids(MODEL) == loaded.pids, "the request found it as it was loaded"

@@ -87,8 +87,14 @@ class Provider(Protocol):
         """One model with all that is known of it, or a model-not-found error."""
         ...
 
-    async def load(self, model: str, *, keep_alive_s: float) -> ResidentModel:
-        """Bring the model into memory; return at once if it is resident already."""
+    async def load(
+        self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
+    ) -> ResidentModel:
+        """Bring the model into memory; return at once if it is resident already.
+
+        ``num_ctx`` is the context length of the request that waits: where another one means
+        another load, it must happen here, so that no load hides in a time to first token.
+        """
         ...
 
     async def unload(self, model: str) -> None:

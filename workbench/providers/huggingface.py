@@ -60,8 +60,13 @@ class HuggingFaceProvider:
                 return await self._with_residency(info)
         return (await self.manager.resolve(model)).info
 
-    async def load(self, model: str, *, keep_alive_s: float) -> ResidentModel:
-        """Bring the model into memory. How long it stays is the rotation service's business."""
+    async def load(
+        self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
+    ) -> ResidentModel:
+        """Bring the model into memory. How long it stays is the rotation service's business.
+
+        The context length is a matter of each request here, not of the load.
+        """
         fresh = self.manager.get(model) is None
         return replace(_resident(await self.manager.load(model)), fresh=fresh)
 

@@ -105,14 +105,17 @@ class OllamaProvider:
             self._shown[key] = (tag.get("digest"), shown)
             return wire.model_info(model, tag, self._entry(key, tag, running), shown)
 
-    async def load(self, model: str, *, keep_alive_s: float) -> ResidentModel:
-        """Bring the model into memory with its default context length, or renew its stay.
+    async def load(
+        self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
+    ) -> ResidentModel:
+        """Bring the model into memory, or renew its stay.
 
-        Cancelling the call makes Ollama give the load up. A later request with another
-        ``num_ctx`` makes it load again, inside that request.
+        Cancelling the call makes Ollama give the load up.
 
         Args:
             model: Ollama's name.
+            num_ctx: context length; another one than it has makes Ollama load the model again,
+                here and not inside the request that follows. None is the server's default.
             keep_alive_s: idle seconds before Ollama unloads it; negative: never. With 0 it stays
                 long enough to be used: Ollama takes 0 in a load for "unload".
         """
@@ -126,14 +129,15 @@ class OllamaProvider:
             if digest is None or digest != known_digest:
                 shown = await self._call("POST", "/api/show", {"model": model})
                 self._shown[key] = (digest, shown)
-            listed = self._entry(key, tag, running) is not None
+            before = self._entry(key, tag, running)
             pids = await self._find_runner(key)
-            await self._call("POST", "/api/chat", _empty_chat(model, stay), read_s=None)
+            await self._call("POST", "/api/chat", _empty_chat(model, stay, num_ctx), read_s=None)
             until = _deadline(stay)
             entry = self._entry(key, tag, wire.models_by_name(await self._call("GET", "/api/ps")))
             new_pids = await self._find_runner(key)
-            # Ollama goes on listing a model whose runner was killed, so a new process counts too.
-            fresh = not listed or new_pids != pids
+            # Ollama goes on listing a model whose runner was killed, so a new process counts too;
+            # that of another machine is not seen, but a new context length tells.
+            fresh = before is None or new_pids != pids or wire.context_changed(before, entry)
             resident = wire.resident_model(model, digest, entry, shown, new_pids, fresh=fresh)
             self._resident[key] = (replace(resident, fresh=False), until)
             return resident
@@ -361,10 +365,11 @@ def _make_client(url: str) -> OllamaClient:
     return OllamaClient(url)
 
 
-def _empty_chat(model: str, keep_alive_s: float) -> dict[str, Any]:
+def _empty_chat(model: str, keep_alive_s: float, num_ctx: int | None = None) -> dict[str, Any]:
     """Load, or with 0 seconds unload."""
     stay = wire.keep_alive(keep_alive_s)
-    return {"model": model, "messages": [], "stream": False, "keep_alive": stay}
+    options = {"options": {"num_ctx": num_ctx}} if num_ctx is not None else {}
+    return {"model": model, "messages": [], "stream": False, "keep_alive": stay, **options}
 
 
 def _deadline(seconds: float) -> float:

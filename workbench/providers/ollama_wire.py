@@ -79,6 +79,9 @@ def chat_body(request: ChatRequest, model: str, seed: int, keep_alive_s: float) 
         values["stop"] = list(options.stop)
     if options.num_ctx is not None:
         values["num_ctx"] = options.num_ctx
+    if options.repetition_penalty != 1.0:
+        # Ollama looks back 64 tokens by default, transformers over the whole context.
+        values["repeat_last_n"] = -1
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -335,3 +338,9 @@ def _parameters(size: object) -> int | None:
     """A number of weights from ``134.52M``."""
     match = _SIZE.match(str(size))
     return round(float(match[1]) * _FACTORS[match[2]]) if match else None
+
+
+def context_changed(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> bool:
+    """Whether two entries of ``/api/ps`` differ in the context length of the loaded model."""
+    lengths = [entry.get("context_length") for entry in (before, after) if entry is not None]
+    return len(lengths) == 2 and lengths[0] != lengths[1]

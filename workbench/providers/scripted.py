@@ -142,7 +142,9 @@ class ScriptedProvider:
             details={"description": schedule.description},
         )
 
-    async def load(self, model: str, *, keep_alive_s: float) -> ResidentModel:
+    async def load(
+        self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
+    ) -> ResidentModel:
         """Wait the schedule's ``load_s`` the first time."""
         schedule = self._schedule(model)
         if (loaded := self._resident.get(model)) is not None:

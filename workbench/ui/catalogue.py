@@ -55,7 +55,7 @@ def ordered(models: Sequence[ModelInfo]) -> list[ModelInfo]:
 def label(info: ModelInfo) -> str:
     """A line of the dropdown: the model id, then what tells it from its siblings."""
     words = [
-        info.quantization or info.dtype,
+        info.quantization or figures.dtype(info.dtype),
         info.format,
         figures.size(info.size_bytes) if info.size_bytes else None,
         info.status if info.status != "available" else None,
@@ -94,16 +94,13 @@ def preselect(models: Sequence[ModelInfo], count: int = 2) -> list[str | None]:
         and info.provider != "scripted"
         and info.task == "text-generation"
     ]
-    kinds: set[tuple[str, str | None]] = set()
-    firsts: list[ModelInfo] = []
+    by_kind: dict[tuple[str, str | None], ModelInfo] = {}
+    by_provider: dict[str, ModelInfo] = {}
     for info in usable:
-        if (info.provider, info.format) not in kinds:
-            kinds.add((info.provider, info.format))
-            firsts.append(info)
-    # One of each runtime before a second format of the same one; sorting keeps the order else.
-    seen: set[str] = set()
-    firsts.sort(key=lambda info: info.provider in seen or bool(seen.add(info.provider)))
-    picked = list(dict.fromkeys(info.id for info in [*firsts, *usable]))
+        by_kind.setdefault((info.provider, info.format), info)
+        by_provider.setdefault(info.provider, info)
+    preferred = [*by_provider.values(), *by_kind.values(), *usable]
+    picked = list(dict.fromkeys(info.id for info in preferred))
     return [*picked[:count], *[None] * (count - len(picked))]
 
 

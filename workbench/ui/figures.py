@@ -8,6 +8,9 @@ DASH = "–"
 """Shown for a figure that is not known (yet)."""
 
 
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
+
 def escape(text: object) -> str:
     """Text that may stand in HTML, between tags and in attributes; all model words pass here."""
     return html.escape(str(text), quote=True)
@@ -59,6 +62,11 @@ def tokens(value: int | None, *, exact: bool) -> str:
     if value is None:
         return f"{DASH} tok"
     return f"{'' if exact else '~'}{value:,} tok"
+
+
+def dtype(name: str | None) -> str | None:
+    """A number format by its usual short name."""
+    return _DTYPES.get(name, name) if name else None
 
 
 def percent(part: float, whole: float | None) -> int:

@@ -124,7 +124,7 @@ def table(models: Sequence[ModelInfo]) -> pd.DataFrame:
             figures.size(info.size_bytes),
             figures.size(info.memory_bytes),
             info.format or DASH,
-            info.quantization or info.dtype or DASH,
+            info.quantization or figures.dtype(info.dtype) or DASH,
             _parameters(info.parameters),
             f"{info.context_length:,}" if info.context_length else DASH,
             info.problem or "",

@@ -128,7 +128,7 @@ def _detail(live: LiveAnswer) -> str:
         parts.append(f"{chars:,.0f} chars/s")
     parts += [
         word
-        for word in (session.dtype, session.quantization, session.device)
+        for word in (figures.dtype(session.dtype), session.quantization, session.device)
         if word and word != "none"
     ]
     if session.threads:
