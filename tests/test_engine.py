@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import EngineFactory
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.providers.scripted import Schedule, Step, steady
+from workbench.providers.scripted import Schedule, ScriptedProvider, Step, steady
 from workbench.store import Store
 from workbench.types import (
     ChatRequest,
@@ -18,6 +18,7 @@ from workbench.types import (
     Message,
     Options,
     PromptEvent,
+    ProviderToken,
     ProviderWarning,
     QueuedEvent,
     SessionEvent,
@@ -136,6 +137,39 @@ async def test_stop_ends_within_two_tokens_and_keeps_the_text(
     assert row["ttft_s"] is not None
     (answer,) = store.rows("SELECT content FROM messages WHERE role = 'assistant'")
     assert answer["content"] == session.text != ""
+
+
+async def test_what_fails_because_it_was_stopped_did_not_fail(
+    make_engine: EngineFactory, store: Store
+) -> None:
+    """A worker that had to be killed to obey Stop leaves a cancelled row, not an error."""
+
+    class Obstinate(ScriptedProvider):
+        async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
+            yield ProviderToken("well", 0)
+            await cancel.wait()
+            raise WorkbenchError(ErrorCode.HF_PIPELINE_ERROR, "killed")
+
+    engine = make_engine({"unused": QUICK})
+    engine.router.register_provider(Obstinate({"x": QUICK}, name="obstinate"))
+    request = ChatRequest("obstinate/x", (Message("user", "Hi"),))
+    async for event in engine.stream(request):
+        if isinstance(event, TokenEvent):
+            engine.cancel(request.session_id)
+    assert isinstance(event, DoneEvent)
+    assert (event.session.status, event.session.termination_reason) == ("cancelled", "user")
+
+
+async def test_provider_that_forgets_its_finish_is_an_error(make_engine: EngineFactory) -> None:
+    class Forgetful(ScriptedProvider):
+        async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
+            yield ProviderToken("well", 0)
+
+    engine = make_engine({"unused": QUICK})
+    engine.router.register_provider(Forgetful({"x": QUICK}, name="forgetful"))
+    last = (await run(engine, ChatRequest("forgetful/x", (Message("user", "Hi"),))))[-1]
+    assert isinstance(last, ErrorEvent)
+    assert last.error.code is ErrorCode.INTERNAL
 
 
 async def test_reader_that_goes_away_stops_the_work(

@@ -83,6 +83,7 @@ class LiveSession:
         self.finish: ProviderFinish | None = None
         self.watch: Watch | None = None
         self.seq = 0
+        self.stopped_by: str | None = None
 
     async def execute(self) -> None:
         """Do it all; every outcome ends with a row and a last event."""
@@ -106,7 +107,9 @@ class LiveSession:
                 async with asyncio.timeout(self._limit("total_s")):
                     await self._generate()
             except WorkbenchError as failure:
-                error = failure
+                # What fails because it was stopped did not fail; a wait that ran out did.
+                stopped = self.cancel.cancelled and failure.code not in TIMEOUT_CODES
+                error = None if stopped else failure
             except TimeoutError:
                 error = self._timeout("in total", self._limit("total_s"))
             except asyncio.CancelledError:
@@ -121,6 +124,8 @@ class LiveSession:
                     provider=self.route.provider.name,
                 )
             finally:
+                # Read now: a reader that leaves while the row is written changes nothing any more.
+                self.stopped_by = self.cancel.reason
                 await self._conclude(error)
 
     async def _generate(self) -> None:
@@ -181,6 +186,14 @@ class LiveSession:
                 raise  # the total time is over, not this wait
             self.cancel.cancel("timeout")
             raise self._timeout(phase, wait_s) from None
+        if self.finish is None and not self.cancel.cancelled:
+            raise WorkbenchError(
+                ErrorCode.INTERNAL,
+                f"The provider {route.provider.name} ended the stream without its finish.",
+                fix="This is a defect of the provider.",
+                operation="stream",
+                provider=route.provider.name,
+            )
 
     def _take(self, token: ProviderToken) -> None:
         self.tokens.append(token)
@@ -315,7 +328,7 @@ class LiveSession:
             reasoning="".join(token.text for token in tokens if token.channel == "reasoning"),
             finish_reason=finish.finish_reason if finish and status is Status.OK else None,
             termination_reason=termination,
-            error=error if status is not Status.CANCELLED else None,
+            error=error,
             fallback_from=self.fallback_from,
             warnings=tuple(self.warnings),
             prompt_tokens=finish.prompt_tokens if finish else None,
@@ -362,17 +375,15 @@ class LiveSession:
         return end - announced if announced is not None and self.slot is None else 0
 
     def _outcome(self, error: WorkbenchError | None) -> tuple[Status, str | None]:
-        if error is not None and error.code is not ErrorCode.CANCELLED:
-            if error.code in TIMEOUT_CODES:
-                return Status.TIMEOUT, "timeout"
-            if error.code is ErrorCode.QUEUE_FULL:
-                return Status.REJECTED, "queue full"
-            return Status.ERROR, "error"
-        if self.cancel.cancelled:
-            return Status.CANCELLED, self.cancel.reason
-        if self.finish is None:
-            return Status.CANCELLED, "runtime"
-        return Status.OK, None
+        if error is None:
+            if self.stopped_by is not None:
+                return Status.CANCELLED, self.stopped_by
+            return Status.OK, None
+        if error.code in TIMEOUT_CODES:
+            return Status.TIMEOUT, "timeout"
+        if error.code is ErrorCode.QUEUE_FULL:
+            return Status.REJECTED, "queue full"
+        return Status.ERROR, "error"
 
     def _limit(self, name: str) -> float:
         """The request's own limit for a phase in seconds, else the settings'."""

@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     workbench_first_token_timeout_s: Seconds = 300
     workbench_token_timeout_s: Seconds = 60
     workbench_total_timeout_s: Seconds = 1800
+    workbench_cancel_grace_s: Seconds = 10
     workbench_memory_interval_ms: int = Field(200, ge=20, le=60_000)
     workbench_threads: int = Field(0, ge=0, le=1024)
 

@@ -277,6 +277,27 @@ async def test_a_worker_that_crashes_shows_what_it_wrote(provider: HuggingFacePr
     assert "Segmentation fault" in caught.value.details["output"]
 
 
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_a_hanging_worker_holds_nobody_up(
+    make_provider: MakeProvider, tiny_models: Path, how: str
+) -> None:
+    """Stopped by a signal it heeds no cancellation; it is killed, and the next request works."""
+    provider = make_provider(tiny_models, workbench_cancel_grace_s=0.2)
+    cancel = CancellationToken()
+    stream = provider.stream(request(MODEL, max_tokens=1900), MODEL, 1, cancel)
+    await anext(stream)
+    os.kill(provider.pids(MODEL)[0], signal.SIGSTOP)
+    async with asyncio.timeout(30):
+        if how == "close":
+            await stream.aclose()
+        else:
+            cancel.cancel("user")
+            with pytest.raises(WorkbenchError, match=ErrorCode.HF_PIPELINE_ERROR):
+                async for _ in stream:
+                    pass
+        assert (await ask(provider, MODEL)).tokens
+
+
 # -- listing and residency -------------------------------------------------------------------------
 
 

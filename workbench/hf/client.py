@@ -42,10 +42,15 @@ _EXIT_STATUS_S: Final = 5.0
 
 
 class WorkerClient:
-    """A worker with at most one model. Made by :meth:`start`; belongs to one event loop."""
+    """A worker with at most one model. Made by :meth:`start`; belongs to one event loop.
+
+    ``cancel_grace_s`` is how long a cancelled generation may take to end before the worker, which
+    then hangs, is killed.
+    """
 
     def __init__(self, pid: int, sock: socket.socket, output: OutputFile, zygote: Zygote) -> None:
         self.pid = pid
+        self.cancel_grace_s = 10.0
         self.loaded: Loaded | None = None
         self._sock = sock
         self._output = output
@@ -158,15 +163,25 @@ class WorkerClient:
     async def _abandon(
         self, number: int, inbox: asyncio.Queue[GenerationMessage | WorkbenchError]
     ) -> None:
-        with contextlib.suppress(WorkbenchError):
-            await self._send(Cancel(number))
+        async def drained() -> None:
             while not isinstance(await inbox.get(), (Finished, WorkbenchError)):
                 pass
 
+        with contextlib.suppress(WorkbenchError):
+            await self._send(Cancel(number))
+            try:
+                await asyncio.wait_for(drained(), self.cancel_grace_s)
+            except TimeoutError:
+                self.kill()
+                await drained()  # its death is the last message
+
     async def _cancel_when(self, cancel: CancelSignal, number: int) -> None:
+        """Pass the cancellation on; kill a worker that does not heed it (cancelled if it does)."""
         await cancel.wait()
         with contextlib.suppress(WorkbenchError):
             await self._send(Cancel(number))
+            await asyncio.sleep(self.cancel_grace_s)
+            self.kill()
 
     async def close(self) -> None:
         """End the process and wait until it is gone and its memory free. May be called twice."""

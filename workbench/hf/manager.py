@@ -275,7 +275,7 @@ class HuggingFaceModelManager:
         # A thread: starting the zygote is quick, but ending a dead one may take a moment.
         zygote = await asyncio.to_thread(self._lease.zygote)
         try:
-            return await asyncio.wait_for(WorkerClient.start(zygote), _START_S)
+            client = await asyncio.wait_for(WorkerClient.start(zygote), _START_S)
         except TimeoutError:
             raise WorkbenchError(
                 ErrorCode.HF_TIMEOUT,
@@ -284,6 +284,8 @@ class HuggingFaceModelManager:
                 operation="load",
                 provider="huggingface",
             ) from None
+        client.cancel_grace_s = self._settings.workbench_cancel_grace_s
+        return client
 
     def _forget(self, name: str, worker: LoadedWorker, error: WorkbenchError) -> None:
         """A worker died: the next load starts a new one."""

@@ -1,0 +1,68 @@
+"""The History and Models tables and their plots, from real rows."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from tests.conftest import EngineFactory
+from tests.ui.test_runs import BROKEN, SHORT, finish, plan
+from workbench.store import Store
+from workbench.types import ModelInfo
+from workbench.ui import history, models, plots
+from workbench.ui.header import render
+from workbench.ui.runs import Runs
+
+
+async def sessions(make_engine: EngineFactory, store: Store) -> pd.DataFrame:
+    runs = Runs(make_engine({"a": SHORT, "b": BROKEN}))
+    await finish(runs.begin("tab", plan("scripted/a", "scripted/b", prompt="Why is\nit so?")))
+    return store.query(history._SESSIONS, {"rows": 10})
+
+
+async def test_rows_show_what_was_asked(make_engine: EngineFactory, store: Store) -> None:
+    rows = history.table(await sessions(make_engine, store)).set_index("model")
+    assert list(rows["prompt"]) == ["Why is it so?"] * 2
+    assert rows.loc["scripted/a", "status"] == "ok"
+    assert rows.loc["scripted/b", "status"] == "error HF_GENERATION_FAILED"
+    assert rows.loc["scripted/a", "tokens"] == "5 tok"
+    assert str(rows.loc["scripted/a", "contended"]).endswith(" %")
+    assert str(rows.loc["scripted/a", "TTFT"]).endswith("ms")
+
+
+async def test_filter_needs_every_word(make_engine: EngineFactory, store: Store) -> None:
+    found = await sessions(make_engine, store)
+    assert len(history.matching(found, "")) == 2
+    assert list(history.matching(found, "SO? error")["model"]) == ["scripted/b"]
+    assert history.matching(found, "nowhere").empty
+    assert history.table(history.matching(found, "nowhere")).empty
+
+
+async def test_plots_are_made(make_engine: EngineFactory, store: Store) -> None:
+    found = await sessions(make_engine, store)
+    assert len(plots.ttft_by_model(found).data) == 2
+    events = store.query(history._GAPS, {"session": found["session_id"].iloc[0]})
+    assert len(plots.gaps(events).data) == 2, "both panes of the comparison"
+
+
+def test_empty_log_says_what_will_be_here() -> None:
+    assert "Nothing was logged yet" in history.summary(0, 0)
+    assert "3 of 8" in history.summary(8, 3)
+    assert list(history.table(pd.DataFrame()).columns) == list(history.COLUMNS)
+
+
+def test_models_table_has_units_and_dashes() -> None:
+    info = ModelInfo(
+        id="ollama/x", name="x", provider="ollama", size_bytes=92_000_000, context_length=8192
+    )
+    row = models.table([info]).iloc[0]
+    assert (row["on disk"], row["in memory"], row["context"]) == ("92 MB", "–", "8,192")
+
+
+def test_header_names_what_is_resident() -> None:
+    info = ModelInfo(
+        id="a/<x>", name="<x>", provider="a", status="resident", memory_bytes=655_000_000
+    )
+    markup = render(6_100_000_000, 24_000_000_000, [info])
+    assert "6.1 / 24 GB" in markup
+    assert "1 resident" in markup
+    assert "a/&lt;x&gt; 655 MB" in markup

@@ -1,0 +1,44 @@
+"""The page builds, has the ids that others rely on, and gives nothing away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import EngineFactory
+from workbench.ui.page import build_page
+from workbench.ui.theme import mount_options
+
+IDS = [
+    *("prompt", "run", "stop", "run-isolated", "add-pane", "new-conversation", "timing-mode"),
+    *("options", "system", "timeline", "hint", "get-demo", "brand", "machine", "tabs"),
+    *("models-table", "models-load", "models-unload", "history-table", "history-filter"),
+    *(f"pane-{n}-{part}" for n in (1, 2, 3, 4) for part in ("model", "strip", "chat", "stop")),
+]
+
+
+@pytest.fixture
+async def config(make_engine: EngineFactory) -> dict[str, Any]:
+    """What the browser is told of the page; built in a running loop, as in the server."""
+    return dict(build_page(make_engine()).get_config_file())
+
+
+def test_ids_are_there_once(config: dict[str, Any]) -> None:
+    found = [component["props"].get("elem_id") for component in config["components"]]
+    assert {name: found.count(name) for name in IDS} == dict.fromkeys(IDS, 1)
+
+
+def test_no_handler_is_an_open_endpoint(config: dict[str, Any]) -> None:
+    """The page's events are not an API: that has its own checks."""
+    public = [d["api_name"] for d in config["dependencies"] if d["api_visibility"] == "public"]
+    assert public == []
+
+
+def test_page_is_told_to_fetch_nothing_from_elsewhere() -> None:
+    options = mount_options()
+    assert "connect-src 'self'" in options["head"]
+    assert "img-src 'self'" in options["head"]
+    assert options["footer_links"] == []
+    assert options["run_history"] is False
+    assert "fonts.googleapis" not in str(options["theme"]._get_theme_css())

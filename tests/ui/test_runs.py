@@ -1,0 +1,142 @@
+"""A run over a real engine with scripted models: followed, stopped, abandoned."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tests.conftest import EngineFactory
+from workbench.engine import Engine
+from workbench.errors import ErrorCode
+from workbench.providers.scripted import Schedule, steady
+from workbench.types import Options, TimingMode
+from workbench.ui import asking
+from workbench.ui.composer import Ask
+from workbench.ui.drawing import Drawing
+from workbench.ui.pane import COUNT
+from workbench.ui.runs import MAX_TABS, Run, Runs
+
+LONG = Schedule(steady(2_000, first_s=0.02, gap_s=0.01))
+SHORT = Schedule(steady(5, first_s=0.02, gap_s=0.005))
+BROKEN = Schedule(steady(3, first_s=0.02, gap_s=0.005), error=ErrorCode.HF_GENERATION_FAILED)
+TICK_S = 0.02
+
+
+def plan(*models: str, prompt: str = "Go.") -> asking.Plan:
+    ask = Ask(prompt, "", TimingMode.CONCURRENT, Options(max_tokens=4_000))
+    everywhere = dict.fromkeys(range(1, COUNT + 1))
+    chosen = {**everywhere, **dict(enumerate(models, start=1))}
+    return asking.plan(ask, tuple(range(1, len(models) + 1)), chosen, dict.fromkeys(chosen, ()))
+
+
+async def finish(run: Run) -> int:
+    ticks = 0
+    async for _ in run.follow(TICK_S):
+        ticks += 1
+    return ticks
+
+
+async def until_idle(engine: Engine) -> None:
+    async with asyncio.timeout(5):
+        while engine.active_sessions:
+            await asyncio.sleep(0.01)
+
+
+async def test_all_answers_arrive(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": SHORT, "b": SHORT})
+    run = Runs(engine).begin("tab", plan("scripted/a", "scripted/b"))
+    assert await finish(run) >= 1
+    assert not run.running
+    assert [answer.phase for answer in run.plan.answers.values()] == ["done", "done"]
+    assert run.plan.turns(1)[0].answer.startswith("The quick")
+
+
+async def test_one_failure_leaves_the_other(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": BROKEN, "b": SHORT})
+    run = Runs(engine).begin("tab", plan("scripted/a", "scripted/b"))
+    await finish(run)
+    assert [answer.phase for answer in run.plan.answers.values()] == ["error", "done"]
+    assert run.plan.turns(1)[0].answer, "the partial text is kept"
+
+
+async def test_updates_are_coalesced(make_engine: EngineFactory) -> None:
+    """Ticks follow the clock, not the tokens."""
+    engine = make_engine({"a": Schedule(steady(200, first_s=0.01, gap_s=0.001))})
+    run = Runs(engine).begin("tab", plan("scripted/a"))
+    started = time.monotonic()
+    ticks = await finish(run)
+    assert ticks <= (time.monotonic() - started) / TICK_S + 2
+    assert run.plan.answers[1].streamed == 200
+
+
+async def test_stop_reaches_the_engine(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": LONG, "b": LONG})
+    runs = Runs(engine)
+    run = runs.begin("tab", plan("scripted/a", "scripted/b"))
+    following = asyncio.create_task(finish(run))
+    while not all(answer.streamed for answer in run.plan.answers.values()):
+        await asyncio.sleep(0.01)
+    run.stop(1)
+    while run.plan.answers[1].running:
+        await asyncio.sleep(0.01)
+    assert run.plan.answers[2].running, "the other pane goes on"
+    run.stop()
+    await following
+    assert [answer.phase for answer in run.plan.answers.values()] == ["cancelled", "cancelled"]
+    assert all(turns[0].answer for turns in (run.plan.turns(1), run.plan.turns(2)))
+
+
+async def test_stop_before_the_session_has_begun(make_engine: EngineFactory) -> None:
+    run = Runs(make_engine({"a": LONG})).begin("tab", plan("scripted/a"))
+    run.stop()
+    await finish(run)
+    assert run.plan.answers[1].phase == "cancelled"
+
+
+async def test_closed_browser_stops_the_work(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": LONG})
+    run = Runs(engine).begin("tab", plan("scripted/a"))
+    ticks = run.follow(TICK_S)
+    await anext(ticks)
+    assert engine.active_sessions
+    await ticks.aclose()
+    await until_idle(engine)
+
+
+async def test_refused_question_is_no_turn(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": SHORT}, workbench_max_prompt_bytes=100)
+    run = Runs(engine).begin("tab", plan("scripted/a", prompt="x" * 1_000))
+    await finish(run)
+    assert run.refused()
+    assert run.plan.answers[1].phase == "rejected"
+    assert run.plan.turns(1) == ()
+
+
+async def test_tabs_are_apart_and_bounded(make_engine: EngineFactory) -> None:
+    runs = Runs(make_engine({"a": SHORT}))
+    first = runs.begin("0", plan("scripted/a"))
+    assert runs.of("1") is None
+    for tab in range(1, MAX_TABS):
+        runs.begin(str(tab), plan("scripted/a"))
+    assert runs.of("0") is first
+    runs.begin("one more", plan("scripted/a"))
+    assert runs.of("0") is None
+    runs.forget("one more")
+    assert runs.of("one more") is None
+
+
+async def test_drawing_gives_every_output_a_value(make_engine: EngineFactory) -> None:
+    """Gradio builds a component anew for every output that is skipped, ten times a second."""
+    run = Runs(make_engine({"a": SHORT, "b": BROKEN})).begin(
+        "tab", plan("scripted/a", "scripted/b")
+    )
+    picture = Drawing(run.plan)
+    async for _ in run.follow(TICK_S):
+        values = picture.values(time.monotonic_ns())
+        assert len(values) == 1 + 3 * COUNT
+        assert all(isinstance(value, str | list) for value in values)
+    last = picture.values(time.monotonic_ns())
+    assert 'data-phase="done"' in last[1]
+    assert 'data-phase="error"' in last[4]
+    assert "HF_GENERATION_FAILED" in last[5]
+    assert all(old is new for old, new in zip(last[1:], picture.values(0)[1:], strict=True))
