@@ -38,7 +38,7 @@ from workbench.types import (
     new_id,
 )
 
-_log = logs.get("engine")
+_log = logs.get(__name__)
 
 
 class Engine:

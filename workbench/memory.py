@@ -17,7 +17,7 @@ import psutil
 
 from workbench import logs
 
-_log = logs.get("memory")
+_log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.router import Route
 from workbench.types import TimingMode
 
-_log = logs.get("rotation")
+_log = logs.get(__name__)
 
 Residency = Literal["load", "unload", "evict"]
 

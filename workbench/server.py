@@ -28,7 +28,7 @@ from workbench.settings import Settings
 from workbench.store import Store
 from workbench.types import new_id
 
-_log = logs.get("server")
+_log = logs.get(__name__)
 
 
 def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> FastAPI:

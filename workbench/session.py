@@ -39,7 +39,7 @@ from workbench.types import (
     WarningEvent,
 )
 
-_log = logs.get("session")
+_log = logs.get(__name__)
 
 _TIMEOUT_CODE = {"huggingface": ErrorCode.HF_TIMEOUT, "ollama": ErrorCode.OLLAMA_TIMEOUT}
 _STORE_WAIT_S = 5.0

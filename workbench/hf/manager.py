@@ -24,7 +24,7 @@ from workbench.hf.spawner import Lease
 from workbench.settings import Settings
 from workbench.types import ModelInfo, ProviderWarning
 
-_log = logs.get("workbench.hf.manager")
+_log = logs.get(__name__)
 
 LOAD_ATTEMPTS: Final = 3
 _START_S: Final = 120.0

@@ -13,7 +13,7 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.types import SessionEvent, Status, StreamEvent
 from workbench.ui.asking import Plan
 
-_log = logs.get("ui")
+_log = logs.get(__name__)
 
 MAX_TABS: Final = 256
 """Tabs whose last comparison is remembered; of more, the oldest are forgotten."""
