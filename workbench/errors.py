@@ -11,8 +11,8 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
     OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
                stream broken (the connection or its framing), timeout
     general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, QUEUE_FULL, TIMEOUT, UNAUTHORIZED,
-               FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL, STORE_UNAVAILABLE, PORT_IN_USE,
-               CANCELLED, INTERNAL
+               FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL, STORE_UNAVAILABLE,
+               PORT_IN_USE, CANCELLED, INTERNAL
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class ErrorCode(StrEnum):
     QUEUE_FULL = "QUEUE_FULL"
     TIMEOUT = "TIMEOUT"
     UNAUTHORIZED = "UNAUTHORIZED"
+    FORBIDDEN_ORIGIN = "FORBIDDEN_ORIGIN"
     FORBIDDEN_PATH = "FORBIDDEN_PATH"
     UNSAFE_FILE = "UNSAFE_FILE"
     DISK_FULL = "DISK_FULL"
@@ -74,6 +75,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.QUEUE_FULL: 503,
     ErrorCode.TIMEOUT: 504,
     ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN_ORIGIN: 403,
     ErrorCode.FORBIDDEN_PATH: 403,
     ErrorCode.UNSAFE_FILE: 422,
     ErrorCode.DISK_FULL: 507,

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from workbench import environment, logs
 from workbench.api import health, rest
-from workbench.api.security import PROBLEM, HostGuard, check_address
+from workbench.api.security import PROBLEM, Guard, check_address
 from workbench.discovery import announce, server_file
 from workbench.engine import Engine, build
 from workbench.errors import ErrorCode, WorkbenchError, invalid
@@ -52,7 +52,7 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
     app.state.engine = engine
     app.state.token = secrets.token_urlsafe(32)
     app.middleware("http")(_correlate)
-    app.add_middleware(HostGuard, settings=settings)
+    app.add_middleware(Guard, settings=settings, token=app.state.token)
     app.add_exception_handler(WorkbenchError, _problem)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(Exception, _defect)

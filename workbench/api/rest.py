@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 
 from workbench import wire
-from workbench.api.security import require_key, require_owner
+from workbench.api.security import require_owner
 from workbench.engine import Engine
 from workbench.errors import invalid
 from workbench.types import ChatRequest, Message, Options, Timeouts, TimingMode, new_id
 
-router = APIRouter(prefix="/api/v1", dependencies=[Depends(require_key)])
+router = APIRouter(prefix="/api/v1")
 
 
 class _Body(BaseModel):

@@ -7,8 +7,11 @@ the Origin header, which browsers send, has to name this server.
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -47,67 +50,100 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class HostGuard:
-    """ASGI middleware that refuses foreign Host and Origin headers."""
+class Guard:
+    """ASGI middleware before the page and the API alike.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    Args:
+        app: what it guards.
+        settings: the API key and the address.
+        token: of the server file; accepted wherever the key is.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, token: str) -> None:
         self._app = app
-        self._hosts = {settings.workbench_host.lower()}
-        self._open = settings.workbench_api_key is not None
+        self._host = settings.workbench_host.lower()
+        self._key = settings.workbench_api_key
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what is addressed to this server."""
-        if scope["type"] in ("http", "websocket") and not self._open:
-            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-            origin = headers.get(b"origin")
-            if not self._known(headers.get(b"host", "")) or (
-                origin is not None and not self._known(urlsplit(origin).netloc)
-            ):
-                if scope["type"] == "websocket":
-                    await send({"type": "websocket.close", "code": 1008})
-                    return
-                error = WorkbenchError(
-                    ErrorCode.UNAUTHORIZED,
-                    "The request names a host or origin that is not this server.",
-                    fix="Open the page by its own address, or set WORKBENCH_API_KEY.",
-                    operation="http",
-                )
-                response = JSONResponse(error.to_dict(), 403, media_type=PROBLEM)
-                await response(scope, receive, send)
+        """Pass on what is addressed to this server by someone who may."""
+        if scope["type"] in ("http", "websocket"):
+            headers = {
+                name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+            }
+            refusal = self._refusal(scope.get("path", ""), headers)
+            if refusal is not None:
+                await self._refuse(refusal, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _known(self, netloc: str) -> bool:
-        host = (urlsplit(f"//{netloc}").hostname or "").lower()
-        return host in self._hosts or is_loopback(host)
+    def _refusal(self, path: str, headers: Mapping[str, str]) -> WorkbenchError | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        # With a key the server may go by any name; without one, only by this machine's.
+        addressed = self._key is not None or self._ours(host)
+        if not addressed or (origin is not None and not self._same(urlsplit(origin).netloc, host)):
+            return WorkbenchError(
+                ErrorCode.FORBIDDEN_ORIGIN,
+                "The request names a host or origin that is not this server.",
+                fix="Open the page by its own address, or set WORKBENCH_API_KEY.",
+                operation="http",
+            )
+        if self._key is None or path == "/health/live":
+            return None
+        if any(matches(given, (self._key, self._token)) for given in credentials(headers)):
+            return None
+        return WorkbenchError(
+            ErrorCode.UNAUTHORIZED,
+            "The request carries no valid key.",
+            fix="Send Authorization: Bearer <WORKBENCH_API_KEY>; in a browser, the key is the "
+            "password.",
+            operation="http",
+        )
+
+    def _same(self, origin: str, host: str) -> bool:
+        return origin.lower() == host.lower() or (self._ours(origin) and self._ours(host))
+
+    def _ours(self, netloc: str) -> bool:
+        name = (urlsplit(f"//{netloc}").hostname or "").lower()
+        return name == self._host or is_loopback(name)
+
+    @staticmethod
+    async def _refuse(error: WorkbenchError, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = {}
+        if error.code is ErrorCode.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = 'Basic realm="Workbench", charset="UTF-8"'
+        answer = JSONResponse(error.to_dict(), error.http_status, headers, media_type=PROBLEM)
+        await answer(scope, receive, send)
 
 
-def bearer(request: Request) -> str | None:
-    """The bearer token or ``X-API-Key`` of a request."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and value:
-        return value.strip()
-    return request.headers.get("x-api-key")
+def credentials(headers: Mapping[str, str]) -> list[str]:
+    """Keys that a request offers: bearer token, basic password, ``X-API-Key``."""
+    found = [headers["x-api-key"]] if "x-api-key" in headers else []
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        found.append(value.strip())
+    elif scheme.lower() == "basic":
+        with suppress(ValueError):
+            found.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
+    return found
 
 
-def require_key(request: Request) -> None:
-    """Dependency of all data routes: the API key when one is set, or the server file's token."""
-    settings: Settings = request.app.state.settings
-    if settings.workbench_api_key is not None:
-        _require(request, settings.workbench_api_key, request.app.state.token)
+def matches(given: str, accepted: Sequence[str]) -> bool:
+    """Compare each in constant time."""
+    return any(hmac.compare_digest(given.encode(), key.encode()) for key in accepted)
 
 
 def require_owner(request: Request) -> None:
     """Dependency of routes for the server's own user: the token of the server file."""
-    _require(request, request.app.state.token)
-
-
-def _require(request: Request, *accepted: str) -> None:
-    given = bearer(request) or ""
-    if not any(hmac.compare_digest(given.encode(), key.encode()) for key in accepted):
+    if not any(
+        matches(given, (request.app.state.token,)) for given in credentials(request.headers)
+    ):
         raise WorkbenchError(
             ErrorCode.UNAUTHORIZED,
-            "The request carries no valid key.",
-            fix="Send Authorization: Bearer <WORKBENCH_API_KEY>.",
+            "This is for the server's own user.",
+            fix="Use the workbench command on the server's machine.",
             operation="http",
         )
