@@ -11,14 +11,13 @@ from workbench.ui.figures import escape, seconds
 
 def render(listing: Listing, settings: Settings) -> str:
     """The hints above the panes; empty when all is there."""
-    parts: list[str] = []
+    parts = [problem(name, error, settings) for name, error in listing.problems.items()]
     if not catalogue.has_models(listing.models):
         parts.append(
             '<div class="wb-empty" data-hint="no-models"><strong>No model yet</strong>'
             "<span>The demo model is a small instruct model (93 MB) that works offline. In a "
             "terminal: <code>workbench models pull demo</code></span></div>"
         )
-    parts += [problem(name, error, settings) for name, error in listing.problems.items()]
     return "".join(parts)
 
 
