@@ -132,8 +132,9 @@ class Engine:
                         await merged.put((index, event))
             except WorkbenchError as error:
                 await merged.put((index, rejected(request, error)))
-            finally:
-                await merged.put((index, None))
+            # Not in a finally: a pump is cancelled when nobody reads any more, and must not wait
+            # for room in a queue that nobody empties.
+            await merged.put((index, None))
 
         order = list(range(len(requests)))
         if any(request.timing_mode is TimingMode.ISOLATED for request in requests):

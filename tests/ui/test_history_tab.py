@@ -6,9 +6,10 @@ import pandas as pd
 
 from tests.conftest import EngineFactory
 from tests.ui.test_runs import BROKEN, SHORT, finish, plan
+from workbench import analysis
 from workbench.store import Store
 from workbench.types import ModelInfo
-from workbench.ui import history, models, plots
+from workbench.ui import history, models
 from workbench.ui.header import render
 from workbench.ui.runs import Runs
 
@@ -39,9 +40,9 @@ async def test_filter_needs_every_word(make_engine: EngineFactory, store: Store)
 
 async def test_plots_are_made(make_engine: EngineFactory, store: Store) -> None:
     found = await sessions(make_engine, store)
-    assert len(plots.ttft_by_model(found).data) == 2
-    events = store.query(history._GAPS, {"session": found["session_id"].iloc[0]})
-    assert len(plots.gaps(events).data) == 2, "both panes of the comparison"
+    assert len(analysis.plot_ttft(found).data) == 2
+    gaps = analysis.token_gaps(store.query, found["session_id"].iloc[0])
+    assert len(analysis.plot_gaps(gaps).data) == 2, "both panes of the comparison"
 
 
 def test_empty_log_says_what_will_be_here() -> None:

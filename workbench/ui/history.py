@@ -9,9 +9,10 @@ from typing import Any, Final
 import gradio as gr
 import pandas as pd
 
+from workbench import analysis
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
-from workbench.ui import figures, notices, plots
+from workbench.ui import figures, notices
 from workbench.ui.markup import html
 
 ROWS: Final = 200
@@ -39,15 +40,6 @@ FROM latest l
 LEFT JOIN asked USING (session_id)
 LEFT JOIN conversations c USING (conversation_id)
 ORDER BY l.created_at DESC
-"""
-
-_GAPS: Final = """
-SELECT s.model, s.provider, e.session_id, e.gap_s, e.n_tokens,
-    (e.t_ns - s.sent_ns) / 1e9 AS since_sent_s
-FROM token_events e JOIN stream_sessions s USING (session_id)
-WHERE s.session_id = $session
-    OR s.comparison_id = (SELECT comparison_id FROM stream_sessions WHERE session_id = $session)
-ORDER BY s.model, e.session_id, e.position
 """
 
 COLUMNS: Final = (
@@ -125,7 +117,7 @@ class HistoryTab:
         return (
             gr.update(value=table(found), visible=len(found) > 0),
             summary(len(sessions), len(found)),
-            gr.update(value=plots.ttft_by_model(found) if timed else None, visible=timed),
+            gr.update(value=analysis.plot_ttft(found) if timed else None, visible=timed),
             gr.update(value=gaps, visible=gaps is not None),
             tuple(found["session_id"]) if len(found) else (),
         )
@@ -141,8 +133,8 @@ class HistoryTab:
             return gr.skip()
 
     async def _gap_plot(self, session_id: str) -> Any:
-        gaps = await self._query(_GAPS, {"session": session_id})
-        return plots.gaps(gaps) if gaps["gap_s"].notna().any() else None
+        gaps = await asyncio.to_thread(analysis.token_gaps, self._engine.store.query, session_id)
+        return analysis.plot_gaps(gaps) if gaps["gap_s"].notna().any() else None
 
     async def _query(self, sql: str, params: dict[str, Any]) -> pd.DataFrame:
         return await asyncio.to_thread(self._engine.store.query, sql, params, timeout_s=_QUERY_S)
