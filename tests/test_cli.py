@@ -36,7 +36,7 @@ def test_chat_streams_text_and_ends_with_figures() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("The quick brown fox")
     assert done.stderr.startswith("ok · TTFT")
-    assert "16 tokens" in done.stderr
+    assert "16 tok" in done.stderr
 
 
 def test_models_list_names_what_cannot_be_asked() -> None:

@@ -20,7 +20,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("routing", {"router", "rotation", "environment"}),
     ("the one path", {"session", "engine"}),
     ("experiments", {"bench", "analysis"}),
-    ("faces", {"ui", "api", "client", "display", "terminal", "doctor"}),
+    ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", "figures"}),
     ("composition", {"server", "cli"}),
 ]
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}

@@ -298,8 +298,8 @@ def _read_log(over_server: Any, from_file: Any) -> Any:
 
 
 def _answer(wb: Workbench, model: str, prompt: str, *, as_json: bool, **arguments: Any) -> str:
+    from workbench import figures
     from workbench.client import session_row
-    from workbench.terminal import figures
     from workbench.types import DoneEvent, ErrorEvent, TokenEvent, WarningEvent
 
     for event in wb.stream(model, prompt, source="cli", **arguments):
@@ -314,7 +314,7 @@ def _answer(wb: Workbench, model: str, prompt: str, *, as_json: bool, **argument
         _print_json(session_row(session))
     else:
         typer.echo()
-        typer.echo(figures(session), err=True)
+        typer.echo(figures.line(session), err=True)
     if session.error is not None:
         if as_json:
             raise typer.Exit(1)

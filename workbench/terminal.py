@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -14,55 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from workbench import figures
 from workbench.errors import WorkbenchError
-from workbench.types import (
-    DoneEvent,
-    ErrorEvent,
-    LoadingEvent,
-    ModelInfo,
-    PromptEvent,
-    QueuedEvent,
-    StreamEvent,
-    StreamSession,
-    TokenEvent,
-    WarningEvent,
-)
+from workbench.live import LiveAnswer
+from workbench.types import ModelInfo, StreamEvent
 
 _REDRAWS_PER_S = 8
-
-
-def size(value: float | None) -> str:
-    """Bytes for people: ``269 MB``; a dash for unknown."""
-    if value is None:
-        return "–"
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
-
-
-def figures(session: StreamSession) -> str:
-    """One line: ``ok · TTFT 61 ms · 26.1 tok/s · 48 tokens · 655 MB``."""
-    values = session.metrics
-    ttft_s, speed = values.get("ttft_s"), values.get("decode_tps")
-    parts = [
-        session.status.value,
-        f"TTFT {ttft_s * 1000:.0f} ms" if ttft_s is not None else "TTFT –",
-        f"{speed:.1f} tok/s" if speed is not None else "– tok/s",
-        f"{'–' if session.output_tokens is None else session.output_tokens} tokens",
-        size(values.get("mem_peak_bytes")),
-    ]
-    if load_s := values.get("load_s"):
-        parts.append(f"load {load_s:.1f} s")
-    if session.overlap_ns:
-        parts.append(f"contended {100 * session.overlap_ns / _generating_ns(session):.0f} %")
-    return " · ".join(parts)
-
-
-def _generating_ns(session: StreamSession) -> int:
-    sent = session.stamps.sent
-    return max(session.stamps.end - (session.stamps.queued if sent is None else sent), 1)
 
 
 def print_models(models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchError]) -> None:
@@ -79,8 +35,8 @@ def print_models(models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchEr
             table.add_row(
                 escape(model.id),
                 model.status,
-                size(model.size_bytes),
-                size(model.memory_bytes),
+                figures.size(model.size_bytes),
+                figures.size(model.memory_bytes),
                 " ".join(part for part in (model.format, model.quantization or model.dtype) if part)
                 or "–",
                 str(model.context_length or "–"),
@@ -95,15 +51,6 @@ def print_models(models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchEr
         console.print(f"{name}: {error}", markup=False)
 
 
-@dataclass
-class _Pane:
-    model: str
-    phase: str = "queued"
-    text: str = ""
-    notes: list[str] = field(default_factory=list)
-    session: StreamSession | None = None
-
-
 class LiveTable:
     """Answers side by side in the terminal while they stream.
 
@@ -113,7 +60,7 @@ class LiveTable:
     """
 
     def __init__(self, models: Sequence[str], *, enabled: bool) -> None:
-        self._panes = [_Pane(model) for model in models]
+        self._panes = [LiveAnswer(model) for model in models]
         self._enabled = enabled
         self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -136,24 +83,7 @@ class LiveTable:
 
     def update(self, index: int, event: StreamEvent) -> None:
         """Take an event of column ``index``; redraws a few times a second."""
-        pane = self._panes[index]
-        match event:
-            case QueuedEvent():
-                pane.phase = f"queued ({event.position}): {event.reason}"
-            case LoadingEvent():
-                pane.phase = "loading"
-            case PromptEvent():
-                pane.phase = "prompt"
-            case TokenEvent():
-                pane.phase = "thinking" if event.channel == "reasoning" else "answering"
-                pane.text += event.text if event.channel == "content" else ""
-            case WarningEvent():
-                pane.notes.append(f"warning: {event.message}")
-            case DoneEvent():
-                pane.session = event.session
-            case ErrorEvent():
-                pane.session = event.session
-                pane.notes.append(str(event.error))
+        self._panes[index].take(event)
         now = time.monotonic()
         if self._live.is_started and now - self._drawn > 1 / _REDRAWS_PER_S:
             self._drawn = now
@@ -166,9 +96,12 @@ class LiveTable:
         strips, texts = [], []
         for pane in self._panes:
             table.add_column(Text(pane.model), ratio=1, overflow="fold")
-            strips.append(Text(figures(pane.session) if pane.session else pane.phase))
-            text = pane.text if whole else "\n".join(pane.text.splitlines()[-rows:])
-            texts.append(Text("\n".join([text, *pane.notes])))
+            waiting = f"{pane.phase} {pane.detail}".strip()
+            strips.append(Text(figures.line(pane.session) if pane.session else waiting))
+            text = pane.answer if whole else "\n".join(pane.answer.splitlines()[-rows:])
+            notes = [f"warning: {message}" for _, message in pane.warnings]
+            notes += [str(pane.error)] if pane.error else []
+            texts.append(Text("\n".join([text, *notes])))
         table.add_row(*strips)
         table.add_row(*texts)
         return table

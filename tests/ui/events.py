@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench import metrics
 from workbench.errors import WorkbenchError
+from workbench.live import LiveAnswer
 from workbench.types import (
     Channel,
     DoneEvent,
@@ -22,7 +23,6 @@ from workbench.types import (
     TokenEvent,
     TokenTimeline,
 )
-from workbench.ui.live import LiveAnswer
 
 MS = 1_000_000
 MODEL = "ollama/smollm2:135m"

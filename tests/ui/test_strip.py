@@ -8,10 +8,10 @@ import pytest
 
 from tests.ui.events import MS, finished, live, session_event, token
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.live import LiveAnswer
 from workbench.metrics import DEFINITIONS
 from workbench.types import MemoryEvent, PromptEvent, QueuedEvent, Status
 from workbench.ui import strip
-from workbench.ui.live import LiveAnswer
 
 NAMES = ("elapsed", "ttft", "tps", "tokens", "memory")
 

@@ -6,9 +6,9 @@ import itertools
 import re
 
 from tests.ui.events import MS, finished, live, session_event, token
+from workbench.live import Segment
 from workbench.types import PromptEvent
 from workbench.ui import timeline
-from workbench.ui.live import Segment
 from workbench.ui.timeline import Row
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.errors import invalid
+from workbench.live import LiveAnswer
 from workbench.types import ChatRequest, new_id
 from workbench.ui.composer import Ask
-from workbench.ui.conversation import Turn, conversation_id, to_send
-from workbench.ui.live import LiveAnswer
+from workbench.ui.conversation import Turn, conversation_id, to_send, turn_of
 
 SOURCE = "ui"
 """What the log says about where these requests came from."""
@@ -37,7 +37,7 @@ class Plan:
         answer = self.answers.get(pane)
         if answer is None or answer.phase == "rejected":
             return self.earlier[pane]
-        return (*self.earlier[pane], answer.turn())
+        return (*self.earlier[pane], turn_of(answer))
 
 
 def plan(

@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from workbench import figures
 from workbench.engine import Engine
 from workbench.router import Listing
 from workbench.types import ModelInfo
-from workbench.ui import figures
 
 _ORDER: Final = ("huggingface", "ollama", "openai")
 """Providers in the order of the list; others follow, ``scripted`` is last."""

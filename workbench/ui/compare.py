@@ -18,6 +18,7 @@ import gradio as gr
 
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
+from workbench.figures import escape
 from workbench.types import TimingMode
 from workbench.ui import (
     asking,
@@ -33,7 +34,6 @@ from workbench.ui import (
 from workbench.ui.asking import Plan
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.conversation import Turn, to_show
-from workbench.ui.figures import escape
 from workbench.ui.markup import html
 from workbench.ui.runs import Runs
 from workbench.ui.timeline import Row

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.live import LiveAnswer
 from workbench.types import Message, Status, new_id
 from workbench.ui.markdown import harmless
 
@@ -31,6 +32,23 @@ class Turn:
     status: Status = Status.OK
     note: str = ""
     """How it ended when not well, in plain words."""
+
+
+def turn_of(live: LiveAnswer) -> Turn:
+    """What the pane's history keeps of an answer."""
+    session = live.session
+    note = ""
+    if session is not None and session.status is not Status.OK:
+        note = f"{session.status} {live.error.code}" if live.error else str(session.status)
+    return Turn(
+        conversation_id=live.conversation_id,
+        model=live.model,
+        prompt=live.prompt,
+        answer=live.answer,
+        reasoning=live.reasoning,
+        status=session.status if session else Status.ACTIVE,
+        note=note,
+    )
 
 
 def continued(turns: Sequence[Turn], model: str | None) -> Sequence[Turn]:

@@ -7,11 +7,11 @@ from typing import Any, Final
 import gradio as gr
 import psutil
 
+from workbench import figures
 from workbench.engine import Engine
+from workbench.figures import escape
 from workbench.types import ModelInfo
-from workbench.ui import figures
 from workbench.ui.catalogue import Catalogue
-from workbench.ui.figures import escape
 from workbench.ui.markup import html
 
 _EVERY_S: Final = 5.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from workbench.errors import WorkbenchError
+from workbench.figures import escape, seconds
 from workbench.router import Listing
 from workbench.settings import Settings
 from workbench.ui import catalogue
-from workbench.ui.figures import escape, seconds
 
 
 def render(listing: Listing, settings: Settings) -> str:

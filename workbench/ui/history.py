@@ -9,10 +9,10 @@ from typing import Any, Final
 import gradio as gr
 import pandas as pd
 
-from workbench import analysis
+from workbench import analysis, figures
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
-from workbench.ui import figures, notices
+from workbench.ui import notices
 from workbench.ui.markup import html
 
 ROWS: Final = 200

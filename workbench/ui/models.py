@@ -8,12 +8,13 @@ from typing import Any, Final
 import gradio as gr
 import pandas as pd
 
+from workbench import figures
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
+from workbench.figures import DASH
 from workbench.types import ModelInfo
-from workbench.ui import figures, hints, notices
+from workbench.ui import hints, notices
 from workbench.ui.catalogue import Catalogue, ordered
-from workbench.ui.figures import DASH
 from workbench.ui.markup import html
 
 COLUMNS: Final = (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from workbench.errors import WorkbenchError
+from workbench.figures import escape
+from workbench.live import LiveAnswer
 from workbench.types import Status
-from workbench.ui.figures import escape
-from workbench.ui.live import LiveAnswer
 
 
 def render(live: LiveAnswer | None) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from workbench import figures
+from workbench.figures import DASH, escape
+from workbench.live import LiveAnswer
 from workbench.metrics import DEFINITIONS, NS
 from workbench.types import Status, StreamSession
-from workbench.ui import figures
-from workbench.ui.figures import DASH, escape
-from workbench.ui.live import LiveAnswer
 
 _PHASE_WORDS = {
     "idle": "nothing was asked yet",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from workbench import figures
+from workbench.figures import escape
+from workbench.live import LiveAnswer, Segment
 from workbench.metrics import NS
-from workbench.ui import figures
-from workbench.ui.figures import escape
-from workbench.ui.live import LiveAnswer, Segment
 
 _SHORTEST_S = 2.0
 """The axis is at least this long: the first moments would race across it otherwise."""

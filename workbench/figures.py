@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import html
 
+from workbench.metrics import NS
+from workbench.types import StreamSession
+
 DASH = "–"
 """Shown for a figure that is not known (yet)."""
 
@@ -78,3 +81,20 @@ def shorten(text: str, limit: int) -> str:
     """The first line's worth of a text: white space folded, cut with an ellipsis."""
     folded = " ".join(text[: limit * 4].split())
     return folded if len(folded) <= limit else f"{folded[: limit - 1].rstrip()}…"
+
+
+def line(session: StreamSession) -> str:
+    """A finished session in one line: ``ok · TTFT 61 ms · 26 tok/s · 48 tok · 655 MB``."""
+    metrics = session.metrics
+    parts = [
+        session.status.value,
+        f"TTFT {seconds(metrics.get('ttft_s'))}",
+        rate(metrics.get("decode_tps")),
+        tokens(session.output_tokens, exact=session.count_source == "runtime"),
+        size(session.mem_peak_bytes),
+    ]
+    if session.cold:
+        parts.append(f"load {seconds(metrics.get('load_s'))}")
+    if session.overlap_ns:
+        parts.append(f"contended {percent(session.overlap_ns / NS, metrics.get('e2e_s'))} %")
+    return " · ".join(parts)

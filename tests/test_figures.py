@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.ui import figures
+from workbench import figures
 
 
 @pytest.mark.parametrize(

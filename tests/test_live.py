@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.ui.events import MS, finished, live, session_event, token
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.types import LoadingEvent, PromptEvent, QueuedEvent, Status
+from workbench.ui.conversation import turn_of
 
 
 def test_phases_follow_each_other_without_gaps() -> None:
@@ -51,7 +52,7 @@ def test_queued_and_loading_say_what_is_waited_for() -> None:
 def test_failure_keeps_the_partial_text() -> None:
     error = WorkbenchError(ErrorCode.OLLAMA_STREAM_BROKEN, "The connection was reset.")
     answer = live(session_event(), token("half", 200), finished(status=Status.ERROR, error=error))
-    turn = answer.turn()
+    turn = turn_of(answer)
     assert (answer.phase, turn.answer, turn.note) == (
         "error",
         "half",

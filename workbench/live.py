@@ -1,7 +1,11 @@
-"""One answer while it is being written: its phase, its figures and its text, from the events."""
+"""One answer while it is being written: its phase, its figures and its text, from the events.
+
+What a pane, a notebook and a terminal show is drawn from the same :class:`LiveAnswer`.
+"""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 from workbench.errors import WorkbenchError
@@ -20,7 +24,6 @@ from workbench.types import (
     TokenEvent,
     WarningEvent,
 )
-from workbench.ui.conversation import Turn
 
 WAITING_PHASES = ("queued", "loading", "prompt", "thinking", "answering")
 """Phases that a request goes through, in order; the timeline draws them."""
@@ -45,9 +48,9 @@ class LiveAnswer:
     """One pane's answer as far as it has come. Times are monotonic nanoseconds."""
 
     model: str
-    prompt: str
-    conversation_id: str
-    asked: int
+    prompt: str = ""
+    conversation_id: str = ""
+    asked: int = field(default_factory=time.monotonic_ns)
     phase: str = "queued"
     detail: str = ""
     """What the phase is waiting for, in a sentence."""
@@ -114,18 +117,6 @@ class LiveAnswer:
                 self.error = event.error
                 self._end(event.session)
 
-    def turn(self) -> Turn:
-        """What the pane's history keeps of it."""
-        return Turn(
-            conversation_id=self.conversation_id,
-            model=self.model,
-            prompt=self.prompt,
-            answer=self.answer,
-            reasoning=self.reasoning,
-            status=self.session.status if self.session else Status.ACTIVE,
-            note=self._note(),
-        )
-
     def elapsed_s(self, now: int) -> float:
         """Wall time since the request was made."""
         return max((self.ended or now) - self.asked, 0) / NS
@@ -161,9 +152,3 @@ class LiveAnswer:
             self.segments[-1] = replace(self.segments[-1], end=t_ns)
             self.segments.append(Segment(phase, t_ns))
             self.phase = phase
-
-    def _note(self) -> str:
-        if self.session is None or self.session.status is Status.OK:
-            return ""
-        code = f" {self.error.code}" if self.error else ""
-        return f"{self.session.status}{code}"
