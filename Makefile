@@ -25,9 +25,9 @@ install: $(INSTALLED) ## make the virtual environment (quick when nothing change
 # pip first: the wheels of this set need a resolver younger than some systems ship.
 $(INSTALLED): pyproject.toml .ci/constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (about two minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --progress-bar off -c .ci/constraints.txt -e '.[dev]'
+	@echo "Installing into $(VENV) (two to five minutes the first time)"
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install ## bring the small demo model (once)

@@ -66,7 +66,7 @@ def test_listing_opens_no_log(tmp_path: Path) -> None:
         (["compare", "-m", "steady", "Hi", "--mode", "fast"], "INVALID_REQUEST", "isolated"),
         (["db", "query", "SELECT 1; SELECT 2"], "STORE_UNAVAILABLE", ""),
         (["models", "pull", "other"], "INVALID_REQUEST", "ollama pull"),
-        (["models", "load", "steady"], "STORE_UNAVAILABLE", "workbench serve"),
+        (["models", "load", "steady"], "SERVER_UNREACHABLE", "workbench serve"),
         (["models", "show", "scripted/none"], "MODEL_NOT_FOUND", "steady"),
     ],
 )

@@ -385,3 +385,17 @@ async def test_drawn_seed_is_logged(make_engine: EngineFactory, store: Store) ->
     assert given == 7
     rows = store.rows("SELECT seed FROM stream_sessions ORDER BY seq")
     assert [row["seed"] for row in rows] == [*drawn, 7]
+
+
+async def test_load_beside_an_answer_is_contention(
+    make_engine: EngineFactory, store: Store
+) -> None:
+    """A load takes the cores as a generation does; the load of one's own is no contention."""
+    engine = make_engine({"a": QUICK, "loads": Schedule(QUICK.steps, load_s=1.0)})
+    async for _ in engine.compare([ask("a"), ask("loads")]):
+        pass
+    rows = store.rows("SELECT model, contended FROM latencies ORDER BY load_s")
+    assert [(row["model"], row["contended"]) for row in rows] == [
+        ("scripted/a", True),
+        ("scripted/loads", False),
+    ]

@@ -7,17 +7,18 @@ commands, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, invalid
 
 if TYPE_CHECKING:
     from workbench.client import Workbench
-    from workbench.types import ModelInfo
+    from workbench.types import ModelInfo, StreamEvent
 
 app = typer.Typer(
     name="workbench",
@@ -123,8 +124,13 @@ def compare(
         )
         from workbench.terminal import LiveTable
 
-        with closing(events), LiveTable(model, enabled=not as_json) as table:
+        with (
+            closing(events),
+            LiveTable(model, enabled=not as_json) as table,
+            _CtrlCStops(wb) as stopped,
+        ):
             for index, event in events:
+                stopped.watch(event)
                 table.update(index, event)
                 if isinstance(event, DoneEvent | ErrorEvent):
                     sessions[index] = event.session
@@ -132,7 +138,7 @@ def compare(
     if as_json:
         _print_json({"prompt": prompt, "answers": [session_row(item) for item in ordered]})
     if any(session.status.value != "ok" for session in ordered):
-        raise typer.Exit(1)
+        raise typer.Exit(130 if stopped else 1)
 
 
 # -- models ---------------------------------------------------------------------------------------
@@ -213,8 +219,8 @@ def db_query(
     """Ask the log; works beside a running server and without one."""
     frame = _read_log(lambda log: log.sql(sql, limit=limit), lambda s: s.query(sql, limit=limit))
     if as_json:
-        text = frame.to_json(orient="records", date_format="iso", date_unit="us")
-        typer.echo(text)
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        typer.echo(json.dumps(rows, ensure_ascii=False, default=_plain))
     else:
         typer.echo(frame.to_string(index=False) if len(frame) else "(no rows)")
 
@@ -302,29 +308,71 @@ def _answer(wb: Workbench, model: str, prompt: str, *, as_json: bool, **argument
     from workbench.client import session_row
     from workbench.types import DoneEvent, ErrorEvent, TokenEvent, WarningEvent
 
-    for event in wb.stream(model, prompt, source="cli", **arguments):
-        match event:
-            case TokenEvent() if not as_json and event.channel == "content":
-                typer.echo(event.text, nl=False)
-            case WarningEvent():
-                typer.echo(f"warning: {event.message}", err=True)
-            case DoneEvent() | ErrorEvent():
-                session = event.session
+    with _CtrlCStops(wb) as stopped:
+        for event in wb.stream(model, prompt, source="cli", **arguments):
+            stopped.watch(event)
+            match event:
+                case TokenEvent() if not as_json and event.channel == "content":
+                    typer.echo(event.text, nl=False)
+                case WarningEvent():
+                    typer.echo(f"warning: {event.message}", err=True)
+                case DoneEvent() | ErrorEvent():
+                    session = event.session
     if as_json:
         _print_json(session_row(session))
     else:
         typer.echo()
         typer.echo(figures.line(session), err=True)
-    if session.error is not None:
-        if as_json:
-            raise typer.Exit(1)
-        raise session.error
+    if session.error is not None and not as_json:
+        typer.echo(str(session.error), err=True)
+    if session.status.value != "ok":
+        raise typer.Exit(130 if stopped else 1)
     return session.text
+
+
+class _CtrlCStops:
+    """The first Ctrl+C stops the models and lets the figures be printed; the second one leaves.
+
+    True once it was pressed.
+    """
+
+    def __init__(self, wb: Workbench) -> None:
+        self._wb = wb
+        self._sessions: set[str] = set()
+        self._pressed = False
+
+    def __bool__(self) -> bool:
+        return self._pressed
+
+    def watch(self, event: StreamEvent) -> None:
+        """Learn which sessions there are to stop."""
+        self._sessions.add(event.session_id)
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGINT, self._stop)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _stop(self, number: int, frame: object) -> None:
+        if self._pressed:
+            raise KeyboardInterrupt
+        self._pressed = True
+        for session_id in self._sessions:
+            self._wb.cancel(session_id)
 
 
 def _given(prompt: str) -> str:
     """The prompt, or standard input for ``-`` (a long one does not fit into an argument)."""
-    return sys.stdin.read() if prompt == "-" else prompt
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise invalid(
+            f"Standard input is not UTF-8 (byte {error.start}).", fix="Convert it first."
+        ) from None
 
 
 def _ask() -> str:
@@ -348,6 +396,13 @@ def _show_models(
     from workbench.terminal import print_models
 
     print_models(models, problems)
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what a query may hold: arrays as lists, times and the rest as text."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _print_json(value: Any) -> None:

@@ -8,7 +8,6 @@ loop. Both ways give the same values.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import json
 import threading
@@ -71,7 +70,8 @@ class Workbench:
         self._transport = _connect(self.settings, remote)
         # A notebook seldom closes anything: models and log must be released all the same.
         self._finalizer = weakref.finalize(self, self._transport.close)
-        atexit.register(self._finalizer)
+        # atexit would be too late: closing needs threads, and by then none can be started.
+        threading._register_atexit(self._finalizer)  # type: ignore[attr-defined]
 
     # -- models
 
@@ -367,7 +367,7 @@ def _connect(settings: Settings, remote: bool | None) -> _Transport:
         return _Remote(found["url"], found["token"])
     if remote:
         raise WorkbenchError(
-            ErrorCode.STORE_UNAVAILABLE,
+            ErrorCode.SERVER_UNREACHABLE,
             f"No server is running on {settings.workbench_db}.",
             fix="Start one with: workbench serve.",
             operation="connect",
@@ -478,7 +478,7 @@ class _Remote:
             yield
         except httpx.HTTPError as error:
             raise WorkbenchError(
-                ErrorCode.STORE_UNAVAILABLE,
+                ErrorCode.SERVER_UNREACHABLE,
                 f"The workbench server does not answer ({type(error).__name__}).",
                 fix="See its log, or start it again with: workbench serve.",
                 operation="http",

@@ -1,4 +1,4 @@
-"""Which generations ran at the same time: the ledger behind ``overlap_s``."""
+"""Which generations and loads ran at the same time: the ledger behind ``overlap_s``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class Generations:
         self._open[session_id] = start
 
     def end(self, session_id: str, end: int) -> None:
-        """Its stream ended."""
-        self._closed[session_id] = (self._open.pop(session_id), end)
+        """It ended; without effect if it never began or has ended before."""
+        if (start := self._open.pop(session_id, None)) is not None:
+            self._closed[session_id] = (start, end)
 
     def overlap(self, session_id: str, start: int, end: int) -> int:
-        """Nanoseconds of [start, end] during which any other generation ran."""
+        """Nanoseconds of [start, end] during which any other generation or load ran."""
         others = [span for key, span in self._closed.items() if key != session_id]
         others += [(since, end) for key, since in self._open.items() if key != session_id]
         result = metrics.overlap_ns(start, end, others)

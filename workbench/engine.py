@@ -218,7 +218,13 @@ class Engine:
                 fix="End the history with a user message.",
             )
         limit = self.settings.workbench_max_prompt_bytes
-        size = sum(len(message.content.encode()) for message in messages)
+        try:
+            size = sum(len(message.content.encode()) for message in messages)
+        except UnicodeEncodeError:
+            raise invalid(
+                "The prompt holds half of a surrogate pair, which is no text.",
+                fix="Send valid UTF-8.",
+            ) from None
         if size > limit:
             raise invalid(
                 f"The prompt with its history is {size:,} bytes; the limit is {limit:,}.",

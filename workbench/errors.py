@@ -12,7 +12,7 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
                stream broken (the connection or its framing), timeout
     general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, QUEUE_FULL, TIMEOUT, UNAUTHORIZED,
                FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL, STORE_UNAVAILABLE,
-               PORT_IN_USE, CANCELLED, INTERNAL
+               SERVER_UNREACHABLE, PORT_IN_USE, CANCELLED, INTERNAL
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class ErrorCode(StrEnum):
     UNSAFE_FILE = "UNSAFE_FILE"
     DISK_FULL = "DISK_FULL"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    SERVER_UNREACHABLE = "SERVER_UNREACHABLE"
     PORT_IN_USE = "PORT_IN_USE"
     CANCELLED = "CANCELLED"
     INTERNAL = "INTERNAL"
@@ -80,6 +81,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.UNSAFE_FILE: 422,
     ErrorCode.DISK_FULL: 507,
     ErrorCode.STORE_UNAVAILABLE: 503,
+    ErrorCode.SERVER_UNREACHABLE: 503,
     ErrorCode.PORT_IN_USE: 409,
     ErrorCode.CANCELLED: 499,
     ErrorCode.INTERNAL: 500,

@@ -28,7 +28,8 @@ PHASES: Final = (
 DEFINITIONS: Final[dict[str, str]] = {
     "queue_s": "waiting for a slot, without the load: slot - queued - load",
     "load_s": "time this request waited for its model to load",
-    "dispatch_s": "from the slot to the request being handed to the runtime: sent - slot",
+    "dispatch_s": "from the slot to the request being handed to the runtime, making sure that the "
+    "model is still there included: sent - slot",
     "ttft_s": "time to first token, reasoning included: first_any - sent",
     "ttfo_s": "time to the first token of the answer itself: first_content - sent",
     "tpot_s": "time per output token after the first: (last - first_any) / (output_tokens - 1)",
@@ -41,7 +42,7 @@ DEFINITIONS: Final[dict[str, str]] = {
     "chars_per_s": "characters of the answer / (last - first_any); compares across tokenizers",
     "mem_peak_bytes": "largest PSS of the model's processes during the request",
     "mem_delta_bytes": "mem_peak_bytes less the reading just before the request",
-    "overlap_s": "time during which another generation was running on this machine",
+    "overlap_s": "time during which another generation or load was running",
 }
 """What each figure means, in the words that tooltips and docs show."""
 

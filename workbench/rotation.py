@@ -135,6 +135,8 @@ class Slot:
     """Permission to generate on a resident model; while held, the model is not evicted."""
 
     resident: ResidentModel
+    granted_ns: int
+    """Monotonic: the slot was there and the model in memory."""
     load_ns: int
 
 
@@ -233,7 +235,9 @@ class ModelRotationService:
             await asyncio.gather(*(asyncio.shield(eviction) for eviction in evictions))
             started = time.monotonic_ns()
             resident = await self._ensure_resident(route, keep_alive_s, num_ctx, cancel, on_loading)
-            yield Slot(resident, time.monotonic_ns() - started if resident.fresh else 0)
+            # To be told that the model is still there is neither a load nor waiting for a slot.
+            ready = time.monotonic_ns() if resident.fresh else started
+            yield Slot(resident, granted_ns=ready, load_ns=ready - started)
         finally:
             self._release(ticket, keep_alive_s)
 

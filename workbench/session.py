@@ -126,6 +126,7 @@ class LiveSession:
             finally:
                 # Read now: a reader that leaves while the row is written changes nothing any more.
                 self.stopped_by = self.cancel.reason
+                self._end_of_load()
                 await self._conclude(error)
 
     async def _generate(self) -> None:
@@ -143,12 +144,11 @@ class LiveSession:
             on_position=lambda position, reason: self.mailbox.put(
                 QueuedEvent(request.session_id, position, reason, time.monotonic_ns())
             ),
-            on_loading=lambda message: self.mailbox.put(
-                LoadingEvent(request.session_id, message, time.monotonic_ns())
-            ),
+            on_loading=self._begin_load,
         ) as slot:
-            self.slot = time.monotonic_ns()
-            self.resident, self.load_ns = slot.resident, slot.load_ns
+            self._end_of_load()
+            self.slot, self.load_ns = slot.granted_ns, slot.load_ns
+            self.resident = slot.resident
             self.cold = slot.resident.fresh
             await self._watch_memory()
             try:
@@ -156,6 +156,19 @@ class LiveSession:
             finally:
                 if self.sent is not None:
                     self._parts.generations.end(request.session_id, time.monotonic_ns())
+
+    def _begin_load(self, message: str) -> None:
+        """A load takes the cores as a generation does: those beside it are contended."""
+        now = time.monotonic_ns()
+        self._parts.generations.begin(self._load_key, now)
+        self.mailbox.put(LoadingEvent(self.request.session_id, message, now))
+
+    def _end_of_load(self) -> None:
+        self._parts.generations.end(self._load_key, time.monotonic_ns())
+
+    @property
+    def _load_key(self) -> str:
+        return f"load for {self.request.session_id}"
 
     async def _relay(self) -> None:
         """Pass the provider's events on, stamped, within the waits allowed per phase."""

@@ -111,9 +111,10 @@ class Options:
                 kind = "a whole number" if whole else "a number"
                 raise invalid(f"{name} must be {kind}, not {value!r}.", option=name)
             if not math.isfinite(value) or not low <= value <= high:
+                bounds = f"{low} and {high}"
                 raise invalid(
-                    f"{name} is {value}, which is outside {low:g} to {high:g}.",
-                    fix=f"Choose {name} between {low:g} and {high:g}.",
+                    f"{name} is {value}, which is not between {bounds}.",
+                    fix=f"Choose {name} between {bounds}.",
                     option=name,
                 )
         if self.top_p == 0:

@@ -127,7 +127,7 @@ def _check_tensor(name: str, entry: object, data_size: int) -> tuple[str, int]:
     if begin < 0 or end < begin or any(n < 0 for n in shape):
         raise BadHeader(f"has impossible offsets for the tensor {name[:80]!r}")
     if end > data_size:
-        raise BadHeader(f"is cut short: {end - data_size} bytes of its tensors are missing")
+        raise BadHeader(f"is cut short: {name[:80]!r} ends {end - data_size} bytes after its end")
     elements = math.prod(shape)
     bits = _SAFETENSORS_BITS.get(dtype)
     if bits is not None and (elements * bits + 7) // 8 != end - begin:

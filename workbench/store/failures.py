@@ -27,7 +27,8 @@ def opening(error: Exception, path: Path) -> WorkbenchError:
         holder = f"another process (pid {pid[1]})" if pid else "another process"
         return _unavailable(
             f"{path} is held by {holder}, most likely a running workbench.",
-            "Use that one, stop it, or set WORKBENCH_DB to another file.",
+            "Wait for its end, or set WORKBENCH_DB to another file. While `workbench serve` runs, "
+            "several programs share one log.",
             pid=int(pid[1]) if pid else None,
         )
     if "different configuration" in folded:
