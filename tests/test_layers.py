@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, set[str]]] = [
 ]
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
 # A face may not touch a runtime; only the router and what is below it know providers.
-NO_PROVIDERS = {"ui", "api", "bench", "analysis", "client", "display", "terminal"}
+NO_PROVIDERS = {"ui", "api", "bench", "analysis", "client", "display", "terminal", "doctor"}
 
 
 def modules() -> list[Path]:

@@ -19,6 +19,7 @@ from workbench.settings import Settings, load_settings
 
 _LOW_DISK_BYTES = 5 * 10**9
 _LOW_MEMORY_BYTES = 2 * 10**9
+_GET_DEMO = "Get a small one with: workbench models pull demo."
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,7 @@ def examine() -> list[Finding]:
         _memory(),
         _disk(settings),
         *_server_and_log(settings),
-        *_models(settings),
-        asyncio.run(_ollama(settings)),
+        *asyncio.run(_models(settings)),
     ]
 
 
@@ -115,37 +115,28 @@ def _server_and_log(settings: Settings) -> Iterator[Finding]:
         yield Finding("log", "bad", error.message, error.fix)
 
 
-def _models(settings: Settings) -> Iterator[Finding]:
-    from workbench.hf.files import scan
+async def _models(settings: Settings) -> list[Finding]:
+    """What each runtime has, and what keeps one from telling."""
+    from workbench.engine import build_router
 
+    router = build_router(settings)
     try:
-        models = scan(settings.hf_model_path)
-    except WorkbenchError as error:
-        yield Finding("models", "bad", error.message, error.fix)
-        return
-    usable = [model for model in models if model.status != "unusable"]
-    if usable:
-        yield Finding("models", "ok", f"{len(usable)} in {settings.hf_model_path}")
-    else:
-        yield Finding(
-            "models",
-            "note",
-            f"none in {settings.hf_model_path}",
-            "Get a small one with: workbench models pull demo.",
-        )
-    for model in models:
-        if model.problem:
-            yield Finding("models", "note", model.id, model.problem)
-
-
-async def _ollama(settings: Settings) -> Finding:
-    from workbench.providers.ollama import OllamaProvider
-
-    provider = OllamaProvider(settings)
-    try:
-        models = await provider.list_models()
-    except WorkbenchError as error:
-        return Finding("ollama", "note", error.message, error.fix)
+        listing = await router.list_models()
     finally:
-        await provider.close()
-    return Finding("ollama", "ok", f"{len(models)} models at {settings.ollama_host}")
+        for provider in router.providers.values():
+            await provider.close()
+    findings = []
+    where = {"huggingface": str(settings.hf_model_path), "ollama": settings.ollama_host}
+    for name, place in where.items():
+        if (problem := listing.problems.get(name)) is not None:
+            findings.append(Finding(name, "note", problem.message, problem.fix))
+            continue
+        own = [model for model in listing.models if model.provider == name]
+        usable = [model for model in own if model.status != "unusable"]
+        fix = "" if usable or name != "huggingface" else _GET_DEMO
+        status: Literal["ok", "note"] = "ok" if usable else "note"
+        findings.append(Finding(name, status, f"{len(usable)} models at {place}", fix))
+        findings += [
+            Finding(name, "note", model.id, model.problem) for model in own if model.problem
+        ]
+    return findings

@@ -14,9 +14,9 @@ from typing import Any
 
 import uvicorn
 
+from .catalog import Library
 from .faults import Faults
 from .inference import Inference
-from .library import Library
 from .residency import Residency
 from .server import Server
 

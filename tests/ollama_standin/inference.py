@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from .catalog import Library, Model
 from .errors import (
     NO_EMBEDDINGS,
     NO_IMAGES,
@@ -18,7 +19,6 @@ from .errors import (
     model_required,
 )
 from .gotime import created_at
-from .library import Library, Model
 from .options import LoadParameters, Options
 from .prompt import cut_tokens, fit_messages, render, render_custom
 from .requests import ChatRequest, GenerateRequest, InferenceRequest, Message

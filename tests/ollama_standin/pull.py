@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from .catalog import full_name
 from .errors import invalid_name
-from .library import full_name
 from .requests import NamedRequest
 from .wire import BARE_JSON, Answer
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .catalog import Model
 from .errors import BUSY, ApiError
 from .gotime import FOREVER, NANOS, local_time
-from .library import Model
 from .options import LoadParameters
 from .runner import Runner
 

@@ -9,10 +9,10 @@ from http import HTTPMethod
 
 from starlette.types import Message, Receive, Scope, Send
 
+from .catalog import Library
 from .errors import ApiError, model_required, not_implemented, pull_first
 from .faults import HTML_PAGE, CutConnection, Faults
 from .inference import Inference
-from .library import Library
 from .pull import pull
 from .requests import parse_chat, parse_generate, parse_named
 from .residency import Residency
