@@ -86,16 +86,20 @@ class Engine:
         fallback_from: str | None = None
         while True:
             failed: ErrorEvent | None = None
-            async for event in self._stream_once(request, route, fallback_from):
-                if (
-                    isinstance(event, ErrorEvent)
-                    and request.fallback is not None
-                    and fallback_from is None
-                    and not event.session.streamed_tokens
-                ):
-                    failed = event
-                else:
-                    yield event
+            # Closed with this one, or the work would go on until the garbage collector comes by.
+            async with contextlib.aclosing(
+                self._stream_once(request, route, fallback_from)
+            ) as events:
+                async for event in events:
+                    if (
+                        isinstance(event, ErrorEvent)
+                        and request.fallback is not None
+                        and fallback_from is None
+                        and not event.session.streamed_tokens
+                    ):
+                        failed = event
+                    else:
+                        yield event
             if failed is None:
                 return
             assert request.fallback is not None

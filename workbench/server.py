@@ -118,12 +118,14 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             announce(self._settings, self._url, self._app.state.token)
+            _log.info("started", url=self._url, db=str(self._settings.workbench_db))
             print(f"Workbench is at {self._url}", flush=True)  # noqa: T201
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Streams first: uvicorn waits for open connections, and each of these is one. All must be
         # done in here, since uvicorn hands the signal on when this returns.
         engine: Engine = self._app.state.engine
+        _log.info("shutdown", running=len(engine.active_sessions))
         engine.cancel_all("shutdown")
         await super().shutdown(sockets)
         server_file(self._settings).unlink(missing_ok=True)

@@ -155,7 +155,8 @@ def test_half_an_emoji_and_a_number_that_is_none_do_not_lose_the_session(store: 
     assert json.loads(row_of(store, session)["details"]) == {"x": None, "y": [None, 1.5]}
 
 
-def test_the_history_is_stored_once_and_an_edit_is_kept_beside_it(store: Store) -> None:
+def test_the_history_is_stored_once_and_each_question_with_its_session(store: Store) -> None:
+    """An edited message is kept beside the original, a repeated question beside the first."""
     first = make_session(text="Red.", reasoning="A colour...")
     store.log_session(first, ASKED).result()
     told = (*ASKED, Message("assistant", "Red."), Message("user", "Another?"))
@@ -172,11 +173,11 @@ def test_the_history_is_stored_once_and_an_edit_is_kept_beside_it(store: Store) 
     stored = sorted((row[0], row[1], row[2], row[3] == row[3] and row[3]) for row in rows)
     assert stored == [
         (0, "system", "Be brief.", False),
-        (1, "user", "Name a   colour.\nAny.", False),
-        (1, "user", "Name a fruit.", False),
+        (1, "user", "Name a   colour.\nAny.", first.session_id),
+        (1, "user", "Name a fruit.", fourth.session_id),
         (2, "assistant", "Fig.", fourth.session_id),
         (2, "assistant", "Red.", first.session_id),
-        (3, "user", "Another?", False),
+        *sorted((3, "user", "Another?", again.session_id) for again in (second, third)),
         (4, "assistant", "Blue.", second.session_id),
         (4, "assistant", "Green.", third.session_id),
     ]
@@ -221,7 +222,7 @@ def test_a_cancelled_turn_keeps_its_partial_text_and_an_error_gets_its_own_row(
     store.log_session(cancelled, ASKED).result()
     store.log_session(failed, ASKED).result()
 
-    assert store.rows("SELECT content FROM messages WHERE session_id IS NOT NULL") == [
+    assert store.rows("SELECT content FROM messages WHERE role = 'assistant'") == [
         {"content": "half an ans"}
     ]
     (row,) = store.rows("FROM errors")

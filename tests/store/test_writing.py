@@ -61,7 +61,8 @@ def test_what_was_acknowledged_survives_kill_9(path: Path, acknowledged: int) ->
         stored = store.rows(
             "SELECT seq, s.session_id, t.session_id AS stream, m.session_id AS answer "
             "FROM stream_sessions s LEFT JOIN token_streams t USING (session_id) "
-            "LEFT JOIN messages m USING (session_id) ORDER BY seq"
+            "LEFT JOIN messages m ON m.session_id = s.session_id AND m.role = 'assistant' "
+            "ORDER BY seq"
         )
         assert set(seen) <= {row["session_id"] for row in stored}
         # Nothing torn, nothing missing in between.

@@ -7,11 +7,15 @@ import pandas as pd
 from tests.conftest import EngineFactory
 from tests.ui.test_runs import BROKEN, SHORT, finish, plan
 from workbench import analysis
+from workbench.errors import ErrorCode
+from workbench.providers.scripted import Schedule, steady
 from workbench.store import Store
-from workbench.types import ModelInfo
+from workbench.types import ChatRequest, Message, ModelInfo
 from workbench.ui import history, models
 from workbench.ui.header import render
 from workbench.ui.runs import Runs
+
+QUICK = Schedule(steady(3, first_s=0.01, gap_s=0.001))
 
 
 async def sessions(make_engine: EngineFactory, store: Store) -> pd.DataFrame:
@@ -67,3 +71,19 @@ def test_header_names_what_is_resident() -> None:
     assert "6.1 / 24 GB" in markup
     assert "1 resident" in markup
     assert "a/&lt;x&gt; 655 MB" in markup
+
+
+async def test_every_row_shows_its_own_question(make_engine: EngineFactory, store: Store) -> None:
+    """Also where a follow-up got no answer, and where the one before it got none."""
+    engine = make_engine({"answers": QUICK, "fails": Schedule((), error=ErrorCode.INTERNAL)})
+    told = (Message("user", "first"), Message("assistant", "yes"))
+    for model, messages in [
+        ("answers", told[:1]),
+        ("fails", (*told, Message("user", "unanswered"))),
+        ("answers", (*told, Message("user", "second"))),
+    ]:
+        request = ChatRequest(f"scripted/{model}", messages, conversation_id="con_1")
+        async for _ in engine.stream(request):
+            pass
+    rows = store.query(history._SESSIONS, {"rows": 10})
+    assert list(rows["prompt"]) == ["second", "unanswered", "first"]

@@ -124,16 +124,17 @@ class Inserter:
     def _messages(self, sessions: Sequence[SessionItem], started: set[str]) -> list[Row]:
         """The messages of these turns that are not stored yet.
 
-        Every turn brings its whole history. A message counts as stored if its conversation has
-        the same role and content at the same position; an edited one is thus kept beside the
-        original, and what a model was given can always be read back.
+        Every turn brings its whole history. A message of the past counts as stored if its
+        conversation has the same role and content at the same position; an edited one is thus
+        kept beside the original, and what a model was given can always be read back. The question
+        itself is stored with every session, also when it was asked before.
         """
         known = self._stored({item.session.conversation_id for item in sessions} - started)
         rows: list[Row] = []
         for item in sessions:
             for row in history_rows(item):
                 key = _place(row)
-                if key not in known:
+                if key not in known or row["session_id"] is not None:
                     known.add(key)
                     rows.append(row)
             for row in answer_rows(item):

@@ -264,9 +264,14 @@ def conversation_row(item: SessionItem) -> Row:
 
 
 def history_rows(item: SessionItem) -> Iterator[Row]:
-    """The rows of ``messages`` for what the model was given."""
+    """The rows of ``messages`` for what the model was given.
+
+    The last one is the question of this very session and carries its id, as its answer does.
+    """
+    last = len(item.messages) - 1
     for position, message in enumerate(item.messages):
         yield {
+            "session_id": item.session.session_id if position == last else None,
             "message_id": new_id("msg"),
             "conversation_id": item.session.conversation_id,
             "position": position,

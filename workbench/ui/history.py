@@ -18,27 +18,17 @@ from workbench.ui.markup import html
 ROWS: Final = 200
 """The newest sessions that the tab shows."""
 
-# The question of a session is the message before its answer; without an answer it is the one that
-# was stored with it, and at least the conversation's title.
 _SESSIONS: Final = """
 WITH latest AS (SELECT * FROM latencies ORDER BY created_at DESC LIMIT $rows),
-answers AS (
-    SELECT session_id, conversation_id, min(position) AS position
-    FROM messages WHERE session_id IN (SELECT session_id FROM latest)
-    GROUP BY ALL
-),
 asked AS (
-    SELECT a.session_id, any_value(left(m.content, 400)) AS prompt
-    FROM answers a JOIN messages m
-    ON m.conversation_id = a.conversation_id AND m.position = a.position - 1 AND m.role = 'user'
-    GROUP BY a.session_id
+    SELECT session_id, left(content, 400) AS prompt
+    FROM messages WHERE role <> 'assistant' AND session_id IN (SELECT session_id FROM latest)
 )
 SELECT l.session_id, l.comparison_id, l.created_at, l.model, l.provider, l.status, l.error_code,
     l.timing_mode, l.contended, l.overlap_s, l.e2e_s, l.ttft_s, l.decode_tps, l.output_tokens,
-    l.count_source, l.fallback_from, coalesce(asked.prompt, c.title, '') AS prompt
+    l.count_source, l.fallback_from, coalesce(asked.prompt, '') AS prompt
 FROM latest l
 LEFT JOIN asked USING (session_id)
-LEFT JOIN conversations c USING (conversation_id)
 ORDER BY l.created_at DESC
 """
 
