@@ -64,6 +64,7 @@ def test_every_option_is_sent_under_ollamas_name() -> None:
             "repeat_penalty": 1.2,
             "stop": ["a", "b"],
             "num_ctx": 512,
+            "repeat_last_n": -1,  # transformers looks back over the whole context too
         },
     }
 
