@@ -399,3 +399,13 @@ async def test_load_beside_an_answer_is_contention(
         ("scripted/a", True),
         ("scripted/loads", False),
     ]
+
+
+async def test_load_has_its_limit(make_engine: EngineFactory, store: Store) -> None:
+    engine = make_engine({"loads": Schedule(QUICK.steps, load_s=30.0)})
+    last = (await run(engine, ask("loads", timeouts=Timeouts(load_s=0.05))))[-1]
+    assert isinstance(last, ErrorEvent)
+    assert last.error.details["phase"] == "load"
+    (row,) = store.rows("SELECT status, load_s FROM latencies")
+    assert row["status"] == "timeout"
+    assert row["load_s"] >= 0.05

@@ -202,6 +202,7 @@ class ModelRotationService:
         mode: TimingMode,
         keep_alive_s: float,
         num_ctx: int | None = None,
+        load_timeout_s: float | None = None,
         cancel: CancellationToken,
         queue_timeout_s: float,
         on_position: Callable[[int, str], None],
@@ -214,6 +215,7 @@ class ModelRotationService:
             mode: isolated and interleaved requests run with nothing beside them.
             keep_alive_s: idle time after which the model is unloaded; 0 is at once.
             num_ctx: context length that the request wants, where a load depends on it.
+            load_timeout_s: longest wait for the load; None leaves it to the provider.
             cancel: leaves the queue, or abandons the load.
             queue_timeout_s: longest wait in the queue, the load not counted.
             on_position: called with (position, reason) when the request must wait.
@@ -234,7 +236,9 @@ class ModelRotationService:
         try:
             await asyncio.gather(*(asyncio.shield(eviction) for eviction in evictions))
             started = time.monotonic_ns()
-            resident = await self._ensure_resident(route, keep_alive_s, num_ctx, cancel, on_loading)
+            resident = await self._ensure_resident(
+                route, keep_alive_s, num_ctx, load_timeout_s, cancel, on_loading
+            )
             # To be told that the model is still there is neither a load nor waiting for a slot.
             ready = time.monotonic_ns() if resident.fresh else started
             yield Slot(resident, granted_ns=ready, load_ns=ready - started)
@@ -390,6 +394,7 @@ class ModelRotationService:
         route: Route,
         keep_alive_s: float,
         num_ctx: int | None,
+        load_timeout_s: float | None,
         cancel: CancellationToken,
         on_loading: Callable[[str], None],
     ) -> ResidentModel:
@@ -407,7 +412,15 @@ class ModelRotationService:
         stop = asyncio.ensure_future(cancel.wait())
         try:
             waits: set[asyncio.Future[Any]] = {load, stop}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=load_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not load.done() and not cancel.cancelled:
+                raise WorkbenchError(
+                    ErrorCode.TIMEOUT,
+                    f"Loading {route.model} took longer than {load_timeout_s:g} s.",
+                    fix="Raise timeouts.load_s, or choose a smaller model.",
+                    operation="load",
+                    details={"phase": "load"},
+                )
             if not load.done():
                 raise WorkbenchError(
                     ErrorCode.CANCELLED, "Cancelled while the model was loading.", operation="load"

@@ -139,6 +139,7 @@ class LiveSession:
             mode=request.timing_mode,
             keep_alive_s=keep_alive_s,
             num_ctx=request.options.num_ctx,
+            load_timeout_s=request.timeouts.load_s,
             cancel=self.cancel,
             queue_timeout_s=self._limit("queue_s"),
             on_position=lambda position, reason: self.mailbox.put(
