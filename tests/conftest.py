@@ -28,6 +28,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("WORKBENCH_DB", str(tmp_path / "log" / "workbench.duckdb"))
     monkeypatch.setenv("HF_MODEL_PATH", str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")  # the discard port: nothing listens there
     monkeypatch.setenv("WORKBENCH_OFFLINE", "true")
     # Two runtimes that spin on the same cores slow each other down tenfold; tests run side by side.

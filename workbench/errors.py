@@ -7,7 +7,8 @@ to it once, where they enter: in the provider, in the store, in the settings.
 Codes by family (``HTTP_STATUS`` has the status each is answered with)::
 
     HF_*       the Hugging Face runtime: model not found, load failed, pipeline (worker) error,
-               generation failed, memory exceeded, timeout, invalid configuration
+               generation failed, memory exceeded, timeout, invalid configuration; its hub:
+               unreachable, forbidden (gated or private), download failed
     OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
                stream broken (the connection or its framing), timeout
     general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, QUEUE_FULL, TIMEOUT, UNAUTHORIZED,
@@ -33,6 +34,9 @@ class ErrorCode(StrEnum):
     HF_MEMORY_EXCEEDED = "HF_MEMORY_EXCEEDED"
     HF_TIMEOUT = "HF_TIMEOUT"
     HF_INVALID_CONFIG = "HF_INVALID_CONFIG"
+    HF_HUB_UNREACHABLE = "HF_HUB_UNREACHABLE"
+    HF_HUB_FORBIDDEN = "HF_HUB_FORBIDDEN"
+    HF_DOWNLOAD_FAILED = "HF_DOWNLOAD_FAILED"
 
     OLLAMA_UNREACHABLE = "OLLAMA_UNREACHABLE"
     OLLAMA_MODEL_NOT_FOUND = "OLLAMA_MODEL_NOT_FOUND"
@@ -65,6 +69,9 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.HF_MEMORY_EXCEEDED: 507,
     ErrorCode.HF_TIMEOUT: 504,
     ErrorCode.HF_INVALID_CONFIG: 422,
+    ErrorCode.HF_HUB_UNREACHABLE: 503,
+    ErrorCode.HF_HUB_FORBIDDEN: 403,
+    ErrorCode.HF_DOWNLOAD_FAILED: 502,
     ErrorCode.OLLAMA_UNREACHABLE: 503,
     ErrorCode.OLLAMA_MODEL_NOT_FOUND: 404,
     ErrorCode.OLLAMA_GENERATION_FAILED: 502,

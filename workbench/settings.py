@@ -58,6 +58,7 @@ def home() -> Path:
 
 
 Size = Annotated[int | None, BeforeValidator(parse_size)]
+Reserve = Annotated[int, Field(ge=0), BeforeValidator(lambda value: parse_size(value) or 0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -75,6 +76,9 @@ class Settings(BaseSettings):
     hf_enable_gpu: Literal["auto", "true", "false"] = "auto"
     hf_model_timeout_ms: int = Field(30_000, ge=100, le=3_600_000)
     hf_stream_chunk_size: int = Field(50, ge=1, le=100_000)
+    hf_home: Path | None = None
+    hf_hub_cache: Path | None = None
+    hf_endpoint: str | None = None
 
     # Ollama
     ollama_host: Annotated[str, AfterValidator(_ollama_url)] = "http://127.0.0.1:11434"
@@ -100,6 +104,13 @@ class Settings(BaseSettings):
     workbench_cancel_grace_s: Seconds = 10
     workbench_memory_interval_ms: int = Field(200, ge=20, le=60_000)
     workbench_threads: int = Field(0, ge=0, le=1024)
+    workbench_hub_cache: bool = True
+    workbench_hub_timeout_s: Seconds = 30
+    workbench_max_downloads: int = Field(2, ge=1, le=64)
+    workbench_download_files: int = Field(4, ge=1, le=32)
+    workbench_download_attempts: int = Field(5, ge=1, le=100)
+    workbench_disk_reserve: Reserve = 2**30
+    workbench_job_history: int = Field(100, ge=1, le=100_000)
 
     @field_validator("hf_enable_gpu", "workbench_log_level", mode="before")
     @classmethod
@@ -116,6 +127,15 @@ class Settings(BaseSettings):
     @classmethod
     def _no_empty_key(cls, value: object) -> object:
         return value or None
+
+    @cached_property
+    def hub_cache(self) -> Path | None:
+        """The hub's cache, where huggingface_hub has it; None if it is not to be looked at."""
+        if not self.workbench_hub_cache:
+            return None
+        xdg = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        home = self.hf_home or Path(xdg) / "huggingface"
+        return Path(os.path.expandvars(self.hf_hub_cache or home / "hub")).expanduser()
 
     @cached_property
     def threads(self) -> int:

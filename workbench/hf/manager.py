@@ -108,11 +108,11 @@ class HuggingFaceModelManager:
 
     async def scan(self) -> list[ModelInfo]:
         """All models on disk."""
-        return await asyncio.to_thread(files.scan, self.root)
+        return await asyncio.to_thread(files.scan, self.root, self._settings.hub_cache)
 
     async def resolve(self, name: str) -> ModelFile:
         """Where the model lies; raises like :func:`workbench.hf.files.resolve`."""
-        return await asyncio.to_thread(files.resolve, self.root, name)
+        return await asyncio.to_thread(files.resolve, self.root, name, self._settings.hub_cache)
 
     def get(self, name: str) -> LoadedWorker | None:
         """The resident model, or None."""

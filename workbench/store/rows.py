@@ -49,9 +49,18 @@ class MemorySample:
 
 @dataclass(frozen=True, slots=True)
 class ModelEvent:
-    """Something that happened to a model; ``before_bytes`` and ``after_bytes`` are of memory."""
+    """Something that happened to a model.
 
-    event: Literal["scan", "download", "load", "unload", "evict"]
+    ``before_bytes`` and ``after_bytes`` are of memory, for a download or a delete of disk.
+
+    An ``unload`` or ``evict`` is a receipt. ``expected_bytes`` is what the model's processes held
+    for themselves alone, ``recovered_bytes`` how much of it they have given back, and ``leak``
+    says that it was less than it must be. All are None where the processes cannot be seen. The
+    host's available memory stands beside them for information: other processes move it too.
+    ``died`` is a process that ended though nobody had asked it to.
+    """
+
+    event: Literal["scan", "download", "delete", "load", "unload", "evict", "died"]
     provider: str
     t_ns: int
     ok: bool = True
@@ -60,6 +69,12 @@ class ModelEvent:
     before_bytes: int | None = None
     after_bytes: int | None = None
     duration_s: float | None = None
+    expected_bytes: int | None = None
+    recovered_bytes: int | None = None
+    recovered_share: float | None = None
+    leak: bool | None = None
+    host_before_bytes: int | None = None
+    host_after_bytes: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     event_id: str = field(default_factory=lambda: new_id("evt"))
     at: dt.datetime = field(default_factory=_now)
@@ -224,6 +239,7 @@ def session_row(item: SessionItem, seq: int) -> Row:
         "last_ns": stamps.last,
         "end_ns": stamps.end,
         "load_ns": stamps.load_ns,
+        "retry_ns": stamps.retry_ns,
         "overlap_ns": session.overlap_ns,
         **{f"runtime_{name}_ns": session.runtime_ns.get(name) for name in _RUNTIME},
         "prompt_tokens": session.prompt_tokens,

@@ -1,0 +1,508 @@
+"""One folder or GGUF file: is it a model, is it whole, and what does it say of itself.
+
+Where it may lie, and what its name is there, is the business of a :class:`Place`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from workbench.errors import ErrorCode
+from workbench.hf.headers import (
+    BadHeader,
+    GgufHeader,
+    SafetensorsHeader,
+    read_gguf,
+    read_safetensors,
+)
+from workbench.types import ModelInfo
+
+PROVIDER: Final = "huggingface"
+SOURCE_FILE: Final = "workbench-source.json"
+INDEX_FILE: Final = "model.safetensors.index.json"
+ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+
+_MAX_JSON_BYTES: Final = 64 * 2**20
+_SAMPLES: Final = 32
+_SAMPLE_BYTES: Final = 4096
+_SHARD: Final = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+_GENERATES: Final = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
+_TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+
+
+class Unusable(Exception):
+    """Why a model cannot be used, and what to do about it."""
+
+    def __init__(
+        self, problem: str, fix: str, code: ErrorCode = ErrorCode.HF_MODEL_LOAD_FAILED
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.fix = fix
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where models lie.
+
+    Args:
+        base: names of models are paths relative to this folder.
+        prefix: put before them; the name of ``base`` itself.
+        fences: folders that symbolic links may lead to.
+        location: in words, as ``details.location`` says it.
+    """
+
+    base: Path
+    prefix: str
+    fences: tuple[Path, ...]
+    location: Literal["model folder", "hub cache"]
+
+    def name(self, path: Path) -> str:
+        """The model's name, without the provider."""
+        relative = path.relative_to(self.base).as_posix()
+        return "/".join(part for part in (self.prefix, relative) if part not in ("", "."))
+
+    def holds(self, path: Path) -> bool:
+        """Whether the path, all links followed, is inside."""
+        try:
+            real = path.resolve()
+            return any(real.is_relative_to(fence.resolve()) for fence in self.fences)
+        except (OSError, RuntimeError):  # a link that leads to itself
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """Where a model lies: a folder, and the GGUF file in it if it is one; or what is wrong.
+
+    ``adapter`` is the folder of a LoRA adapter; ``folder`` then is that of its base. ``path`` is
+    what the model itself is on disk (folder, or GGUF file), ``place`` where that was found.
+    """
+
+    name: str
+    folder: Path
+    gguf_file: str | None
+    info: ModelInfo
+    broken: Unusable | None = None
+    adapter: Path | None = None
+    path: Path = Path()
+    place: Place | None = None
+
+
+def model_id(name: str) -> str:
+    """``huggingface/<name>``."""
+    return f"{PROVIDER}/{name}"
+
+
+def folder_model(
+    place: Place, folder: Path, entries: Sequence[os.DirEntry[str]]
+) -> Iterator[ModelFile]:
+    """The model that this folder is, if it is one; an adapter's base is not looked for yet."""
+    names = {entry.name for entry in entries}
+    weights = sorted(name for name in names if name.endswith(".safetensors"))
+    pickles = sorted(name for name in names if name.endswith(_PICKLES) and _is_weights(name))
+    ggufs = any(name.endswith(".gguf") for name in names)
+    if not weights and not pickles and ("config.json" not in names or ggufs):
+        return
+    size = sum((folder / name).stat().st_size for name in weights if (folder / name).is_file())
+    try:
+        for entry in entries:
+            if entry.is_symlink() and not place.holds(Path(entry.path)):
+                raise Unusable(
+                    f"has a file that links out of the model folder ({entry.name})",
+                    "Copy the file itself into the folder.",
+                    ErrorCode.FORBIDDEN_PATH,
+                )
+        if ADAPTER_CONFIG in names and set(weights) == {ADAPTER_WEIGHTS}:
+            yield _adapter_model(place, folder)
+        else:
+            yield _safetensors_model(place, folder, names, weights, pickles)
+    except Unusable as broken:
+        yield broken_model(place, folder, "safetensors" if weights else None, broken, size or None)
+    except OSError as error:
+        yield broken_model(place, folder, "safetensors", unreadable(error), size or None)
+
+
+def _is_weights(name: str) -> bool:
+    """Tell pickled weights from other ``.bin`` files, such as a trainer's arguments."""
+    return name not in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+# -- safetensors folders ---------------------------------------------------------------------------
+
+
+def _safetensors_model(
+    place: Place, folder: Path, names: set[str], weights: list[str], pickles: list[str]
+) -> ModelFile:
+    if not weights and pickles:
+        raise Unusable(
+            f"has only pickle weights ({pickles[0]}), which can run any code when loaded",
+            "Convert them to safetensors (huggingface.co/spaces/safetensors/convert), or download "
+            "a revision of the model that has safetensors files.",
+            ErrorCode.UNSAFE_FILE,
+        )
+    if "config.json" not in names:
+        if ADAPTER_CONFIG in names:
+            raise Unusable(
+                f"is a LoRA adapter without {ADAPTER_WEIGHTS}", f"Download {ADAPTER_WEIGHTS} too."
+            )
+        raise Unusable(
+            "has no config.json",
+            "Put the complete model into the folder (its own config.json too).",
+        )
+    config = read_json(folder / "config.json")
+    check_config(config)
+    headers = _weight_headers(folder, names, weights)
+    if not any(name in names for name in _TOKENIZERS):
+        raise Unusable(
+            "has no tokenizer (tokenizer.json)", "Download the tokenizer's files of the model too."
+        )
+    parameters = sum(header.parameters for header in headers.values())
+    largest = max(headers.values(), key=lambda header: header.parameters)
+    source = read_source(folder)
+    digest = _digest({name: folder / name for name in headers}, headers)
+    quantization = config.get("quantization_config")
+    info = ModelInfo(
+        **_naming(place, folder),
+        size_bytes=sum((folder / name).stat().st_size for name in headers),
+        format="safetensors",
+        dtype=largest.dtype,
+        quantization=_quantization_name(quantization),
+        parameters=parameters,
+        context_length=_context_length(config),
+        chat_template=_has_chat_template(folder, names),
+        digest=digest,
+        details={
+            "architecture": next(iter(config.get("architectures") or []), None),
+            "model_type": config.get("model_type"),
+            "licence": source.get("licence") or _readme_licence(folder),
+            "source": source.get("source"),
+            "repo": source.get("repo") or source.get("original"),
+            "files": len(headers),
+            "location": place.location,
+            # What the weights will take; an expectation for planning, not a measurement.
+            "expected_bytes": sum(
+                (folder / name).stat().st_size - header.data_start
+                for name, header in headers.items()
+            ),
+        },
+    )
+    return ModelFile(info.name, folder, None, info, path=folder, place=place)
+
+
+def _adapter_model(place: Place, folder: Path) -> ModelFile:
+    """An adapter by itself: what its base adds is filled in once that is found."""
+    config = read_json(folder / ADAPTER_CONFIG)
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base.strip("/ "):
+        raise Unusable(
+            f"has an {ADAPTER_CONFIG} without base_model_name_or_path",
+            f"Write the base's name into {ADAPTER_CONFIG}.",
+        )
+    if config.get("peft_type", "LORA") != "LORA":
+        raise Unusable(
+            f"is an adapter of the kind {config['peft_type']}", "Only LoRA adapters can be used."
+        )
+    weights = folder / ADAPTER_WEIGHTS
+    try:
+        header = read_safetensors(weights)
+    except BadHeader as error:
+        raise Unusable(
+            f"has a broken file: {ADAPTER_WEIGHTS} {error}", f"Download {ADAPTER_WEIGHTS} again."
+        ) from None
+    source = read_source(folder)
+    info = ModelInfo(
+        **_naming(place, folder),
+        size_bytes=weights.stat().st_size,
+        format="safetensors",
+        dtype=header.dtype,
+        parameters=header.parameters,
+        chat_template=_has_chat_template(folder, {path.name for path in folder.iterdir()}),
+        digest=_digest({ADAPTER_WEIGHTS: weights}, {ADAPTER_WEIGHTS: header}),
+        details={
+            "adapter": {"base": base, "rank": config.get("r"), "parameters": header.parameters},
+            "licence": source.get("licence") or _readme_licence(folder),
+            "source": source.get("source"),
+            "files": 1,
+            "location": place.location,
+            "expected_bytes": weights.stat().st_size - header.data_start,
+        },
+    )
+    return ModelFile(info.name, folder, None, info, adapter=folder, path=folder, place=place)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse what transformers cannot run by itself.
+
+    Raises:
+        Unusable: with the reason and the fix.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise Unusable(
+            "has a config.json without model_type",
+            "Download config.json again, or use a model made for transformers.",
+        )
+    if "auto_map" in config and not _is_native(model_type):
+        raise Unusable(
+            f"needs its own Python code (auto_map in config.json; transformers does not know "
+            f"{model_type!r} by itself), which is never run",
+            "Choose a model that transformers supports itself, or a newer transformers release.",
+            ErrorCode.UNSAFE_FILE,
+        )
+    architectures = config.get("architectures")
+    if (
+        isinstance(architectures, list)
+        and architectures
+        and not any(_GENERATES.search(str(name)) for name in architectures)
+    ):
+        raise Unusable(
+            f"is a {architectures[0]}, which does not generate text",
+            "Choose a text-generation model.",
+        )
+
+
+def _is_native(model_type: str) -> bool:
+    """Whether transformers has this family itself, found without importing it."""
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return False
+    return (Path(spec.origin).parent / "models" / model_type.replace("-", "_")).is_dir()
+
+
+def _weight_headers(
+    folder: Path, names: set[str], weights: list[str]
+) -> dict[str, SafetensorsHeader]:
+    """The checked headers of the files that make up the model."""
+    index = INDEX_FILE
+    expected: Mapping[str, Any] = {}
+    if index in names:
+        table = read_json(folder / index).get("weight_map")
+        if not isinstance(table, dict) or not table:
+            raise Unusable(f"has an {index} without weight_map", f"Download {index} again.")
+        expected = table
+        wanted = sorted({str(name) for name in table.values()})
+        for name in wanted:
+            if Path(name).name != name:
+                raise Unusable(
+                    f"names a weight file outside its folder ({name!r})",
+                    "Do not use this model.",
+                    ErrorCode.FORBIDDEN_PATH,
+                )
+    else:
+        wanted = ["model.safetensors"] if "model.safetensors" in names else weights
+        numbered = [name for name in wanted if re.search(r"-\d{5}-of-\d{5}\.", name)]
+        if numbered:
+            raise Unusable(f"has weights in several files but no {index}", f"Download {index} too.")
+    if not wanted:
+        raise Unusable("has no weights", "Download the safetensors files of the model.")
+    headers = {}
+    for name in wanted:
+        if name not in names:
+            raise Unusable(f"lacks the weight file {name}", f"Download {name} into the folder.")
+        try:
+            headers[name] = read_safetensors(folder / name)
+        except BadHeader as error:
+            raise Unusable(
+                f"has a broken file: {name} {error}", f"Download {name} again."
+            ) from None
+    for tensor, name in expected.items():
+        if tensor not in headers[str(name)].tensors:
+            raise Unusable(
+                f"has a {index} that does not fit: {name} lacks {tensor!r}",
+                f"Download {name} and {index} again, from one revision.",
+            )
+    return headers
+
+
+def _quantization_name(entry: object) -> str | None:
+    if not isinstance(entry, dict):
+        return None
+    bits = entry.get("bits") or (4 if entry.get("load_in_4bit") else None)
+    method = str(entry.get("quant_method", "unknown"))
+    return f"{method}-{bits}bit" if bits else method
+
+
+def _context_length(config: Mapping[str, Any]) -> int | None:
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name in _CONTEXT_NAMES:
+            if isinstance(part.get(name), int):
+                return int(part[name])
+    return None
+
+
+def _has_chat_template(folder: Path, names: set[str]) -> bool:
+    if {"chat_template.jinja", "chat_template.json"} & names:
+        return True
+    if "tokenizer_config.json" not in names:
+        return False
+    return bool(read_json(folder / "tokenizer_config.json").get("chat_template"))
+
+
+# -- GGUF files ------------------------------------------------------------------------------------
+
+
+def gguf_model(place: Place, path: Path) -> ModelFile:
+    """The model that this GGUF file is."""
+    try:
+        header = read_gguf(path)
+        return _usable_gguf(place, path, header)
+    except BadHeader as error:
+        broken = Unusable(str(error), f"Download {path.name} again.")
+    except Unusable as error:
+        broken = error
+    except OSError as error:
+        broken = unreadable(error)
+    return broken_model(
+        place, path, "gguf", broken, path.stat().st_size if path.is_file() else None
+    )
+
+
+def _usable_gguf(place: Place, path: Path, header: GgufHeader) -> ModelFile:
+    if split := _SHARD.search(path.name):
+        raise Unusable(
+            f"is one of {int(split[1])} parts, which transformers cannot load",
+            "Merge them with llama.cpp's `llama-gguf-split --merge`.",
+        )
+    architecture = header.metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture == "clip":
+        raise Unusable("holds no language model", "Choose the model's main GGUF file.")
+    source = read_source(path.parent)
+    context = header.metadata.get(f"{architecture}.context_length")
+    info = ModelInfo(
+        **_naming(place, path),
+        size_bytes=path.stat().st_size,
+        format="gguf",
+        quantization=header.quantization,
+        parameters=header.parameters,
+        context_length=context if isinstance(context, int) else None,
+        chat_template="tokenizer.chat_template" in header.metadata,
+        digest=_digest({path.name: path}, {path.name: header}),
+        details={
+            "architecture": architecture,
+            "licence": header.metadata.get("general.license") or source.get("licence"),
+            "source": source.get("source"),
+            "files": 1,
+            "location": place.location,
+            # Unpacked to float32, as the loader does for all but the largest.
+            "expected_bytes": header.parameters * 4,
+        },
+    )
+    return ModelFile(info.name, path.parent, path.name, info, path=path, place=place)
+
+
+# -- shared ----------------------------------------------------------------------------------------
+
+
+def _digest(
+    paths: Mapping[str, Path], headers: Mapping[str, SafetensorsHeader | GgufHeader]
+) -> str:
+    """Identity of the weights: SHA-256 over each file's name, size, head and samples of its data.
+
+    Reading gigabytes at every scan is out of the question. Samples spread over the whole file tell
+    apart two trainings of one architecture, whose headers and sizes are equal; that a single
+    changed byte elsewhere goes unseen is why the prefix does not say ``sha256:``.
+    """
+    total = hashlib.sha256()
+    for name in sorted(paths):
+        size, mtime = paths[name].stat().st_size, paths[name].stat().st_mtime_ns
+        known = _sampled.get(paths[name])
+        if known is None or known[:2] != (size, mtime):
+            known = (size, mtime, _sample(paths[name], size, headers[name].data_start))
+            _sampled[paths[name]] = known
+        total.update(f"{name}\0{size}\0".encode() + known[2])
+    return f"sample-sha256:{total.hexdigest()}"
+
+
+_sampled: dict[Path, tuple[int, int, bytes]] = {}
+
+
+def _sample(path: Path, size: int, data_start: int) -> bytes:
+    digest = hashlib.sha256()
+    step = max((size - data_start) // _SAMPLES, _SAMPLE_BYTES)
+    with path.open("rb") as file:
+        digest.update(file.read(min(data_start, 2**20)))
+        for at in range(data_start, size, step):
+            file.seek(at)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.digest()
+
+
+def read_source(folder: Path) -> Mapping[str, Any]:
+    """Where the files came from, if the workbench brought them."""
+    path = folder / SOURCE_FILE
+    try:
+        return read_json(path) if path.is_file() else {}
+    except Unusable:
+        return {}
+
+
+def _readme_licence(folder: Path) -> str | None:
+    """The licence from the model card's head."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        match = re.search(r"^license:\s*['\"]?([\w.+-]+)", file.read(4096), re.MULTILINE)
+    return match[1] if match else None
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A table from a JSON file.
+
+    Raises:
+        Unusable: if it is too large or no table.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError("it is too large")
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("it holds no table")
+    except (ValueError, RecursionError) as error:
+        raise Unusable(
+            f"has an unreadable {path.name} ({error})", f"Download {path.name} again."
+        ) from None
+    return value
+
+
+def _naming(place: Place, path: Path) -> dict[str, Any]:
+    name = place.name(path)
+    return {"id": model_id(name), "name": name, "provider": PROVIDER}
+
+
+def broken_model(
+    place: Place,
+    path: Path,
+    format_: Literal["safetensors", "gguf"] | None,
+    reason: Unusable,
+    size: int | None = None,
+) -> ModelFile:
+    """What is there but cannot be used, with the reason."""
+    info = ModelInfo(
+        **_naming(place, path),
+        status="unusable",
+        size_bytes=size,
+        format=format_,
+        problem=f"{path.name} {reason.problem}. {reason.fix}",
+        details={"code": reason.code.value, "location": place.location},
+    )
+    return ModelFile(info.name, path, None, info, reason, path=path, place=place)
+
+
+def unreadable(error: OSError) -> Unusable:
+    """For what the system does not let us read."""
+    return Unusable(f"cannot be read ({error.strerror or error})", "Check the rights of the files.")
