@@ -17,7 +17,7 @@ PACKAGE = ROOT / "workbench"
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"types", "metrics", "settings", "errors", "logs", "wire"}),
     ("parts", {"memory", "providers", "hf", "store", "discovery", "contention", "mailbox"}),
-    ("routing", {"router", "rotation", "environment"}),
+    ("routing", {"router", "receipts", "recovery", "rotation", "environment"}),
     ("the one path", {"session", "engine"}),
     ("experiments", {"bench", "analysis"}),
     ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", "figures"}),

@@ -22,6 +22,7 @@ def test_a_request_worked_out_by_hand() -> None:
         queued=10 * MS,
         slot=60 * MS,
         load_ns=30 * MS,
+        retry_ns=15 * MS,
         sent=61 * MS,
         first_any=161 * MS,
         first_content=181 * MS,
@@ -36,7 +37,8 @@ def test_a_request_worked_out_by_hand() -> None:
     )
     found = figures(stamps, timeline, n=5, chars=12)
     expected = {
-        "queue_s": 0.020,
+        "retry_s": 0.015,
+        "queue_s": 0.005,
         "load_s": 0.030,
         "dispatch_s": 0.001,
         "prefill_s": 0.100,
@@ -85,14 +87,21 @@ def test_request_that_never_left_the_queue() -> None:
 ORDERED = st.lists(st.integers(0, 10**12), min_size=7, max_size=7).map(sorted)
 
 
-@given(ORDERED, st.lists(st.booleans(), min_size=5, max_size=5), st.integers(0, 10**12))
+@given(
+    ORDERED,
+    st.lists(st.booleans(), min_size=5, max_size=5),
+    st.integers(0, 10**12),
+    st.integers(0, 10**12),
+)
 def test_phases_add_up_whatever_was_reached(
-    times: list[int], reached: list[bool], load_ns: int
+    times: list[int], reached: list[bool], load_ns: int, retry_ns: int
 ) -> None:
     queued, *inner, end = times
     names = ("slot", "sent", "first_any", "first_content", "last")
     known = {n: t if r else None for n, t, r in zip(names, inner, reached, strict=True)}
-    parts = metrics.phases(Stamps(queued=queued, end=end, load_ns=load_ns, **known))
+    parts = metrics.phases(
+        Stamps(queued=queued, end=end, load_ns=load_ns, retry_ns=retry_ns, **known)
+    )
     assert sum(parts.values()) == pytest.approx((end - queued) / metrics.NS, abs=1e-6)
     assert min(parts.values()) >= 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -39,86 +40,182 @@ def snapshot(
     return Snapshot(waiting, running or {}, exclusive_running, resident or {}, max_resident)
 
 
+def granted(snapshot: Snapshot) -> list[Grant]:
+    return list(plan(snapshot).grants)
+
+
 def test_free_places_are_taken_in_order() -> None:
     a, b = ticket(1, "a"), ticket(2, "b")
-    assert plan(snapshot([a, b])) == [Grant(a), Grant(b)]
+    assert granted(snapshot([a, b])) == [Grant(a), Grant(b)]
 
 
 def test_least_recently_used_idle_model_is_evicted() -> None:
     c = ticket(9, "c")
-    assert plan(snapshot([c], resident={"a": 5, "b": 3})) == [Grant(c, ("b",))]
+    assert granted(snapshot([c], resident={"a": 5, "b": 3})) == [Grant(c, ("b",))]
 
 
 def test_model_in_use_is_never_evicted() -> None:
     c = ticket(9, "c")
-    assert plan(snapshot([c], resident={"a": 5, "b": 3}, running={"b": 1})) == [Grant(c, ("a",))]
-    assert plan(snapshot([c], resident={"a": 5, "b": 3}, running={"a": 1, "b": 1})) == []
+    assert granted(snapshot([c], resident={"a": 5, "b": 3}, running={"b": 1})) == [Grant(c, ("a",))]
+    assert granted(snapshot([c], resident={"a": 5, "b": 3}, running={"a": 1, "b": 1})) == []
 
 
 def test_request_for_a_resident_model_passes_one_that_waits_for_a_place() -> None:
     c, a = ticket(8, "c"), ticket(9, "a", concurrency=2)
     full = snapshot([c, a], resident={"a": 5, "b": 3}, running={"a": 1, "b": 1})
-    assert plan(full) == [Grant(a)]
+    assert granted(full) == [Grant(a)]
 
 
 def test_place_freed_goes_to_the_first_in_line() -> None:
     c, d = ticket(8, "c"), ticket(9, "d")
-    assert plan(snapshot([c, d], resident={"a": 5, "b": 3}, running={"a": 1})) == [Grant(c, ("b",))]
+    assert granted(snapshot([c, d], resident={"a": 5, "b": 3}, running={"a": 1})) == [
+        Grant(c, ("b",))
+    ]
 
 
 def test_one_generation_per_model_unless_it_allows_more() -> None:
     first, second = ticket(1, "a"), ticket(2, "a")
-    assert plan(snapshot([first, second])) == [Grant(first)]
+    assert granted(snapshot([first, second])) == [Grant(first)]
     first, second = ticket(1, "a", concurrency=2), ticket(2, "a", concurrency=2)
-    assert plan(snapshot([first, second])) == [Grant(first), Grant(second)]
+    assert granted(snapshot([first, second])) == [Grant(first), Grant(second)]
 
 
 def test_exclusive_waits_for_silence_and_is_not_passed() -> None:
     alone, later = ticket(1, "a", exclusive=True), ticket(2, "b")
-    assert plan(snapshot([alone, later], running={"c": 1})) == []
-    assert plan(snapshot([alone, later])) == [Grant(alone)]
-    assert plan(snapshot([later], exclusive_running=True)) == []
+    assert granted(snapshot([alone, later], running={"c": 1})) == []
+    assert granted(snapshot([alone, later])) == [Grant(alone)]
+    assert granted(snapshot([later], exclusive_running=True)) == []
 
 
-TICKETS = st.lists(
-    st.tuples(st.sampled_from("abcde"), st.booleans(), st.booleans(), st.integers(1, 3)),
-    max_size=12,
-).map(
-    lambda items: [
-        ticket(n, m, exclusive=e, counted=c, concurrency=k)
-        for n, (m, e, c, k) in enumerate(items, start=100)
+MODELS = "abcde"
+LIMITS = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 8}
+"""How many generations each model takes."""
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """What a service can meet: no more running than each model takes, those of a place in it."""
+    counted = set(draw(st.sets(st.sampled_from(MODELS))))
+    waiting = [
+        ticket(number, model, exclusive=alone, counted=model in counted, concurrency=LIMITS[model])
+        for number, (model, alone) in enumerate(
+            draw(
+                st.lists(st.tuples(st.sampled_from(MODELS), st.booleans() | st.just(False))),
+            ),
+            start=100,
+        )
     ]
-)
+    running = {model: draw(st.integers(0, LIMITS[model])) for model in MODELS}
+    exclusive_running = draw(st.booleans())
+    if exclusive_running:
+        alone = draw(st.sampled_from(MODELS))
+        running = {model: int(model == alone) for model in MODELS}
+    elif draw(st.booleans()):
+        running = {}
+    resident = {m for m in counted if running.get(m) or draw(st.booleans())}
+    uses = draw(st.permutations(range(1, len(resident) + 1)))
+    return Snapshot(
+        waiting,
+        {model: n for model, n in running.items() if n},
+        exclusive_running,
+        dict(zip(sorted(resident), uses, strict=True)),
+        max(1, len(resident) + draw(st.integers(-1, 2))),
+    )
 
 
-@given(
-    waiting=TICKETS,
-    running=st.dictionaries(st.sampled_from("abcde"), st.integers(1, 2), max_size=3),
-    resident=st.dictionaries(st.sampled_from("abcde"), st.integers(1, 99), max_size=4),
-    max_resident=st.integers(1, 4),
-)
-def test_plan_keeps_its_promises(
-    waiting: list[Ticket],
-    running: dict[str, int],
-    resident: dict[str, int],
-    max_resident: int,
-) -> None:
-    grants = plan(snapshot(waiting, running=running, resident=resident, max_resident=max_resident))
-    leased = set(running)
-    for grant in grants:
-        assert not leased & set(grant.evict), "a leased model is evicted"
-        leased.add(grant.ticket.model)
-    if any(grant.ticket.exclusive for grant in grants):
-        assert len(grants) == 1
-        assert not running
-    added = {g.ticket.model for g in grants if g.ticket.counted and g.ticket.model not in resident}
-    gone = {model for grant in grants for model in grant.evict}
-    if added:
-        assert len((set(resident) - gone) | added) <= max(max_resident, len(resident))
+@given(snapshots())
+def test_plan_keeps_its_promises(snap: Snapshot) -> None:
+    planned = plan(snap)
+    going = [grant.ticket for grant in planned.grants]
+    staying = [ticket for ticket in snap.waiting if ticket not in going]
+    assert planned.waits.keys() == {ticket.number for ticket in staying}, "each wait has its reason"
+    running, resident = Counter(snap.running), set(snap.resident)
+    for grant in planned.grants:
+        assert not snap.exclusive_running, "beside one that runs alone"
+        assert not any(t.exclusive for t in going if t != grant.ticket), "beside an exclusive one"
+        if grant.ticket.exclusive:
+            assert not running.total(), "an exclusive one beside others"
+        assert not any(running[model] for model in grant.evict), "a leased model is evicted"
+        running[grant.ticket.model] += 1
+        assert running[grant.ticket.model] <= grant.ticket.concurrency
+        resident -= set(grant.evict)
+        if grant.ticket.counted and grant.ticket.model not in resident:
+            resident.add(grant.ticket.model)
+            assert len(resident) <= snap.max_resident, "more models than places"
+        if grant.evict:
+            kept = [m for m in resident & snap.resident.keys() if not running[m]]
+            oldest_kept = min((snap.resident[m] for m in kept), default=99)
+            assert max(snap.resident[m] for m in grant.evict) < oldest_kept, "not the oldest"
+    assert [t.number for t in going] == sorted(t.number for t in going), "order of arrival"
+    for stays in staying:
+        later = [t for t in going if t.number > stays.number]
+        assert not any(t.model == stays.model for t in later), "overtaken by its own model"
+        assert not (stays.exclusive and later), "an exclusive one is passed"
     # Nothing starves: with nothing running and everything idle, the first in line goes on.
-    if waiting and not running:
-        assert grants
-        assert grants[0].ticket == waiting[0]
+    if snap.waiting and not snap.running and not snap.exclusive_running:
+        assert going[:1] == list(snap.waiting[:1])
+
+
+@given(snapshots(), st.data())
+def test_nobody_waits_for_ever(snap: Snapshot, data: st.DataObject) -> None:
+    """Whoever is last in line goes on, however many come after it to models that are busy.
+
+    One generation ends at a time, and two new requests come for each: models with room for
+    several never fall idle by themselves.
+    """
+    if not snap.waiting:
+        return
+    last = snap.waiting[-1]
+    waiting, number = list(snap.waiting), 1_000
+    running, resident = Counter(snap.running), dict(snap.resident)
+    counted = {t.model for t in waiting if t.counted} | set(resident)
+    alone = next(iter(running)) if snap.exclusive_running else None
+    # Each round ends a generation that nobody but an earlier ticket may follow.
+    for _ in range(running.total() + 3 * len(waiting) + 3):
+        planned = plan(Snapshot(waiting, running, alone is not None, resident, snap.max_resident))
+        for grant in planned.grants:
+            waiting.remove(grant.ticket)
+            running[grant.ticket.model] += 1
+            for model in grant.evict:
+                del resident[model]
+            if grant.ticket.counted:
+                number += 1
+                resident[grant.ticket.model] = number
+            alone = grant.ticket.model if grant.ticket.exclusive else None
+            if grant.ticket == last:
+                return
+        ends = data.draw(st.sampled_from(sorted(running.elements())))
+        running[ends] -= 1
+        alone = None if ends == alone else alone
+        for model in (ends, data.draw(st.sampled_from(MODELS))):
+            number += 1
+            waiting.append(
+                ticket(number, model, counted=model in counted, concurrency=LIMITS[model])
+            )
+    raise AssertionError(f"{last} still waits: {planned.waits}")
+
+
+def test_busy_model_that_must_make_room_takes_no_later_requests() -> None:
+    """A model that runs several at a time would else never be idle."""
+    c, a, b = ticket(8, "c"), ticket(9, "a", concurrency=4), ticket(10, "b", concurrency=4)
+    planned = plan(snapshot([c, a, b], resident={"a": 3, "b": 5}, running={"a": 1, "b": 1}))
+    assert planned.grants == (Grant(b),)
+    assert planned.waits == {
+        8: "all places for resident models are in use",
+        9: "the model makes room for an earlier request",
+    }
+
+
+def test_reasons_say_what_is_waited_for() -> None:
+    full = ticket(1, "a", concurrency=2)
+    alone, behind = ticket(2, "b", exclusive=True), ticket(3, "c")
+    assert plan(snapshot([full, alone, behind], running={"a": 2})).waits == {
+        1: "the model is answering 2 requests, as many as it takes",
+        2: "waits until nothing else runs",
+        3: "another request waits to run alone",
+    }
+    beside = snapshot([behind], running={"b": 1}, exclusive_running=True)
+    assert plan(beside).waits == {3: "another request runs alone"}
 
 
 class FakeProvider:
@@ -134,6 +231,8 @@ class FakeProvider:
         self.may_load = asyncio.Event()
         self.may_load.set()
         self.fail = False
+        self.too_big: dict[str, int] = {}
+        """Models whose next so many loads run out of memory."""
 
     async def load(
         self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
@@ -141,6 +240,9 @@ class FakeProvider:
         fresh = model not in self.loaded
         if fresh:
             self.calls.append(f"load {model}")
+            if self.too_big.get(model):
+                self.too_big[model] -= 1
+                raise WorkbenchError(ErrorCode.HF_MEMORY_EXCEEDED, "It does not fit.")
             await self.may_load.wait()
             if self.fail:
                 raise WorkbenchError(ErrorCode.HF_MODEL_LOAD_FAILED, "broken")
@@ -149,7 +251,8 @@ class FakeProvider:
 
     async def unload(self, model: str) -> None:
         self.calls.append(f"unload {model}")
-        self.loaded.remove(model)
+        if model in self.loaded:
+            self.loaded.remove(model)
 
     def resident(self, model: str) -> ResidentModel | None:
         return ResidentModel(model) if model in self.loaded else None
@@ -161,8 +264,9 @@ class FakeProvider:
 class Desk:
     """A service over a fake provider."""
 
-    def __init__(self, max_resident: int = 1) -> None:
+    def __init__(self, max_resident: int = 1, concurrency: int = 1) -> None:
         self.provider = FakeProvider()
+        self.provider.concurrency = concurrency
         self.changes: list[ResidencyChange] = []
         self.service = ModelRotationService(
             max_resident=max_resident, max_queue=8, on_change=self.changes.append
@@ -270,3 +374,104 @@ async def test_model_that_answers_cannot_be_unloaded() -> None:
             await desk.service.unload(route)
     await desk.service.unload(route)
     assert desk.provider.loaded == []
+
+
+async def test_requests_that_share_a_load_report_it_once() -> None:
+    desk = Desk(concurrency=2)
+    desk.provider.may_load.clear()
+
+    async def ask() -> None:
+        async with desk.slot("a"):
+            pass
+
+    asking = [asyncio.create_task(ask()) for _ in range(2)]
+    while len(desk.provider.calls) < 2:
+        await asyncio.sleep(0)
+    desk.provider.may_load.set()
+    await asyncio.gather(*asking)
+    assert [change.event for change in desk.changes] == ["load"]
+
+
+async def test_who_gives_up_a_shared_load_takes_it_from_nobody() -> None:
+    desk = Desk(concurrency=2)
+    desk.provider.may_load.clear()
+    cancel = CancellationToken()
+    done: list[str] = []
+
+    async def ask(name: str, cancel: CancellationToken) -> None:
+        async with desk.slot("a", cancel=cancel):
+            done.append(name)
+
+    leaves = asyncio.create_task(ask("leaves", cancel))
+    stays = asyncio.create_task(ask("stays", CancellationToken()))
+    while len(desk.provider.calls) < 2:
+        await asyncio.sleep(0)
+    cancel.cancel("user")
+    with pytest.raises(WorkbenchError, match=ErrorCode.CANCELLED):
+        await leaves
+    desk.provider.may_load.set()
+    await stays
+    assert done == ["stays"]
+    async with desk.slot("b"):  # its place was counted all the time
+        assert desk.provider.loaded == ["b"]
+
+
+async def test_load_that_everybody_gave_up_is_ended() -> None:
+    """Or the model would come into memory without a place, beside as many as there are places."""
+    desk = Desk()
+    desk.provider.may_load.clear()
+    cancel = CancellationToken()
+
+    async def ask() -> None:
+        async with desk.slot("a", cancel=cancel):
+            pass
+
+    asking = asyncio.create_task(ask())
+    while not desk.provider.calls:
+        await asyncio.sleep(0)
+    cancel.cancel("user")
+    with pytest.raises(WorkbenchError, match=ErrorCode.CANCELLED):
+        await asking
+    await desk.service.close()
+    assert desk.provider.calls == ["load a", "unload a"]
+
+
+async def test_memory_that_ran_out_evicts_idle_models_once_and_loads_again() -> None:
+    desk = Desk(max_resident=3)
+    for name in ("old", "new"):
+        async with desk.slot(name):
+            pass
+    desk.provider.too_big = {"big": 1}
+    async with desk.slot("big"):
+        assert desk.provider.loaded == ["big"]
+    evicted = [change.route.name for change in desk.changes if change.event == "evict"]
+    assert evicted == ["old", "new"], "the least recently used goes first"
+    desk.provider.too_big = {"bigger": 9}
+    with pytest.raises(WorkbenchError) as caught:
+        async with desk.slot("bigger"):
+            pass
+    assert caught.value.code is ErrorCode.HF_MEMORY_EXCEEDED
+    assert caught.value.details["evicted"] == ["fake/big"]
+    assert caught.value.details["host_available_bytes"] > 0
+    assert "MB available" in caught.value.message
+    assert desk.provider.calls.count("load bigger") == 2
+
+
+async def test_memory_that_ran_out_leaves_models_in_use_alone() -> None:
+    desk = Desk(max_resident=3)
+    desk.provider.too_big = {"big": 9}
+    async with desk.slot("busy"):
+        with pytest.raises(WorkbenchError, match="none, as none was idle"):
+            async with desk.slot("big"):
+                pass
+        assert desk.provider.loaded == ["busy"]
+    assert desk.provider.calls.count("load big") == 1
+
+
+async def test_model_whose_process_died_while_it_answered_has_no_place() -> None:
+    desk = Desk()
+    async with desk.slot("a"):
+        desk.provider.loaded.clear()
+    async with desk.slot("b"):
+        pass
+    assert desk.provider.calls == ["load a", "load b"], "what is not there is not evicted"

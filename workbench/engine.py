@@ -15,8 +15,9 @@ import random
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
+from functools import partial
 
-from workbench import logs
+from workbench import logs, recovery
 from workbench.errors import WorkbenchError, invalid
 from workbench.memory import MemoryMonitor
 from workbench.providers.base import Provider
@@ -58,11 +59,14 @@ class Engine:
         self.rotation = ModelRotationService(
             max_resident=settings.hf_max_cached_models,
             max_queue=settings.workbench_max_queue,
+            unload_grace_s=settings.workbench_cancel_grace_s,
             on_change=self._log_change,
         )
         self._parts = Parts(settings, self.rotation, self.monitor, store)
         self._live: dict[str, LiveSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        for provider in router.providers.values():
+            provider.on_death = partial(self._log_death, provider)
 
     # -- streams
 
@@ -83,35 +87,36 @@ class Engine:
         except WorkbenchError as error:
             self.store.log_error(error, model=request.model, correlation_id=request.correlation_id)
             raise
-        fallback_from: str | None = None
-        while True:
-            failed: ErrorEvent | None = None
-            # Closed with this one, or the work would go on until the garbage collector comes by.
-            async with contextlib.aclosing(
-                self._stream_once(request, route, fallback_from)
-            ) as events:
-                async for event in events:
-                    if (
-                        isinstance(event, ErrorEvent)
-                        and request.fallback is not None
-                        and fallback_from is None
-                        and not event.session.streamed_tokens
-                    ):
-                        failed = event
-                    else:
-                        yield event
-            if failed is None:
-                return
-            assert request.fallback is not None
-            fallback_from = route.model
-            route = await self.router.resolve(request.fallback)
-            yield WarningEvent(
-                session_id=failed.session_id,
-                code="FALLBACK",
-                message=f"{fallback_from} failed ({failed.error.code}); {route.model} answers.",
-                t_ns=time.monotonic_ns(),
-            )
-            request = replace(request, session_id=new_id("ses"))
+        failed: ErrorEvent | None = None
+        # Closed with this one, or the work would go on until the garbage collector comes by.
+        async with contextlib.aclosing(self._stream_once(request, route, None)) as events:
+            async for event in events:
+                if isinstance(event, ErrorEvent) and self._fallback(request, route, event):
+                    failed = event
+                else:
+                    yield event
+        if failed is None:
+            return
+        fallback = self._fallback(request, route, failed)
+        assert fallback is not None
+        try:
+            other = await self.router.resolve(fallback)
+        except WorkbenchError as error:
+            yield _warning(failed, "NO_FALLBACK", f"The fallback {fallback} is no help: {error}")
+            yield failed
+            return
+        if other.model == route.model:
+            yield failed
+            return
+        yield _warning(
+            failed,
+            "FALLBACK",
+            f"{route.model} failed ({failed.error.code}); {other.model} answers.",
+        )
+        request = replace(request, session_id=new_id("ses"))
+        async with contextlib.aclosing(self._stream_once(request, other, route.model)) as events:
+            async for event in events:
+                yield event
 
     async def compare(
         self, requests: Sequence[ChatRequest]
@@ -244,6 +249,12 @@ class Engine:
         if request.session_id in self._live:
             raise invalid(f"Session {request.session_id} is running already.")
 
+    def _fallback(self, request: ChatRequest, route: Route, event: ErrorEvent) -> str | None:
+        """Who answers in place of a model that failed before its first token, if anybody."""
+        if event.session.streamed_tokens or not recovery.may_fall_back(event.error):
+            return None
+        return request.fallback or self.settings.workbench_fallbacks.get(route.model)
+
     async def _stream_once(
         self, request: ChatRequest, route: Route, fallback_from: str | None
     ) -> AsyncGenerator[StreamEvent, None]:
@@ -265,23 +276,51 @@ class Engine:
             _log.error("stream_task_failed", session_id=session_id, exc_info=error)
 
     def _log_change(self, change: ResidencyChange) -> None:
-        before, after = change.before, change.after
+        before, after, receipt = change.before, change.after, change.receipt
+        event = ModelEvent(
+            t_ns=change.t_ns,
+            model=change.route.model,
+            provider=change.route.provider.name,
+            event=change.event,
+            ok=change.ok,
+            reason=change.reason,
+            before_bytes=before.pss_bytes + before.gpu_bytes if before else None,
+            after_bytes=after.pss_bytes + after.gpu_bytes if after else 0,
+            duration_s=change.duration_s,
+            details=change.details,
+        )
+        if receipt is not None:
+            event = replace(
+                event,
+                expected_bytes=receipt.expected_bytes,
+                recovered_bytes=receipt.recovered_bytes,
+                recovered_share=receipt.recovered_share,
+                leak=receipt.leak,
+                host_before_bytes=receipt.host_before_bytes,
+                host_after_bytes=receipt.host_after_bytes,
+            )
+        self.store.log_model_event(event)
+
+    def _log_death(self, provider: Provider, name: str, error: WorkbenchError) -> None:
+        """A process that held a model ended by itself: an event, and its place is free."""
+        route = Route(provider, name)
+        self.rotation.forget(route.model)
         self.store.log_model_event(
             ModelEvent(
-                event_id=new_id("evt"),
-                at=dt.datetime.now(dt.UTC),
-                t_ns=change.t_ns,
-                model=change.route.model,
-                provider=change.route.provider.name,
-                event=change.event,
-                ok=change.ok,
-                reason=change.reason,
-                before_bytes=before.pss_bytes + before.gpu_bytes if before else None,
-                after_bytes=after.pss_bytes + after.gpu_bytes if after else 0,
-                duration_s=change.duration_s,
-                details={},
+                t_ns=time.monotonic_ns(),
+                model=route.model,
+                provider=provider.name,
+                event="died",
+                ok=False,
+                reason=error.message,
+                after_bytes=0,
+                details=error.details,
             )
         )
+
+
+def _warning(failed: ErrorEvent, code: str, message: str) -> WarningEvent:
+    return WarningEvent(failed.session_id, code, message, time.monotonic_ns())
 
 
 def rejected(request: ChatRequest, error: WorkbenchError) -> ErrorEvent:
@@ -316,6 +355,9 @@ def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
     Args:
         settings: of the process.
         providers: replacements by name, for tests (``scripted=...``).
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``, ``WORKBENCH_FALLBACKS`` names an unknown provider.
     """
     from workbench.providers.huggingface import HuggingFaceProvider
     from workbench.providers.ollama import OllamaProvider
@@ -325,7 +367,18 @@ def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
     router.register_provider(providers.get("huggingface") or HuggingFaceProvider(settings))
     router.register_provider(providers.get("ollama") or OllamaProvider(settings))
     router.register_provider(providers.get("scripted") or ScriptedProvider())
+    _check_fallbacks(settings, router)
     return router
+
+
+def _check_fallbacks(settings: Settings, router: ModelRouter) -> None:
+    for pair in settings.workbench_fallbacks.items():
+        for model in pair:
+            if model.partition("/")[0] not in router.providers:
+                raise invalid(
+                    f"WORKBENCH_FALLBACKS names {model}, but there is no such provider.",
+                    fix=f"The providers are {', '.join(router.providers)}.",
+                )
 
 
 def build(settings: Settings, store: Store, **providers: Provider) -> Engine:

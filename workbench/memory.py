@@ -22,7 +22,12 @@ _log = logs.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """Bytes held by some process trees at one moment (``t_ns`` is monotonic)."""
+    """Bytes held by some process trees at one moment (``t_ns`` is monotonic).
+
+    ``private_bytes`` (USS) is what no other process shares: what comes back when these end. Pages
+    that a worker still shares with the zygote it was forked from are in its PSS in part, and do
+    not come back.
+    """
 
     t_ns: int
     pss_bytes: int
@@ -30,6 +35,72 @@ class MemoryReading:
     gpu_bytes: int
     host_available_bytes: int
     pid: int | None
+    private_bytes: int = 0
+
+
+class ProcessTrees:
+    """The processes under some roots, as they were when this was made, to be asked again later.
+
+    A process is known by its id and its start, so that a reused id is never taken for it.
+
+    Args:
+        pids: the roots.
+    """
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._root = pids[0] if pids else None
+        self._processes = _family(pids)
+
+    @property
+    def known(self) -> bool:
+        """Whether there was any process."""
+        return bool(self._processes)
+
+    def alive(self) -> list[int]:
+        """Ids of those that still run; one that has ended and is not reaped does not."""
+        return [process.pid for process in self._processes if _runs(process)]
+
+    def read(self) -> MemoryReading | None:
+        """What those that still run hold; None when there are none, or none may be looked at.
+
+        Where the system has no PSS (it is Linux's), RSS stands in for it.
+        """
+        pss = rss = private = 0
+        seen: list[int] = []
+        for process in self._processes:
+            if not _runs(process):
+                continue
+            try:
+                full = process.memory_full_info()
+            except psutil.Error:
+                continue
+            seen.append(process.pid)
+            pss += getattr(full, "pss", full.rss)
+            rss += full.rss
+            private += full.uss
+        if not seen:
+            return None
+        return MemoryReading(
+            t_ns=time.monotonic_ns(),
+            pss_bytes=pss,
+            rss_bytes=rss,
+            gpu_bytes=gpu_bytes(seen),
+            host_available_bytes=host_available_bytes(),
+            pid=self._root,
+            private_bytes=private,
+        )
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def host_available_bytes() -> int:
+    """Memory of the machine that could be used without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def _family(pids: Iterable[int]) -> list[psutil.Process]:
@@ -45,30 +116,8 @@ def _family(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 def read_tree(pids: Sequence[int]) -> MemoryReading | None:
-    """Memory of the process trees rooted at ``pids``; None when none of them lives.
-
-    Where the system has no PSS (it is Linux's), RSS stands in for it.
-    """
-    pss = rss = 0
-    alive: list[int] = []
-    for process in _family(pids):
-        try:
-            full = process.memory_full_info()
-        except psutil.Error:
-            continue
-        alive.append(process.pid)
-        pss += getattr(full, "pss", full.rss)
-        rss += full.rss
-    if not alive:
-        return None
-    return MemoryReading(
-        t_ns=time.monotonic_ns(),
-        pss_bytes=pss,
-        rss_bytes=rss,
-        gpu_bytes=gpu_bytes(alive),
-        host_available_bytes=psutil.virtual_memory().available,
-        pid=pids[0] if pids else None,
-    )
+    """Memory of the process trees rooted at ``pids``; None when none of them lives."""
+    return ProcessTrees(pids).read()
 
 
 @cache

@@ -15,6 +15,7 @@ from workbench.types import Stamps, TokenTimeline
 NS: Final = 1_000_000_000
 
 PHASES: Final = (
+    "retry_s",
     "queue_s",
     "load_s",
     "dispatch_s",
@@ -26,7 +27,9 @@ PHASES: Final = (
 """The phases of a request in order; they add up to ``wall_s``."""
 
 DEFINITIONS: Final[dict[str, str]] = {
-    "queue_s": "waiting for a slot, without the load: slot - queued - load",
+    "retry_s": "lost in an attempt that failed before the one whose figures these are, from the "
+    "arrival to the failure",
+    "queue_s": "waiting for a slot, without load and retry: slot - queued - load - retry",
     "load_s": "time this request waited for its model to load",
     "dispatch_s": "from the slot to the request being handed to the runtime, making sure that the "
     "model is still there included: sent - slot",
@@ -108,9 +111,11 @@ def phases(stamps: Stamps) -> dict[str, float]:
         filled.append(following)
     queued, slot, sent, first_any, first_content, last, end = reversed(filled)
     waited = slot - queued
-    load = min(stamps.load_ns, waited)
+    retried = min(stamps.retry_ns, waited)
+    load = min(stamps.load_ns, waited - retried)
     return {
-        "queue_s": (waited - load) / NS,
+        "retry_s": retried / NS,
+        "queue_s": (waited - retried - load) / NS,
         "load_s": load / NS,
         "dispatch_s": (sent - slot) / NS,
         "prefill_s": (first_any - sent) / NS,

@@ -7,6 +7,7 @@ snapshot, wakes the requests that the plan admits, and does the loading and unlo
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -15,10 +16,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-from workbench import logs
+from workbench import logs, receipts
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.memory import MemoryReading, read_tree
+from workbench.memory import MemoryReading, host_available_bytes, read_tree
 from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.receipts import Receipt
 from workbench.router import Route
 from workbench.types import TimingMode
 
@@ -64,7 +66,15 @@ class Grant:
     evict: tuple[str, ...] = ()
 
 
-def plan(snapshot: Snapshot) -> list[Grant]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who goes on now, in order of arrival, and why each of the others waits (by number)."""
+
+    grants: tuple[Grant, ...]
+    waits: Mapping[int, str]
+
+
+def plan(snapshot: Snapshot) -> Plan:
     """Which waiting requests may go on now.
 
     Decided for each ticket in order of arrival:
@@ -75,42 +85,70 @@ def plan(snapshot: Snapshot) -> list[Grant]:
     4. A resident model costs nothing.
     5. A model that needs a cached place takes a free one, else that of the least recently used
        idle model; a leased model is never evicted. With none idle it waits, and so does every
-       later request that needs a place: no request is overtaken for ever.
+       later request that needs a place.
+    6. The model whose place it waits for takes no later requests: one that runs several at a time
+       would else never be idle. So no request is overtaken for ever.
     """
     running = Counter(snapshot.running)
     resident = dict(snapshot.resident)
     grants: list[Grant] = []
+    waits: dict[int, str] = {}
     exclusive_running = snapshot.exclusive_running
+    exclusive_waiting = places_blocked = False
     blocked_models: set[str] = set()
-    places_blocked = False
+    leaving: set[str] = set()
+
+    def wait(ticket: Ticket, why: str) -> None:
+        waits[ticket.number] = why
+        blocked_models.add(ticket.model)
+
     for ticket in snapshot.waiting:
-        if exclusive_running:
-            break
-        if ticket.exclusive and running.total():
-            break
-        if ticket.model in blocked_models or running[ticket.model] >= ticket.concurrency:
-            blocked_models.add(ticket.model)
-            continue
+        model = ticket.model
         evict: tuple[str, ...] = ()
-        if ticket.counted and ticket.model not in resident:
+        if exclusive_running:
+            wait(ticket, "another request runs alone")
+            continue
+        if exclusive_waiting:
+            wait(ticket, "another request waits to run alone")
+            continue
+        if ticket.exclusive and running.total():
+            exclusive_waiting = True
+            wait(ticket, "waits until nothing else runs")
+            continue
+        if running[model] >= ticket.concurrency:
+            wait(ticket, _busy(running[model]))
+            continue
+        if model in leaving:
+            wait(ticket, "the model makes room for an earlier request")
+            continue
+        if model in blocked_models:
+            wait(ticket, "an earlier request for the model waits")
+            continue
+        if ticket.counted and model not in resident:
             surplus = len(resident) + 1 - snapshot.max_resident
-            if surplus > 0:
-                idle = sorted((m for m in resident if not running[m]), key=lambda m: resident[m])
-                if places_blocked or len(idle) < surplus:
-                    places_blocked = True
-                    blocked_models.add(ticket.model)
-                    continue
-                evict = tuple(idle[:surplus])
-            elif places_blocked:
-                blocked_models.add(ticket.model)
+            by_use = sorted(resident, key=lambda m: (running[m] > 0, resident[m]))
+            leave = tuple(by_use[:surplus]) if surplus > 0 else ()
+            if places_blocked or any(running[m] for m in leave):
+                if not places_blocked:
+                    leaving.update(leave)
+                places_blocked = True
+                wait(ticket, "all places for resident models are in use")
                 continue
-            for model in evict:
-                del resident[model]
-            resident[ticket.model] = ticket.number
-        running[ticket.model] += 1
+            evict = leave
+            for gone in evict:
+                del resident[gone]
+        if ticket.counted:
+            resident[model] = ticket.number
+        running[model] += 1
         exclusive_running = ticket.exclusive
         grants.append(Grant(ticket, evict))
-    return grants
+    return Plan(tuple(grants), waits)
+
+
+def _busy(running: int) -> str:
+    if running == 1:
+        return "the model is answering another request"
+    return f"the model is answering {running} requests, as many as it takes"
 
 
 # -- the service ----------------------------------------------------------------------------------
@@ -118,16 +156,18 @@ def plan(snapshot: Snapshot) -> list[Grant]:
 
 @dataclass(frozen=True, slots=True)
 class ResidencyChange:
-    """What a load, unload or eviction did, for the log."""
+    """What a load, unload or eviction did, for the log; ``receipt`` is of the latter two."""
 
     event: Residency
     route: Route
     ok: bool
     reason: str
-    before: MemoryReading | None
-    after: MemoryReading | None
     duration_s: float
     t_ns: int
+    before: MemoryReading | None = None
+    after: MemoryReading | None = None
+    receipt: Receipt | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -147,7 +187,7 @@ class _Entry:
     granted: asyncio.Future[list[asyncio.Task[None]]]
     """Its result: the evictions under way that make room for this request."""
     on_position: Callable[[int, str], None]
-    shown: int = 0
+    shown: tuple[int, str] | None = None
 
 
 @dataclass(slots=True)
@@ -163,6 +203,8 @@ class ModelRotationService:
     Args:
         max_resident: places for models that count against the cache.
         max_queue: requests that may wait; one more gets ``QUEUE_FULL``.
+        unload_grace_s: how long a model's processes may take to give their memory back, before
+            they are killed.
         on_change: told of every load and unload.
     """
 
@@ -171,10 +213,12 @@ class ModelRotationService:
         *,
         max_resident: int,
         max_queue: int,
+        unload_grace_s: float = 10.0,
         on_change: Callable[[ResidencyChange], None] = lambda change: None,
     ) -> None:
         self._max_resident = max_resident
         self._max_queue = max_queue
+        self._unload_grace_s = unload_grace_s
         self._on_change = on_change
         self._waiting: list[_Entry] = []
         self._running: Counter[str] = Counter()
@@ -182,6 +226,7 @@ class ModelRotationService:
         self._resident: dict[str, _Place] = {}
         self._numbers = count(1)
         self._unloading: dict[str, asyncio.Task[None]] = {}
+        self._loading: set[str] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -262,7 +307,8 @@ class ModelRotationService:
         """Take a model out of memory at the user's wish.
 
         Raises:
-            WorkbenchError: ``INVALID_REQUEST`` while the model is generating.
+            WorkbenchError: ``INVALID_REQUEST`` while the model is generating; ``TIMEOUT`` if its
+                memory did not come back, or what the provider says.
         """
         if self._running[route.model]:
             raise WorkbenchError(
@@ -275,6 +321,56 @@ class ModelRotationService:
         self._resident.pop(route.model, None)
         await asyncio.shield(self._begin_unload(route, "unload", "asked for by the user"))
         self._dispatch()
+
+    async def make_room(self, model: str) -> list[str]:
+        """Evict the idle models of all runtimes, because memory ran out for ``model``.
+
+        Nothing tells how much it lacks, so all of them go, the least recently used first.
+
+        Returns:
+            The ids of the models that went.
+        """
+        idle = sorted(
+            (
+                (place.last_use, other)
+                for other, place in self._resident.items()
+                if other != model
+                and not self._running[other]
+                and place.route.provider.resident(place.route.name) is not None
+            ),
+        )
+        unloads = [
+            self._begin_unload(
+                self._resident.pop(other).route, "evict", f"memory ran out for {model}"
+            )
+            for _, other in idle
+        ]
+        done = await asyncio.gather(
+            *(asyncio.shield(unload) for unload in unloads), return_exceptions=True
+        )
+        self._dispatch()
+        return [other for (_, other), problem in zip(idle, done, strict=True) if problem is None]
+
+    async def figures(self) -> dict[str, Any]:
+        """What memory there is and who holds it: bytes available, and PSS by resident model."""
+        pids = {
+            model: tuple(place.route.provider.pids(place.route.name))
+            for model, place in self._resident.items()
+        }
+
+        def read() -> dict[str, int]:
+            readings = {model: read_tree(roots) for model, roots in pids.items()}
+            return {model: r.pss_bytes + r.gpu_bytes for model, r in readings.items() if r}
+
+        return {
+            "host_available_bytes": host_available_bytes(),
+            "resident_bytes": await asyncio.to_thread(read),
+        }
+
+    def forget(self, model: str) -> None:
+        """The model's process ended by itself: its place is free, unless a request is using it."""
+        if not self._running[model] and self._resident.pop(model, None) is not None:
+            self._dispatch()
 
     async def close(self) -> None:
         """Stop the sweeper and wait for unloads under way."""
@@ -348,7 +444,8 @@ class ModelRotationService:
             max_resident=self._max_resident,
         )
         entries = {entry.ticket.number: entry for entry in self._waiting}
-        for grant in plan(snapshot):
+        planned = plan(snapshot)
+        for grant in planned.grants:
             entry = entries[grant.ticket.number]
             self._waiting.remove(entry)
             self._running[grant.ticket.model] += 1
@@ -364,27 +461,23 @@ class ModelRotationService:
             self._resident[entry.route.model] = _Place(entry.route, grant.ticket.number)
             entry.granted.set_result(evictions)
         for position, entry in enumerate(self._waiting, start=1):
-            if entry.shown != position:
-                entry.shown = position
-                entry.on_position(position, self._reason(entry.ticket))
-
-    def _reason(self, ticket: Ticket) -> str:
-        if self._exclusive_running:
-            return "another request runs alone"
-        if ticket.exclusive:
-            return "waits until nothing else runs"
-        if self._running[ticket.model] >= ticket.concurrency:
-            return "the model is answering another request"
-        return "all places for resident models are in use"
+            shown = (position, planned.waits[entry.ticket.number])
+            if entry.shown != shown:
+                entry.shown = shown
+                entry.on_position(*shown)
 
     def _release(self, ticket: Ticket, keep_alive_s: float | None) -> None:
         self._running[ticket.model] -= 1
         if ticket.exclusive:
             self._exclusive_running = False
         residency = self._resident.get(ticket.model)
-        if residency is not None and not self._running[ticket.model] and keep_alive_s is not None:
-            residency.expires_at = time.monotonic() + keep_alive_s
-            self._ensure_sweeper()
+        if residency is not None and not self._running[ticket.model]:
+            route = residency.route
+            if ticket.counted and route.provider.resident(route.name) is None:
+                del self._resident[ticket.model]  # its process died while it answered
+            elif keep_alive_s is not None:
+                residency.expires_at = time.monotonic() + keep_alive_s
+                self._ensure_sweeper()
         self._dispatch()
 
     # -- residency
@@ -402,12 +495,53 @@ class ModelRotationService:
         if (unloading := self._unloading.get(route.model)) is not None:
             with suppress(WorkbenchError):  # its own request was told
                 await asyncio.shield(unloading)
-        provider = route.provider
-        if provider.resident(route.name) is None:
+        if route.provider.resident(route.name) is None:
             on_loading(f"loading {route.model}")
+        try:
+            return await self._load(route, keep_alive_s, num_ctx, load_timeout_s, cancel)
+        except WorkbenchError as error:
+            if error.code is not ErrorCode.HF_MEMORY_EXCEEDED:
+                raise
+            evicted = await self.make_room(route.model)
+            if not evicted:
+                raise await self.refusal(error, evicted) from error
+            on_loading(f"loading {route.model} after evicting {', '.join(evicted)}")
+        # It is given its place back, which the failure took away.
+        self._resident[route.model] = _Place(route, next(self._numbers))
+        try:
+            return await self._load(route, keep_alive_s, num_ctx, load_timeout_s, cancel)
+        except WorkbenchError as error:
+            if error.code is not ErrorCode.HF_MEMORY_EXCEEDED:
+                raise
+            raise await self.refusal(error, evicted) from error
+
+    async def refusal(self, error: WorkbenchError, evicted: Sequence[str]) -> WorkbenchError:
+        """The error of memory that is not enough even now, with the figures."""
+        figures = await self.figures()
+        held = [f"{m} {size / 1e6:.0f} MB" for m, size in figures["resident_bytes"].items()]
+        return WorkbenchError(
+            error.code,
+            f"{error.message} The machine has {figures['host_available_bytes'] / 1e6:.0f} MB "
+            f"available; in memory: {', '.join(held) or 'no other model'}; "
+            f"evicted: {', '.join(evicted) or 'none, as none was idle'}.",
+            fix=error.fix,
+            operation=error.operation,
+            provider=error.provider,
+            details={**error.details, **figures, "evicted": list(evicted)},
+        )
+
+    async def _load(
+        self,
+        route: Route,
+        keep_alive_s: float,
+        num_ctx: int | None,
+        load_timeout_s: float | None,
+        cancel: CancellationToken,
+    ) -> ResidentModel:
         started = time.monotonic_ns()
+        self._loading.add(route.model)
         load = asyncio.ensure_future(
-            provider.load(route.name, keep_alive_s=keep_alive_s, num_ctx=num_ctx)
+            route.provider.load(route.name, keep_alive_s=keep_alive_s, num_ctx=num_ctx)
         )
         stop = asyncio.ensure_future(cancel.wait())
         try:
@@ -427,15 +561,26 @@ class ModelRotationService:
                 )
             resident = load.result()
         except (WorkbenchError, asyncio.CancelledError) as error:
-            self._resident.pop(route.model, None)
-            self._report("load", route, False, str(error), None, None, started)
+            # Requests that come while a model loads share the load: the last one settles it.
+            if self._running[route.model] <= 1:
+                self._loading.discard(route.model)
+                self._resident.pop(route.model, None)
+                if not load.done() and route.provider.counts_against_cache:
+                    # Or it would go on, and the model would be in memory without a place.
+                    self._begin_unload(route, "unload", "its load was given up")
+                self._report(_load_failed(route, error, started))
             raise
         finally:
             stop.cancel()
             load.cancel()  # without effect when it is done
-        if resident.fresh:
+        if resident.fresh and route.model in self._loading:
+            self._loading.discard(route.model)
             after = await asyncio.to_thread(read_tree, resident.pids)
-            self._report("load", route, True, "first use", None, after, started)
+            self._report(
+                ResidencyChange(
+                    "load", route, True, "first use", _seconds_since(started), started, after=after
+                )
+            )
         return resident
 
     def _begin_unload(self, route: Route, event: Residency, reason: str) -> asyncio.Task[None]:
@@ -449,37 +594,33 @@ class ModelRotationService:
 
     async def _unload(self, route: Route, event: Residency, reason: str) -> None:
         started = time.monotonic_ns()
-        pids = tuple(route.provider.pids(route.name))
-        before = await asyncio.to_thread(read_tree, pids)
-        try:
-            await route.provider.unload(route.name)
-        except WorkbenchError as error:
-            self._report(event, route, False, str(error), before, None, started)
-            raise
-        after = await asyncio.to_thread(read_tree, pids)
-        self._report(event, route, True, reason, before, after, started)
-
-    def _report(
-        self,
-        event: Residency,
-        route: Route,
-        ok: bool,
-        reason: str,
-        before: MemoryReading | None,
-        after: MemoryReading | None,
-        started_ns: int,
-    ) -> None:
-        change = ResidencyChange(
-            event=event,
-            route=route,
-            ok=ok,
-            reason=reason,
-            before=before,
-            after=after,
-            duration_s=(time.monotonic_ns() - started_ns) / 1e9,
-            t_ns=started_ns,
+        receipt = await receipts.unload(route.provider, route.name, grace_s=self._unload_grace_s)
+        self._report(
+            ResidencyChange(
+                event,
+                route,
+                ok=receipt.problem is None,
+                reason=f"{reason}; {receipt.problem}" if receipt.problem else reason,
+                duration_s=receipt.duration_s,
+                t_ns=started,
+                before=receipt.before,
+                after=receipt.after,
+                receipt=receipt,
+                details={"killed": list(receipt.killed)} if receipt.killed else {},
+            )
         )
-        _log.info(event, model=route.model, ok=ok, reason=reason, duration_s=change.duration_s)
+        if receipt.error is not None:
+            raise receipt.error
+
+    def _report(self, change: ResidencyChange) -> None:
+        _log.log(
+            logging.INFO if change.ok else logging.WARNING,
+            change.event,
+            model=change.route.model,
+            ok=change.ok,
+            reason=change.reason,
+            duration_s=change.duration_s,
+        )
         self._on_change(change)
 
     def _ensure_sweeper(self) -> None:
@@ -510,3 +651,15 @@ class ModelRotationService:
             if nearest is None:
                 return
             await asyncio.sleep(min(max(nearest - time.monotonic(), 0.05), 5.0))
+
+
+def _load_failed(route: Route, error: BaseException, started_ns: int) -> ResidencyChange:
+    details = {"code": error.code, **error.details} if isinstance(error, WorkbenchError) else {}
+    reason = str(error) or "cancelled"
+    return ResidencyChange(
+        "load", route, False, reason, _seconds_since(started_ns), started_ns, details=details
+    )
+
+
+def _seconds_since(t_ns: int) -> float:
+    return (time.monotonic_ns() - t_ns) / 1e9

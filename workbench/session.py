@@ -8,8 +8,9 @@ import datetime as dt
 import random
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from workbench import logs, metrics
+from workbench import logs, metrics, recovery
 from workbench.contention import Generations
 from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
 from workbench.mailbox import Mailbox
@@ -76,6 +77,8 @@ class LiveSession:
         self.slot: int | None = None
         self.sent: int | None = None
         self.load_ns = 0
+        self.retry_ns = 0
+        self.failed_attempts: list[dict[str, Any]] = []
         self.cold = False
         self.resident: ResidentModel | None = None
         self.tokens: list[ProviderToken] = []
@@ -105,7 +108,7 @@ class LiveSession:
             )
             try:
                 async with asyncio.timeout(self._limit("total_s")):
-                    await self._generate()
+                    await self._try()
             except WorkbenchError as failure:
                 # What fails because it was stopped did not fail; a wait that ran out did.
                 stopped = self.cancel.cancelled and failure.code not in TIMEOUT_CODES
@@ -128,6 +131,63 @@ class LiveSession:
                 self.stopped_by = self.cancel.reason
                 self._end_of_load()
                 await self._conclude(error)
+
+    async def _try(self) -> None:
+        """Generate; where it fails before anything was shown, once more if that may help."""
+        evicted: list[str] | None = None
+        while True:
+            try:
+                await self._generate()
+                return
+            except WorkbenchError as error:
+                again = recovery.retry(error, self.request.options)
+                if evicted is not None and again is recovery.Retry.AFTER_EVICTION:
+                    raise await self._parts.rotation.refusal(error, evicted) from error
+                tried = len(self.failed_attempts) + 1 >= recovery.ATTEMPTS
+                if again is None or tried or self.tokens or self.cancel.cancelled:
+                    raise
+                if again is recovery.Retry.AFTER_EVICTION:
+                    evicted = await self._parts.rotation.make_room(self.route.model)
+                    if not evicted:
+                        raise await self._parts.rotation.refusal(error, evicted) from error
+                await self._begin_again(error, again)
+
+    async def _begin_again(self, error: WorkbenchError, again: recovery.Retry) -> None:
+        """Log the attempt that failed and start from nothing; its time is ``retry_s``."""
+        request, now = self.request, time.monotonic_ns()
+        with contextlib.suppress(WorkbenchError):  # a log that fails is told of at the end
+            self._parts.store.log_error(
+                error,
+                model=self.route.model,
+                session_id=request.session_id,
+                correlation_id=request.correlation_id,
+            )
+        self._end_of_load()
+        if self.watch is not None:
+            await asyncio.to_thread(self._parts.monitor.unwatch, self.watch)
+        self.failed_attempts.append(
+            {
+                "code": error.code,
+                "message": error.message,
+                "retry": again,
+                "seconds": (now - self.queued - self.retry_ns) / metrics.NS,
+                "load_s": self.load_ns / metrics.NS,
+                "options": request.options.to_dict(),
+            }
+        )
+        self.slot = self.sent = self.resident = self.finish = self.watch = None
+        self.load_ns, self.cold, self.mailbox.loading_since = 0, False, None
+        how = ""
+        if again is recovery.Retry.SAFE_SAMPLING:
+            self.request = replace(request, options=recovery.safe_options(request.options))
+            how = " with temperature 0 and no repetition penalty"
+        elif again is recovery.Retry.AFTER_EVICTION:
+            how = " after idle models made room"
+        self.warnings.clear()  # the runtime says them again
+        self._warn(
+            ProviderWarning("RETRIED", f"Tried again{how}, because: {error.message}", error.details)
+        )
+        self.retry_ns = time.monotonic_ns() - self.queued
 
     async def _generate(self) -> None:
         request, settings = self.request, self._parts.settings
@@ -304,6 +364,7 @@ class LiveSession:
             last=counted[-1].t_ns if counted else None,
             end=end,
             load_ns=self.load_ns or self._failed_load_ns(end),
+            retry_ns=self.retry_ns,
         )
         timeline = TokenTimeline(
             t_ns=tuple(token.t_ns for token in tokens),
@@ -374,8 +435,13 @@ class LiveSession:
                 mem_peak_bytes=peak,
                 overlap_ns=overlap,
             ),
-            details=finish.details if finish else {},
+            details={**(finish.details if finish else {}), **self._attempts()},
         )
+
+    def _attempts(self) -> dict[str, Any]:
+        """What a row says of tries before its own; nothing if there were none."""
+        failed = self.failed_attempts
+        return {"attempts": len(failed) + 1, "failed_attempts": failed} if failed else {}
 
     def _threads(self) -> int | None:
         """Compute threads of this answer, which may be fewer than at the load."""

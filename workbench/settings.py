@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import psutil
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workbench.errors import ErrorCode, WorkbenchError
 
@@ -57,6 +57,29 @@ def home() -> Path:
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
+_MODEL_ID = re.compile(r"^[^\s/=,]+/[^\s=,]+$")
+
+
+def _fallbacks(value: object) -> object:
+    """``huggingface/a=ollama/b,...`` as a mapping from the model that failed to who answers."""
+    if not isinstance(value, str):
+        return value
+    pairs: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        model, _, fallback = (part.strip() for part in item.partition("="))
+        if not (_MODEL_ID.match(model) and _MODEL_ID.match(fallback)):
+            raise ValueError(
+                f"{item!r} is no pair of model ids; give provider/model=provider/model"
+            )
+        if model == fallback:
+            raise ValueError(f"{model} cannot be its own fallback")
+        if model in pairs:
+            raise ValueError(f"{model} has two fallbacks")
+        pairs[model] = fallback
+    return pairs
+
+
+Fallbacks = Annotated[dict[str, str], NoDecode, BeforeValidator(_fallbacks)]
 Size = Annotated[int | None, BeforeValidator(parse_size)]
 Reserve = Annotated[int, Field(ge=0), BeforeValidator(lambda value: parse_size(value) or 0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -92,6 +115,7 @@ class Settings(BaseSettings):
     workbench_max_queue: int = Field(64, ge=1, le=100_000)
     workbench_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     workbench_offline: bool = False
+    workbench_fallbacks: Fallbacks = Field(default_factory=dict)
 
     # bounds and waits
     workbench_max_prompt_bytes: int = Field(262_144, ge=1)

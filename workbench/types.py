@@ -433,6 +433,8 @@ class Stamps:
     """Monotonic nanoseconds of one request (measurement definitions); None: never reached.
 
     ``load_ns`` is not a stamp but the part of ``queued``..``slot`` spent waiting for a load.
+    ``retry_ns`` is the part before it that was lost in an attempt which failed; all stamps but
+    ``queued`` are those of the attempt that counts.
     """
 
     queued: int
@@ -444,6 +446,7 @@ class Stamps:
     first_content: int | None = None
     last: int | None = None
     load_ns: int = 0
+    retry_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

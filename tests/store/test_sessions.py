@@ -266,6 +266,12 @@ def test_memory_samples_and_model_events_come_back(store: Store) -> None:
         before_bytes=4,
         after_bytes=0,
         duration_s=0.25,
+        expected_bytes=100,
+        recovered_bytes=90,
+        recovered_share=0.9,
+        leak=True,
+        host_before_bytes=2**41,
+        host_after_bytes=2**42,
         details={"a": 1},
         at=at,
     )
@@ -301,6 +307,12 @@ def test_memory_samples_and_model_events_come_back(store: Store) -> None:
         "before_bytes": 4,
         "after_bytes": 0,
         "duration_s": 0.25,
+        "expected_bytes": 100,
+        "recovered_bytes": 90,
+        "recovered_share": 0.9,
+        "leak": True,
+        "host_before_bytes": 2**41,
+        "host_after_bytes": 2**42,
     }
 
 

@@ -40,6 +40,7 @@ def sessions(draw: st.DrawFn) -> StreamSession:
         first_content=first_content if reached >= 4 and keep else None,
         last=last if reached >= 3 else None,
         load_ns=draw(st.integers(0, 10**10)),
+        retry_ns=draw(st.just(0) | st.integers(0, 10**10)),
     )
     gaps = draw(st.lists(st.integers(0, 10**9), max_size=12)) if reached >= 3 else []
     n = len(gaps)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -96,6 +97,7 @@ class HuggingFaceModelManager:
         self._loading: dict[str, asyncio.Task[LoadedWorker]] = {}
         self._metadata: dict[str, ModelMetadata] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self.on_death: Callable[[str, WorkbenchError], None] | None = None
 
     @property
     def root(self) -> Path:
@@ -259,6 +261,8 @@ class HuggingFaceModelManager:
             # Loading cannot be interrupted from inside; nobody wants this worker any more.
             client.kill()
             await asyncio.shield(self._close_later(client))
+            if isinstance(error, WorkbenchError) and "signal" in error.details and self.on_death:
+                self.on_death(model.name, error)
             if isinstance(error, TimeoutError):
                 raise WorkbenchError(
                     ErrorCode.HF_TIMEOUT,
@@ -292,6 +296,8 @@ class HuggingFaceModelManager:
         if self._workers.get(name) is worker:
             del self._workers[name]
         _log.warning("worker died", model=name, pid=worker.client.pid, error=error.message)
+        if self.on_death is not None:
+            self.on_death(name, error)
         self._close_later(worker.client)
 
     def _close_later(self, client: WorkerClient) -> asyncio.Task[None]:

@@ -7,10 +7,11 @@ Adding one is a file with a class of this shape and one registration line in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from workbench.errors import WorkbenchError
 from workbench.types import ChatRequest, ModelInfo, ProviderEvent
 
 
@@ -75,6 +76,9 @@ class Provider(Protocol):
     concurrency: int
     """How many generations one model of this runtime runs at once; more wait in our queue."""
 
+    on_death: Callable[[str, WorkbenchError], None] | None
+    """Told the model and the reason when a process that held it ended by itself."""
+
     def prewarm(self) -> None:
         """Begin what the first load would have to wait for; returns at once."""
         ...
@@ -99,6 +103,13 @@ class Provider(Protocol):
 
     async def unload(self, model: str) -> None:
         """Take the model out of memory; no error if it is not resident."""
+        ...
+
+    def kill(self, model: str, pids: Sequence[int]) -> bool:
+        """End by force the processes that still hold an unloaded model.
+
+        False where they are not ours to kill.
+        """
         ...
 
     def resident(self, model: str) -> ResidentModel | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import cast
 
@@ -73,6 +75,22 @@ class HuggingFaceProvider:
     async def unload(self, model: str) -> None:
         """End the model's worker; its memory is free when this returns."""
         await self.manager.unload(model)
+
+    def kill(self, model: str, pids: Sequence[int]) -> bool:
+        """End by force what is left of the model's worker."""
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return True
+
+    @property
+    def on_death(self) -> Callable[[str, WorkbenchError], None] | None:
+        """Told the model and the reason when a worker ended by itself."""
+        return self.manager.on_death
+
+    @on_death.setter
+    def on_death(self, callback: Callable[[str, WorkbenchError], None] | None) -> None:
+        self.manager.on_death = callback
 
     def resident(self, model: str) -> ResidentModel | None:
         """The model if it is in memory."""

@@ -12,7 +12,7 @@ import datetime as dt
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +37,7 @@ _DRAIN_S: Final = 0.05
 """Wait for the last chunk after the ``done`` line, so that the connection can be used again."""
 _UNLOAD_S: Final = 30.0
 _GONE_S: Final = 5.0
+_LIST_AGAIN_S: Final = 0.05
 _LOAD_STAY_S: Final = 60.0
 
 # After these the model may be gone from memory, whatever was known of it before.
@@ -61,6 +62,7 @@ class OllamaProvider:
     concurrency = 1  # Ollama's default; with OLLAMA_NUM_PARALLEL it may do more, but does not tell
 
     def __init__(self, settings: Settings) -> None:
+        self.on_death: Callable[[str, WorkbenchError], None] | None = None
         self._settings = settings
         self._url = settings.ollama_host
         self._client: OllamaClient | None = None
@@ -145,7 +147,8 @@ class OllamaProvider:
     async def unload(self, model: str) -> None:
         """Take the model out of memory and wait (5 s at most) until its process has ended.
 
-        Ollama lets running answers finish first.
+        Ollama lets running answers finish first. A model that its server still lists afterwards
+        stays known as resident.
         """
         key = wire.canonical(model)
         pids = await self._find_runner(key) if self._blob(key) else ()
@@ -158,6 +161,17 @@ class OllamaProvider:
                 raise
         self._resident.pop(key, None)
         await asyncio.to_thread(self._runners.wait_gone, pids, _GONE_S)
+        deadline = time.monotonic() + _GONE_S
+        with suppress(WorkbenchError):  # a server that is gone holds no model
+            while await self._listed(key):
+                if time.monotonic() > deadline:
+                    await self._tags_and_ps()
+                    break
+                await asyncio.sleep(_LIST_AGAIN_S)
+
+    def kill(self, model: str, pids: Sequence[int]) -> bool:
+        """A runner belongs to its server and may be answering somebody else."""
+        return False
 
     def resident(self, model: str) -> ResidentModel | None:
         """The model if it was in memory when last heard of and its stay has not run out."""

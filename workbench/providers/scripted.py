@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from workbench.errors import ErrorCode, WorkbenchError
@@ -117,6 +117,7 @@ class ScriptedProvider:
     name: str = "scripted"
     counts_against_cache: bool = False
     concurrency: int = 1_000
+    on_death: Callable[[str, WorkbenchError], None] | None = None
 
     def __post_init__(self) -> None:
         self._resident: dict[str, ResidentModel] = {}
@@ -157,6 +158,10 @@ class ScriptedProvider:
     async def unload(self, model: str) -> None:
         """Forget that it was loaded."""
         self._resident.pop(model, None)
+
+    def kill(self, model: str, pids: Sequence[int]) -> bool:
+        """A schedule has no process."""
+        return False
 
     def resident(self, model: str) -> ResidentModel | None:
         """As loaded."""

@@ -224,7 +224,20 @@ CREATE TABLE votes (
 );
 """
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (Migration(1, "the first tables", _FIRST),)
+_RECOVERY: Final = """
+ALTER TABLE model_events ADD COLUMN expected_bytes BIGINT;    -- held privately before an unload
+ALTER TABLE model_events ADD COLUMN recovered_bytes BIGINT;   -- of these, given back
+ALTER TABLE model_events ADD COLUMN recovered_share DOUBLE;
+ALTER TABLE model_events ADD COLUMN leak BOOLEAN;
+ALTER TABLE model_events ADD COLUMN host_before_bytes BIGINT; -- available on the host
+ALTER TABLE model_events ADD COLUMN host_after_bytes BIGINT;
+ALTER TABLE stream_sessions ADD COLUMN retry_ns BIGINT;       -- lost in failed attempts
+"""
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    Migration(1, "the first tables", _FIRST),
+    Migration(2, "unload receipts and retries", _RECOVERY),
+)
 
 LATEST: Final = MIGRATIONS[-1].version
 """The version that this code writes."""
