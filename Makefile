@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help run test install demo browser lint bench clean
+.PHONY: help run test install demo browser lint bench bench-hf clean
 
 help: ## show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
 
 run: install demo ## set everything up and start the page
 	@$(BIN)/workbench serve
@@ -49,6 +49,11 @@ lint: install ## ruff and mypy
 
 bench: install demo ## the performance table as JSON and Markdown
 	@$(BIN)/python -m benchmarks.overhead
+
+# ARGS="--quick" is a run of minutes; the full one wants a quiet machine for a quarter of an hour.
+bench-hf: install demo ## the Hugging Face engine against its peers, in turns
+	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[benchmarks]'
+	@$(BIN)/python -m benchmarks.hf_engine $(ARGS)
 
 clean: ## remove the environment and caches (models and the log stay)
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -78,6 +78,7 @@ def plain_ollama(host: str, model: str, max_tokens: int) -> Measure:
         ):
             stamps.append(time.monotonic())
             counts = line
+        assert counts.eval_count is not None  # the last line has it
         return {
             "ttft_s": stamps[0] - started,
             "decode_tps": (counts.eval_count - 1) / (stamps[-1] - stamps[0]),
