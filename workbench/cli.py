@@ -153,12 +153,12 @@ def models_list(as_json: AsJson = False) -> None:
 
 @models_app.command("scan")
 def models_scan(as_json: AsJson = False) -> None:
-    """Look through the model folder: what is there, what is broken and how to mend it."""
+    """Look through model folder and hub cache: what is there, what is broken, how to mend it."""
     from workbench.hf.files import scan
     from workbench.settings import load_settings
 
     settings = load_settings()
-    _show_models(scan(settings.hf_model_path), {}, as_json)
+    _show_models(scan(settings.hf_model_path, settings.hub_cache), {}, as_json)
 
 
 @models_app.command("show")
@@ -170,27 +170,73 @@ def models_show(model: str) -> None:
 
 @models_app.command("pull")
 def models_pull(
-    name: Annotated[str, typer.Argument(help="demo: a small real instruct model, also offline.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="ORG/NAME on the Hugging Face hub; demo: a small model, also offline."),
+    ],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit; main if not given.")
+    ] = None,
+    gguf: Annotated[str | None, typer.Option(help="One GGUF file of the repository.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a model to this machine."""
-    from workbench.errors import ErrorCode
-    from workbench.hf.demo import ensure_demo
-    from workbench.settings import load_settings
+    """Bring a model to this machine; what broke off or was stopped is resumed."""
+    if name == "demo":
+        _pull_demo(as_json)
+        return
+    from workbench.terminal import JobBar
 
-    if name != "demo":
-        raise WorkbenchError(
-            ErrorCode.INVALID_REQUEST,
-            f"Only the demo model can be pulled from here so far, not {name!r}.",
-            fix=f"For Ollama: ollama pull {name}. For Hugging Face: hf download, into "
-            "HF_MODEL_PATH.",
-            operation="pull",
-        )
-    ids = ensure_demo(load_settings(), progress=lambda text: typer.echo(text, err=True))
+    with _workbench() as wb, JobBar(enabled=not as_json) as bar:
+        try:
+            done = wb.download(name, revision=revision, gguf_file=gguf, on_progress=bar.update)
+        except KeyboardInterrupt:
+            stopped = "Stopped. What has come is kept: the next pull takes it up."
+            typer.echo(stopped, err=True)
+            raise typer.Exit(130) from None
     if as_json:
-        _print_json({"models": ids})
+        _print_json(done)
     else:
-        typer.echo("\n".join(ids))
+        typer.echo(done["id"])
+
+
+@models_app.command("rm")
+def models_rm(
+    model: Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a Hugging Face model from disk."""
+    from workbench import figures
+
+    with _workbench() as wb:
+        plan = wb.delete(model, dry_run=True)
+        if not yes:
+            _confirm_deletion(plan)
+        gone = wb.delete(plan["id"])
+    if as_json:
+        _print_json(gone)
+        return
+    typer.echo(f"Deleted {gone['id']}: {figures.size(gone['freed_bytes'])} freed.")
+    for orphan in gone["orphans"]:
+        typer.echo(f"{orphan} has lost its base and cannot be used now.", err=True)
+
+
+@models_app.command("verify")
+def models_verify(
+    model: Annotated[str | None, typer.Argument(help="All models if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of what is on disk and compare; says what is broken and how to mend it."""
+    from workbench.terminal import JobBar, print_verdicts
+
+    with _workbench() as wb, JobBar(enabled=not as_json) as bar:
+        verdict = wb.verify(model, on_progress=bar.update)
+    if as_json:
+        _print_json(verdict)
+    else:
+        print_verdicts(verdict["models"])
+    if not verdict["ok"]:
+        raise typer.Exit(1)
 
 
 @models_app.command("load")
@@ -256,6 +302,33 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 # -- help for the commands ------------------------------------------------------------------------
+
+
+def _pull_demo(as_json: bool) -> None:
+    from workbench.hf.demo import ensure_demo
+    from workbench.settings import load_settings
+
+    ids = ensure_demo(load_settings(), progress=lambda text: typer.echo(text, err=True))
+    if as_json:
+        _print_json({"models": ids})
+    else:
+        typer.echo("\n".join(ids))
+
+
+def _confirm_deletion(plan: Mapping[str, Any]) -> None:
+    """Ask in a terminal; elsewhere nobody could answer."""
+    from workbench import figures
+
+    what = f"{plan['id']} ({figures.size(plan['size_bytes'])}, {plan['location']})"
+    if not sys.stdin.isatty():
+        raise invalid(f"Deleting {what} needs a confirmation.", fix="Give --yes.")
+    for also in plan["also"]:
+        typer.echo(f"With it goes {also}.", err=True)
+    for orphan in plan["orphans"]:
+        typer.echo(f"{orphan} needs it and could not be used any more.", err=True)
+    if not typer.confirm(f"Delete {what}?", err=True):
+        typer.echo("Nothing was deleted.", err=True)
+        raise typer.Exit(1)
 
 
 def _workbench(remote: bool | None = None) -> Workbench:

@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 import weakref
-from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 
 from workbench import logs, wire
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.jobs import Job
 from workbench.settings import Settings, load_settings
 from workbench.types import (
     ChatRequest,
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
+
+_POLL_S: Final = 0.2
+_STOP_S: Final = 3.0
 
 FIGURES = (
     "ttft_s",
@@ -116,6 +121,85 @@ class Workbench:
     def unload(self, model: str) -> None:
         """Take a model out of memory."""
         self._transport.unload(model)
+
+    # -- models on disk
+
+    def download(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        gguf_file: str | None = None,
+        on_progress: Callable[[Job], None] = lambda job: None,
+    ) -> Mapping[str, Any]:
+        """Bring a model from the hub to disk; returns when it is there and checked.
+
+        Interrupting stops the download; what has come is kept, and the next call resumes.
+
+        Args:
+            model: ``org/name``, or ``org/name/file.gguf`` for one GGUF file.
+            revision: branch, tag or commit; None for main.
+            gguf_file: the GGUF file, if ``model`` does not name it.
+            on_progress: receives the job several times a second.
+
+        Returns:
+            ``id``, ``revision`` (the commit), ``size_bytes``, ``downloaded_bytes``, ``path``.
+
+        Raises:
+            WorkbenchError: why it failed, with the fix.
+        """
+        job = self._transport.download(model, revision, gguf_file)
+        return self._follow(job, on_progress)
+
+    def verify(
+        self, model: str | None = None, *, on_progress: Callable[[Job], None] = lambda job: None
+    ) -> Mapping[str, Any]:
+        """Read every byte of a Hugging Face model, or of all, and compare with what was recorded.
+
+        Returns:
+            ``ok``, and ``models``: per model ``id, ok, checked, checked_bytes, unhashed,
+            problems, fix``.
+        """
+        return self._follow(self._transport.verify(model), on_progress)
+
+    def delete(self, model: str, *, dry_run: bool = False) -> Mapping[str, Any]:
+        """Delete a Hugging Face model from disk.
+
+        Args:
+            model: model id or a bare name.
+            dry_run: True only tells what would go.
+
+        Returns:
+            ``id``, ``size_bytes`` (what it takes), ``freed_bytes`` (measured; not if ``dry_run``),
+            ``location``, ``also`` (models that go with it), ``orphans`` (LoRA adapters that lose
+            their base).
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` while it is answering or being downloaded.
+        """
+        return self._transport.delete(model, dry_run)
+
+    def job(self, job_id: str) -> Job:
+        """A download or check as it is now."""
+        return self._transport.job(job_id)
+
+    def _follow(self, job: Job, on_progress: Callable[[Job], None]) -> Mapping[str, Any]:
+        try:
+            while not job.ended:
+                on_progress(job)
+                job = self._transport.wait_for_job(job.id, _POLL_S)
+        except BaseException:  # Ctrl+C, or an interrupted cell: the work must not go on
+            self._transport.cancel_job(job.id)
+            self._transport.wait_for_job(job.id, _STOP_S)
+            raise
+        on_progress(job)
+        if job.error is not None:
+            raise job.error
+        if job.result is None:
+            raise WorkbenchError(
+                ErrorCode.CANCELLED, f"The {job.kind} was stopped.", operation=job.kind
+            )
+        return job.result
 
     # -- generating
 
@@ -348,6 +432,12 @@ class _Transport(Protocol):
     def show(self, model: str) -> ModelInfo: ...
     def load(self, model: str) -> None: ...
     def unload(self, model: str) -> None: ...
+    def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job: ...
+    def verify(self, model: str | None) -> Job: ...
+    def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]: ...
+    def job(self, job_id: str) -> Job: ...
+    def wait_for_job(self, job_id: str, timeout_s: float) -> Job: ...
+    def cancel_job(self, job_id: str) -> Job: ...
     def stream(
         self, requests: Sequence[ChatRequest]
     ) -> Generator[tuple[int, StreamEvent], None, None]: ...
@@ -413,6 +503,26 @@ class _Local:
 
     def unload(self, model: str) -> None:
         self._await(self._engine.unload(model))
+
+    def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
+        return self._engine.download(model, revision, gguf_file)
+
+    def verify(self, model: str | None) -> Job:
+        return self._await(self._engine.verify(model))
+
+    def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]:
+        if not dry_run:
+            return self._await(self._engine.delete(model))
+        return self._await(self._engine.plan_deletion(model)).to_dict()
+
+    def job(self, job_id: str) -> Job:
+        return self._engine.disk.jobs.get(job_id)
+
+    def wait_for_job(self, job_id: str, timeout_s: float) -> Job:
+        return self._engine.disk.jobs.wait(job_id, timeout_s)
+
+    def cancel_job(self, job_id: str) -> Job:
+        return self._engine.disk.jobs.cancel(job_id)
 
     def stream(
         self, requests: Sequence[ChatRequest]
@@ -499,6 +609,32 @@ class _Remote:
 
     def unload(self, model: str) -> None:
         self._call("POST", "/models/unload", {"model": model})
+
+    def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
+        asked = {"model": model, "revision": revision, "gguf_file": gguf_file}
+        return Job.from_dict(self._call("POST", "/models/download", asked))
+
+    def verify(self, model: str | None) -> Job:
+        return Job.from_dict(self._call("POST", "/models/verify", {"model": model}))
+
+    def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]:
+        path = f"/models/{model}{'?dry_run=true' if dry_run else ''}"
+        gone: dict[str, Any] = self._call("DELETE", path)
+        return gone
+
+    def job(self, job_id: str) -> Job:
+        return Job.from_dict(self._call("GET", f"/jobs/{job_id}"))
+
+    def wait_for_job(self, job_id: str, timeout_s: float) -> Job:
+        until = time.monotonic() + timeout_s
+        while True:
+            job = self.job(job_id)
+            if job.ended or time.monotonic() >= until:
+                return job
+            time.sleep(min(_POLL_S, timeout_s))
+
+    def cancel_job(self, job_id: str) -> Job:
+        return Job.from_dict(self._call("DELETE", f"/jobs/{job_id}"))
 
     def stream(
         self, requests: Sequence[ChatRequest]

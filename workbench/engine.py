@@ -13,12 +13,16 @@ import contextlib
 import datetime as dt
 import random
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from workbench import logs, recovery
-from workbench.errors import WorkbenchError, invalid
+from workbench.disk import ModelDisk
+from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.hf.deletion import Deletion
+from workbench.jobs import Job
 from workbench.memory import MemoryMonitor
 from workbench.providers.base import Provider
 from workbench.rotation import ModelRotationService, ResidencyChange
@@ -55,6 +59,7 @@ class Engine:
         self.settings = settings
         self.router = router
         self.store = store
+        self.disk = ModelDisk(settings, store)
         self.monitor = MemoryMonitor(settings.workbench_memory_interval_ms)
         self.rotation = ModelRotationService(
             max_resident=settings.hf_max_cached_models,
@@ -204,6 +209,51 @@ class Engine:
         """Take a model out of memory."""
         await self.rotation.unload(await self.router.resolve(model))
 
+    # -- models on disk
+
+    def download(
+        self, model: str, revision: str | None = None, gguf_file: str | None = None
+    ) -> Job:
+        """Begin a download from the hub, or join the one under way."""
+        return self.disk.download(model, revision, gguf_file)
+
+    async def verify(self, model: str | None = None) -> Job:
+        """Begin the full check of one Hugging Face model, or of all."""
+        return self.disk.verify(None if model is None else await self._on_disk(model))
+
+    async def plan_deletion(self, model: str) -> Deletion:
+        """What deleting a model would remove."""
+        return await self.disk.plan_deletion(await self._on_disk(model))
+
+    async def delete(self, model: str) -> Mapping[str, Any]:
+        """Delete a model from disk, out of memory first.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` while it is answering or being downloaded.
+        """
+        name = await self._on_disk(model)
+        route = Route(self.router.providers["huggingface"], name)
+        if route.provider.resident(name) is not None:
+            await self.rotation.unload(route)
+        return await self.disk.delete(name)
+
+    async def _on_disk(self, model: str) -> str:
+        try:
+            route = await self.router.resolve(model)
+        except WorkbenchError as error:
+            # What has not come whole is in no list, but can be deleted.
+            if error.code is ErrorCode.MODEL_NOT_FOUND and "/" in model:
+                return model
+            raise
+        if route.provider.name != "huggingface":
+            fix = f"Use: ollama rm {route.name}." if route.provider.name == "ollama" else ""
+            raise invalid(
+                f"{route.model} does not lie in the workbench's own folders, so this is not its "
+                "business.",
+                fix=fix or "Only Hugging Face models lie on disk here.",
+            )
+        return route.name
+
     async def close(self) -> None:
         """Cancel what runs, wait for the records to be written, stop the runtimes we started."""
         self.cancel_all("shutdown")
@@ -213,6 +263,7 @@ class Engine:
         for provider in self.router.providers.values():
             await provider.close()
         self.monitor.close()
+        await asyncio.to_thread(self.disk.close)
         await asyncio.to_thread(self.store.close)
 
     # -- inside

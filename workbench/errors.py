@@ -11,9 +11,9 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
                unreachable, forbidden (gated or private), download failed
     OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
                stream broken (the connection or its framing), timeout
-    general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, QUEUE_FULL, TIMEOUT, UNAUTHORIZED,
-               FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL, STORE_UNAVAILABLE,
-               SERVER_UNREACHABLE, PORT_IN_USE, CANCELLED, INTERNAL
+    general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, JOB_NOT_FOUND, QUEUE_FULL,
+               TIMEOUT, UNAUTHORIZED, FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL,
+               STORE_UNAVAILABLE, SERVER_UNREACHABLE, PORT_IN_USE, CANCELLED, INTERNAL
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class ErrorCode(StrEnum):
     INVALID_REQUEST = "INVALID_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     MODEL_AMBIGUOUS = "MODEL_AMBIGUOUS"
+    JOB_NOT_FOUND = "JOB_NOT_FOUND"
     QUEUE_FULL = "QUEUE_FULL"
     TIMEOUT = "TIMEOUT"
     UNAUTHORIZED = "UNAUTHORIZED"
@@ -80,6 +81,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.INVALID_REQUEST: 422,
     ErrorCode.MODEL_NOT_FOUND: 404,
     ErrorCode.MODEL_AMBIGUOUS: 409,
+    ErrorCode.JOB_NOT_FOUND: 404,
     ErrorCode.QUEUE_FULL: 503,
     ErrorCode.TIMEOUT: 504,
     ErrorCode.UNAUTHORIZED: 401,

@@ -5,16 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Column, Table
 from rich.text import Text
 
 from workbench import figures
 from workbench.errors import WorkbenchError
+from workbench.jobs import Job
 from workbench.live import LiveAnswer
 from workbench.types import ModelInfo, StreamEvent
 
@@ -49,6 +59,74 @@ def print_models(models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchEr
             console.print(f"{model.id}: {model.problem}", markup=False)
     for name, error in problems.items():
         console.print(f"{name}: {error}", markup=False)
+
+
+def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
+    """What the full check found, a line per model and one per problem."""
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if not verdicts:
+        say("There are no Hugging Face models on disk.")
+    for verdict in verdicts:
+        counts = f"{verdict['checked']} files, {figures.size(verdict['checked_bytes'])} compared"
+        if verdict["unhashed"]:
+            counts += f"; no hash known of {', '.join(verdict['unhashed'])}: headers checked only"
+        say(f"{'ok' if verdict['ok'] else 'bad':<4} {verdict['id']} ({counts})")
+        for problem in verdict["problems"]:
+            say(f"     {problem}")
+        if verdict["fix"]:
+            say(f"     -> {verdict['fix']}")
+
+
+class JobBar:
+    """A bar on standard error with bytes, speed and the time left; only in a terminal.
+
+    Args:
+        enabled: False shows nothing at all (for ``--json``).
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=40)),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (enabled and console.is_terminal),
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, job: Job) -> None:
+        """Show where the job is."""
+        if self._task is None and job.bytes_total is not None:
+            # Begun only now: what an earlier try had brought must not count as speed.
+            self._task = self._progress.add_task(
+                escape(job.message), total=job.bytes_total, completed=job.bytes_done
+            )
+        elif self._task is not None:
+            self._progress.update(
+                self._task,
+                completed=job.bytes_done,
+                total=job.bytes_total,
+                description=escape(job.message),
+            )
 
 
 class LiveTable:

@@ -86,6 +86,19 @@ class ModelName(_Body):
     model: str
 
 
+class Download(ModelName):
+    """A model on the hub: ``org/name`` or ``org/name/file.gguf``."""
+
+    revision: str | None = None
+    gguf_file: str | None = None
+
+
+class Verify(_Body):
+    """One model, or all."""
+
+    model: str | None = None
+
+
 class Query(_Body):
     """One statement that only reads."""
 
@@ -129,6 +142,45 @@ async def unload(request: Request, body: ModelName) -> dict[str, Any]:
     engine = _engine(request)
     await engine.unload(body.model)
     return (await engine.show(body.model)).to_dict()
+
+
+@router.post("/models/download", status_code=202)
+async def download(request: Request, body: Download) -> dict[str, Any]:
+    """Begin a download from the hub; the job that is under way for this model if there is one."""
+    return _engine(request).download(body.model, body.revision, body.gguf_file).to_dict()
+
+
+@router.post("/models/verify", status_code=202)
+async def verify(request: Request, body: Verify) -> dict[str, Any]:
+    """Begin the full check of what is on disk; the job's result says what is broken."""
+    return (await _engine(request).verify(body.model)).to_dict()
+
+
+@router.delete("/models/{model:path}")
+async def delete(request: Request, model: str, dry_run: bool = False) -> dict[str, Any]:
+    """Delete a model from disk; ``dry_run`` only says what would go and how much that frees."""
+    engine = _engine(request)
+    if not dry_run:
+        return dict(await engine.delete(model))
+    return (await engine.plan_deletion(model)).to_dict()
+
+
+@router.get("/jobs")
+async def jobs(request: Request) -> dict[str, Any]:
+    """Jobs of this server, the newest first."""
+    return {"jobs": [job.to_dict() for job in _engine(request).disk.jobs.list()]}
+
+
+@router.get("/jobs/{job_id}")
+async def job(request: Request, job_id: str) -> dict[str, Any]:
+    """One job with its progress in bytes."""
+    return _engine(request).disk.jobs.get(job_id).to_dict()
+
+
+@router.delete("/jobs/{job_id}")
+async def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
+    """Stop a job; it is ``cancelled`` once its work has stopped."""
+    return _engine(request).disk.jobs.cancel(job_id).to_dict()
 
 
 @router.post("/stream-message")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ def _base(wanted: str, models: Sequence[ModelFile]) -> ModelFile | None:
     """
     usable_first = sorted(models, key=lambda model: model.broken is not None)
     last = wanted.rsplit("/", 1)[-1]
-    tests = (
+    tests: tuple[Callable[[ModelFile], bool], ...] = (
         lambda model: model.name == wanted,
         lambda model: model.info.details.get("repo") == wanted,
         lambda model: model.name.rsplit("/", 1)[-1] == last,

@@ -1,0 +1,191 @@
+"""The full check of models on disk: headers, shards, and the hash of every file that has one."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf import source
+from workbench.hf.files import find, model_files
+from workbench.hf.folder import PROVIDER, ModelFile, read_source
+from workbench.jobs import Reporter
+from workbench.settings import Settings
+
+_SHA256: Final = re.compile(r"^[0-9a-f]{64}$")
+_SHA1: Final = re.compile(r"^[0-9a-f]{40}$")
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A file, and what its content should be; no hash where none is known."""
+
+    name: str
+    path: Path
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+    @property
+    def size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What is wrong with one model, and how to mend it.
+
+    ``checked`` counts files whose hash was compared; ``unhashed`` names those for which nobody
+    recorded one, of which only headers and sizes could be checked.
+    """
+
+    id: str
+    checked: int = 0
+    checked_bytes: int = 0
+    unhashed: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    fix: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {
+            "id": self.id,
+            "ok": not self.problems,
+            "checked": self.checked,
+            "checked_bytes": self.checked_bytes,
+            "unhashed": self.unhashed,
+            "problems": self.problems,
+            "fix": self.fix if self.problems else "",
+        }
+
+
+def verify(
+    settings: Settings, names: Sequence[str] | None, report: Reporter, cancelled: threading.Event
+) -> list[Verdict]:
+    """Read every byte of the models and compare; blocking.
+
+    Args:
+        settings: where models are.
+        names: without the provider; None for all.
+        report: receives the bytes read so far and in total.
+        cancelled: stops it soon.
+
+    Raises:
+        WorkbenchError: as :func:`workbench.hf.files.find`; ``CANCELLED``.
+    """
+    root, cache = settings.hf_model_path, settings.hub_cache
+    if names is None:
+        models = model_files(root, cache)
+    else:
+        models = [find(root, name, cache) for name in names]
+    plans = [(model, list(_checks(model))) for model in models]
+    total = sum(check.size for _, checks in plans for check in checks)
+    done = 0
+
+    def count(read: int) -> None:
+        nonlocal done
+        done += read
+        if cancelled.is_set():
+            raise WorkbenchError(
+                ErrorCode.CANCELLED,
+                "The check was stopped.",
+                fix="Start it again for a result.",
+                operation="verify",
+                provider=PROVIDER,
+            )
+        report(current, done, total)
+
+    verdicts = []
+    for model, checks in plans:
+        verdict = Verdict(model.info.id, fix=_fix(model))
+        current = f"checking {model.name}"
+        if model.broken is not None:
+            verdict.problems.append(f"It {model.broken.problem}.")
+        for check in checks:
+            _compare(check, verdict, count)
+        verdicts.append(verdict)
+    report("done", total, total)
+    return verdicts
+
+
+def _compare(check: _Check, verdict: Verdict, count: source.Counter) -> None:
+    expected = check.sha256 or check.git_sha1
+    try:
+        if not check.path.is_file():
+            verdict.problems.append(f"{check.name} is missing.")
+            return
+        if expected is None:
+            verdict.unhashed.append(check.name)
+            count(check.size)
+            return
+        hash_of = source.sha256 if check.sha256 else source.git_sha1
+        found = hash_of(check.path, count)
+    except OSError as error:
+        verdict.problems.append(f"{check.name} cannot be read ({error.strerror or error}).")
+        return
+    verdict.checked += 1
+    verdict.checked_bytes += check.size
+    if found != expected:
+        verdict.problems.append(
+            f"{check.name} was changed or damaged: its hash is {found[:12]}…, not {expected[:12]}…."
+        )
+
+
+def _checks(model: ModelFile) -> Iterator[_Check]:
+    assert model.place is not None
+    folder = model.path if model.path.is_dir() else model.path.parent
+    if model.place.location == "hub cache":
+        yield from _cached_checks(model, folder)
+        return
+    recorded = source.recorded_files(folder)
+    if model.path.is_dir():
+        for name, entry in sorted(recorded.items()):
+            if not name.endswith(".gguf"):
+                yield _Check(name, folder / name, _hex(entry.get("sha256")))
+        own = (path for path in folder.iterdir() if path.suffix == ".safetensors")
+        yield from (_Check(p.name, p) for p in sorted(own) if p.name not in recorded)
+    else:
+        name = model.path.name
+        # A folder that was made for one file may name its hash alone.
+        named = recorded.get(name, {}).get("sha256") or read_source(folder).get("sha256")
+        yield _Check(name, model.path, _hex(named))
+
+
+def _cached_checks(model: ModelFile, folder: Path) -> Iterator[_Check]:
+    """In the hub's cache a file's link leads to a blob that is named by the hash."""
+    paths = sorted(folder.iterdir()) if model.path.is_dir() else [model.path]
+    for path in paths:
+        if path.is_dir() or (model.path.is_dir() and path.suffix == ".gguf"):
+            continue
+        blob = path.readlink().name if path.is_symlink() else ""
+        yield _Check(
+            path.name,
+            path,
+            sha256=blob if _SHA256.match(blob) else None,
+            git_sha1=blob if _SHA1.match(blob) else None,
+        )
+
+
+def _hex(value: object) -> str | None:
+    return value if isinstance(value, str) and _SHA256.match(value) else None
+
+
+def _fix(model: ModelFile) -> str:
+    assert model.place is not None
+    folder = model.path if model.path.is_dir() else model.path.parent
+    if model.place.location == "hub cache":
+        repo = model.name.partition("@")[0]
+        return f"Delete it and download it again: workbench models rm {repo}, then pull {repo}."
+    origin = read_source(folder).get("repo")
+    if isinstance(origin, str) and origin:
+        gguf = f" --gguf {model.path.name}" if model.path.is_file() else ""
+        return f"Download what is broken again: workbench models pull {origin}{gguf}."
+    if read_source(folder).get("original"):
+        return f"Delete it and bring it again: workbench models rm {model.name}, then pull demo."
+    return model.broken.fix if model.broken is not None else "Copy the file again from its source."
