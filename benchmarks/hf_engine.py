@@ -127,7 +127,16 @@ class Run:
                 peer.load()  # the first load also waits for the zygote's imports
                 if first:
                     load_s = peer.load_times(self.plan.repeats)
-                    item = {"key": key, "turn": turn, "load_s": load_s, "start_s": peer.start_s}
+                    item = {
+                        "key": key,
+                        "turn": turn,
+                        "start_s": peer.start_s,
+                        "load_s": load_s,
+                        "cancel_s": [],
+                        "layers": {},
+                        "worker_memory_peak_bytes": None,
+                    }
+                    self.ours.append(item)
             traces: dict[int, list[Trace]] = {}
             left: list[int] = []
             for position, load in enumerate(loads):
@@ -137,10 +146,7 @@ class Run:
                     left = list(loads[position + 1 :])
                     break
             if isinstance(peer, Ours) and item is not None:
-                try:
-                    self._about_ours(peer, item, traces)
-                finally:
-                    self.ours.append({"cancel_s": [], "layers": {}, **item})
+                self._about_ours(peer, item, traces)
         return left
 
     def _about_ours(self, peer: Ours, item: dict[str, Any], traces: dict[int, list[Trace]]) -> None:
@@ -314,7 +320,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="SmolLM2-135M-Instruct", help="folder of the model")
     parser.add_argument("--gguf", type=Path, help="default: the file in MODEL-GGUF")
     parser.add_argument("--cb-options", default="", help="further options of peer c, one string")
-    parser.add_argument("--cell-limit", type=float, help="s, for peers that cannot batch (30)")
+    parser.add_argument("--cell-limit", type=float, help="s, for peers that cannot batch (20)")
     parser.add_argument("--seed", type=int, default=1, help="of the order of peers")
     parser.add_argument("--no-quality", action="store_true", help="leave the quality gate out")
     parser.add_argument("--quick", action="store_true", help="a small run of under three minutes")
@@ -335,7 +341,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         loads=sorted(set(arguments.streams or ([1, 8] if quick else [1, 8, 32]))),
         turns=arguments.turns or (1 if quick else 3),
         tokens=arguments.tokens or (24 if quick else 64),
-        limit_s=arguments.cell_limit or (10 if quick else 30),
+        limit_s=arguments.cell_limit or (10 if quick else 20),
         seed=arguments.seed,
         repeats=1 if quick else 3,
         quality_prompts=asked[:2] if quick else asked,

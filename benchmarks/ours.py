@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from benchmarks.figures import Trace, tail
+from benchmarks.figures import Trace
 from benchmarks.load import free_port, stream_all, until_event
 from benchmarks.peers import ROOT, HttpPeer, wait_for_http
 from workbench.metrics import NS
@@ -223,8 +223,8 @@ def layer_cost(
     Returns:
         Seconds: ``answer_s`` is the median over streams of the client's time to the end less the
         worker's own total (waiting for a slot is in it); ``first_token_s`` the same up to the first
-        token; ``delivery_s`` is from the worker's stamp of a text to the client's. None without
-        rows that have the worker's figures.
+        token; ``delivery_s`` has one sample a text, from the worker's stamp to the client's. None
+        without rows that have the worker's figures.
     """
     answer, first, delivery = [], [], []
     for trace in traces:
@@ -242,5 +242,5 @@ def layer_cost(
     return {
         "answer_s": statistics.median(answer),
         "first_token_s": statistics.median(first) if first else None,
-        "delivery_s": tail(delivery),
+        "delivery_s": delivery,
     }

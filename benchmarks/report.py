@@ -183,7 +183,6 @@ def _title(record: Record, key: str, load: int) -> str:
 
 def _speeds(record: Record) -> str:
     rows = []
-    bandwidth = median(record["bandwidth_bytes_per_s"])
     for load in record["loads"]:
         for key in record["keys"]:
             cells = _cells(record, key, load)
@@ -195,7 +194,16 @@ def _speeds(record: Record) -> str:
             worst, label = (gap["p99"], "p99") if gap["p99"] is not None else (gap["max"], "max")
             ratio = worst / gap["p50"] if worst is not None and gap["p50"] else None
             decode = [cell["figures"]["decode_tps"] for cell in cells]
-            share = bandwidth_share(median(decode), record["weight_bytes"].get(key), bandwidth)
+            share = median(
+                [
+                    bandwidth_share(
+                        cell["figures"]["decode_tps"],
+                        record["weight_bytes"].get(key),
+                        record["bandwidth_bytes_per_s"][cell["turn"] - 1],
+                    )
+                    for cell in cells
+                ]
+            )
             memory = [cell["surroundings"]["memory_peak_bytes"] for cell in cells]
             rows.append(
                 [
@@ -258,9 +266,10 @@ def _client_bound(cell: Record) -> bool:
 
 def _ratios(record: Record) -> str:
     rows = []
-    ours = [key for key in record["keys"] if key.startswith("e:")]
-    others = [key for key in record["keys"] if not key.startswith("e:")]
     cells = record["cells"]
+    measured = [key for key in record["keys"] if any(cell["key"] == key for cell in cells)]
+    ours = [key for key in measured if key.startswith("e:")]
+    others = [key for key in measured if not key.startswith("e:")]
     for key in ours:
         for load in record["loads"]:
             figures = (
@@ -273,7 +282,7 @@ def _ratios(record: Record) -> str:
                     for other in others
                 ]
                 rows.append([key.removeprefix("e:"), str(load), figure, *row])
-    if not rows:
+    if not rows or not others:
         return ""
     head = ["ours", "streams", "figure", *(f"over ({other})" for other in others)]
     return (
@@ -302,12 +311,11 @@ def _ours(record: Record) -> str:
                 ("answer_s", "whole answer"),
             ):
                 values = [cost[figure] for cost in costs if cost]
-                label = f"our layers beside the worker's own time, {load} streams, {label}, ms"
+                label = f"client less worker, waiting included, {load} streams, {label}, ms"
                 rows.append([name, label, _over_turns(values, 1000)])
-            delivery = [cost["delivery_s"] for cost in costs if cost]
-            for part in ("p50", "p99"):
-                label = f"from the worker's stamp to the client, {load} streams, {part}, ms"
-                rows.append([name, label, _over_turns([one[part] for one in delivery], 1000)])
+            delivery = [value for cost in costs if cost for value in cost["delivery_s"]]
+            label = f"from the worker's stamp to the client, {load} streams, ms"
+            rows.append([name, label, _tail_and_median(delivery)])
     return "### Ours\n\n" + _table(["variant", "figure", "value"], rows) if rows else ""
 
 

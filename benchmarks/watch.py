@@ -17,6 +17,9 @@ from workbench.memory import read_tree
 from workbench.metrics import NS
 
 MEMORY_INTERVAL_S: Final = 0.5
+MEMORY_COST: Final = 0.02
+"""The part of one core that reading memory may take: a process of several GB takes long to read."""
+
 LAG_INTERVAL_S: Final = 0.005
 
 
@@ -110,10 +113,11 @@ class Surroundings:
             self._peak = max(self._peak, reading.pss_bytes)
 
     def _watch_memory(self) -> None:
-        while True:
+        wait_s = 0.0
+        while not self._stop.wait(wait_s):
+            started = time.monotonic()
             self._read_memory()
-            if self._stop.wait(MEMORY_INTERVAL_S):
-                return
+            wait_s = max(MEMORY_INTERVAL_S, (time.monotonic() - started) / MEMORY_COST)
 
 
 class LagSampler:
