@@ -249,9 +249,42 @@ async def test_each_wait_has_its_limit(
     assert isinstance(last, ErrorEvent)
     assert last.session.status is Status.TIMEOUT
     assert phase in last.error.message
-    assert last.session.output_tokens in (tokens, None)
-    (row,) = store.rows("SELECT status FROM latencies")
+    assert last.session.output_tokens == (tokens or None)
+    assert last.error.details["phase"] == phase
+    (row,) = store.rows("SELECT status, text_chars, wall_s FROM latencies")
+    assert (row["status"], row["text_chars"]) == ("timeout", len(last.session.text))
+    assert row["wall_s"] < 10, "the rest of the 30 s was not waited for"
+    answers = store.rows("SELECT content FROM messages WHERE role = 'assistant'")
+    words = "".join(step.text for step in stalls.steps[:tokens])
+    assert [answer["content"] for answer in answers] == ([words] if tokens else [])
+
+
+async def test_wait_in_the_queue_has_its_limit(make_engine: EngineFactory, store: Store) -> None:
+    engine = make_engine({"slow": SLOW})
+    first = ask("slow", timing_mode=TimingMode.ISOLATED)
+    second = ask("slow", timing_mode=TimingMode.ISOLATED, timeouts=Timeouts(queue_s=0.1))
+    async for event in engine.stream(first):
+        if isinstance(event, PromptEvent):
+            last = (await run(engine, second))[-1]
+            engine.cancel(first.session_id)
+    assert isinstance(last, ErrorEvent)
+    assert last.error.details["phase"] == "queue"
+    (row,) = store.rows("SELECT status, queue_s, wall_s FROM latencies WHERE status <> 'cancelled'")
     assert row["status"] == "timeout"
+    assert 0.1 <= row["queue_s"] == pytest.approx(row["wall_s"], abs=0.05)
+
+
+async def test_total_time_counts_the_wait_in_the_queue(make_engine: EngineFactory) -> None:
+    engine = make_engine({"slow": SLOW})
+    first = ask("slow", timing_mode=TimingMode.ISOLATED)
+    second = ask("slow", timing_mode=TimingMode.ISOLATED, timeouts=Timeouts(total_s=0.1))
+    async for event in engine.stream(first):
+        if isinstance(event, PromptEvent):
+            last = (await run(engine, second))[-1]
+            engine.cancel(first.session_id)
+    assert isinstance(last, ErrorEvent)
+    assert "in total" in last.error.message
+    assert engine.rotation.queue == []
 
 
 async def test_fallback_is_loud_and_apart(make_engine: EngineFactory, store: Store) -> None:

@@ -160,8 +160,8 @@ def test_plan_keeps_its_promises(snap: Snapshot) -> None:
 def test_nobody_waits_for_ever(snap: Snapshot, data: st.DataObject) -> None:
     """Whoever is last in line goes on, however many come after it to models that are busy.
 
-    One generation ends at a time, and two new requests come for each: models with room for
-    several never fall idle by themselves.
+    One generation ends at a time, the oldest, and two new requests come for each: models with
+    room for several never fall idle by themselves.
     """
     if not snap.waiting:
         return
@@ -170,7 +170,7 @@ def test_nobody_waits_for_ever(snap: Snapshot, data: st.DataObject) -> None:
     running, resident = Counter(snap.running), dict(snap.resident)
     counted = {t.model for t in waiting if t.counted} | set(resident)
     alone = next(iter(running)) if snap.exclusive_running else None
-    # Each round ends a generation that nobody but an earlier ticket may follow.
+    under_way = sorted(running.elements())
     for _ in range(running.total() + 3 * len(waiting) + 3):
         planned = plan(Snapshot(waiting, running, alone is not None, resident, snap.max_resident))
         for grant in planned.grants:
@@ -182,9 +182,10 @@ def test_nobody_waits_for_ever(snap: Snapshot, data: st.DataObject) -> None:
                 number += 1
                 resident[grant.ticket.model] = number
             alone = grant.ticket.model if grant.ticket.exclusive else None
+            under_way.append(grant.ticket.model)
             if grant.ticket == last:
                 return
-        ends = data.draw(st.sampled_from(sorted(running.elements())))
+        ends = under_way.pop(0)
         running[ends] -= 1
         alone = None if ends == alone else alone
         for model in (ends, data.draw(st.sampled_from(MODELS))):
@@ -414,6 +415,7 @@ async def test_who_gives_up_a_shared_load_takes_it_from_nobody() -> None:
     assert done == ["stays"]
     async with desk.slot("b"):  # its place was counted all the time
         assert desk.provider.loaded == ["b"]
+    assert [change.event for change in desk.changes] == ["load", "evict", "load"]
 
 
 async def test_load_that_everybody_gave_up_is_ended() -> None:
@@ -475,3 +477,32 @@ async def test_model_whose_process_died_while_it_answered_has_no_place() -> None
     async with desk.slot("b"):
         pass
     assert desk.provider.calls == ["load a", "load b"], "what is not there is not evicted"
+
+
+async def test_stream_of_requests_for_one_model_does_not_keep_another_out() -> None:
+    """Two at a time, each followed by another before it ends: the model is never idle by itself."""
+    desk = Desk(concurrency=2)
+    served: list[str] = []
+    waits = asyncio.Event()
+
+    async def endless(turns: int) -> None:
+        async with desk.slot("a"):
+            served.append("a")
+            follower = asyncio.create_task(endless(turns - 1)) if turns else None
+            while turns > 10 and not waits.is_set():
+                await asyncio.sleep(0)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        if follower is not None:
+            await follower
+
+    async def other() -> None:
+        async with desk.slot("b", on_position=lambda position, reason: waits.set()):
+            served.append("b")
+
+    first = asyncio.create_task(endless(30))
+    while len(served) < 2:
+        await asyncio.sleep(0)
+    await asyncio.gather(first, other())
+    assert served.index("b") <= 4, "those that ran and those ahead in line, nobody else"
+    assert served.count("a") == 31

@@ -48,6 +48,12 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         ("OLLAMA_HOST", "https://box.example", "https://box.example:443"),
         ("OLLAMA_HOST", "[::1]:11500", "http://[::1]:11500"),
         ("WORKBENCH_OFFLINE", "1", True),
+        (
+            "WORKBENCH_FALLBACKS",
+            "huggingface/org/a=ollama/b:1b, ollama/c=scripted/steady,",
+            {"huggingface/org/a": "ollama/b:1b", "ollama/c": "scripted/steady"},
+        ),
+        ("WORKBENCH_FALLBACKS", "", {}),
     ],
 )
 def test_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: object) -> None:
@@ -71,6 +77,10 @@ def test_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected
         ("WORKBENCH_MAX_QUEUE", "0"),
         ("WORKBENCH_LOG_LEVEL", "LOUD"),
         ("WORKBENCH_OFFLINE", "maybe"),
+        ("WORKBENCH_FALLBACKS", "huggingface/a"),
+        ("WORKBENCH_FALLBACKS", "huggingface/a=b"),
+        ("WORKBENCH_FALLBACKS", "ollama/a=ollama/a"),
+        ("WORKBENCH_FALLBACKS", "ollama/a=ollama/b,ollama/a=ollama/c"),
         ("WORKBENCH_TOKEN_TIMEOUT_S", "nan"),
     ],
 )

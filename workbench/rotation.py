@@ -95,34 +95,25 @@ def plan(snapshot: Snapshot) -> Plan:
     waits: dict[int, str] = {}
     exclusive_running = snapshot.exclusive_running
     exclusive_waiting = places_blocked = False
-    blocked_models: set[str] = set()
     leaving: set[str] = set()
-
-    def wait(ticket: Ticket, why: str) -> None:
-        waits[ticket.number] = why
-        blocked_models.add(ticket.model)
-
     for ticket in snapshot.waiting:
         model = ticket.model
         evict: tuple[str, ...] = ()
         if exclusive_running:
-            wait(ticket, "another request runs alone")
+            waits[ticket.number] = "another request runs alone"
             continue
         if exclusive_waiting:
-            wait(ticket, "another request waits to run alone")
+            waits[ticket.number] = "another request waits to run alone"
             continue
         if ticket.exclusive and running.total():
             exclusive_waiting = True
-            wait(ticket, "waits until nothing else runs")
+            waits[ticket.number] = "waits until nothing else runs"
             continue
         if running[model] >= ticket.concurrency:
-            wait(ticket, _busy(running[model]))
+            waits[ticket.number] = _busy(running[model])
             continue
         if model in leaving:
-            wait(ticket, "the model makes room for an earlier request")
-            continue
-        if model in blocked_models:
-            wait(ticket, "an earlier request for the model waits")
+            waits[ticket.number] = "the model makes room for an earlier request"
             continue
         if ticket.counted and model not in resident:
             surplus = len(resident) + 1 - snapshot.max_resident
@@ -132,7 +123,7 @@ def plan(snapshot: Snapshot) -> Plan:
                 if not places_blocked:
                     leaving.update(leave)
                 places_blocked = True
-                wait(ticket, "all places for resident models are in use")
+                waits[ticket.number] = "all places for resident models are in use"
                 continue
             evict = leave
             for gone in evict:
