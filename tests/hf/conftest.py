@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.hf import tiny
+from tests.hub_standin import Hub
 from workbench.hf.manager import HuggingFaceModelManager
 from workbench.hf.spawner import Lease
 from workbench.providers.huggingface import HuggingFaceProvider
@@ -40,6 +41,26 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "{{ raise_exception('System role not supported') }}{% endif %}" + tiny.CHAT_TEMPLATE,
     )
     return root
+
+
+@pytest.fixture
+def standin() -> Iterator[Hub]:
+    """A hub on this machine."""
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture
+def online(settings: Settings, standin: Hub) -> Settings:
+    """Settings of a process that may ask that hub."""
+    return settings.model_copy(
+        update={
+            "workbench_offline": False,
+            "hf_endpoint": standin.url,
+            "workbench_disk_reserve": 0,
+            "workbench_hub_timeout_s": 10.0,
+        }
+    )
 
 
 @pytest.fixture

@@ -6,84 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections import namedtuple
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.hf import tiny
+from tests.hf.downloads import REPO, Run, contents, model_files
 from tests.hub_standin import Hub, sha256
-from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import files, hub
-from workbench.hf.listing import Wanted
+from workbench.errors import ErrorCode
+from workbench.hf import files
 from workbench.settings import Settings
-
-REPO = "org/name"
-
-
-@pytest.fixture
-def standin() -> Iterator[Hub]:
-    with Hub() as running:
-        yield running
-
-
-@pytest.fixture
-def online(settings: Settings, standin: Hub, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent")
-    return settings.model_copy(
-        update={
-            "workbench_offline": False,
-            "hf_endpoint": standin.url,
-            "workbench_disk_reserve": 0,
-            "workbench_hub_timeout_s": 10.0,
-        }
-    )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def model_files(tmp_path: Path, value: int = 1, tensors: int = 400) -> dict[str, bytes]:
-    """A whole model of about 100 kB, with things beside it that must never be taken."""
-    folder = tiny.write_folder(tmp_path / f"source-{value}")
-    tiny.write_safetensors(folder / "model.safetensors", value, tensors=tensors)
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    return {
-        **contents(folder),
-        "modeling_evil.py": b"raise SystemExit",
-        "pytorch_model.bin": b"\x80\x02.",
-        "consolidated.safetensors": b"the same again",
-        "onnx/model.onnx": b"onnx",
-        ".gitattributes": b"",
-    }
-
-
-class Run:
-    """A download with what it reported."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.steps: list[tuple[str, int | None, int | None]] = []
-        self.cancelled = threading.Event()
-        self.on_step: Callable[[], None] = lambda: None
-
-    def __call__(self, name: str = REPO, **more: Any) -> dict[str, Any]:
-        wanted = Wanted.parse(name, more.pop("revision", None), more.pop("gguf_file", None))
-        return dict(hub.download(self.settings, wanted, self._report, self.cancelled))
-
-    def _report(self, message: str, done: int | None = None, total: int | None = None) -> None:
-        self.steps.append((message, done, total))
-        self.on_step()
-
-    def fails(self, name: str = REPO, **more: Any) -> WorkbenchError:
-        with pytest.raises(WorkbenchError) as caught:
-            self(name, **more)
-        assert caught.value.fix
-        return caught.value
 
 
 @pytest.fixture
