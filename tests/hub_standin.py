@@ -71,6 +71,13 @@ class Faults:
     held: threading.Event = field(default_factory=threading.Event)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is what these tests are about."""
+
+
 class Hub:
     """The stand-in, listening on a free port while the block runs."""
 
@@ -80,8 +87,7 @@ class Hub:
         self.token = token
         self.requests: list[tuple[str, str, str | None]] = []
         """(method, path, Range header) of each request."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
