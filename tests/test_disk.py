@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,11 +100,20 @@ def test_offline_is_said_at_once(standin: Hub, monkeypatch: pytest.MonkeyPatch) 
     assert standin.requests == []
 
 
+def until_written(partial: Path) -> None:
+    """Wait until some of the weights are on disk."""
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size > 1000 for path in partial.glob("*.part")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_ctrl_c_stops_and_the_next_pull_resumes(standin: Hub, tmp_path: Path) -> None:
     standin.faults.hold_after = 40_960
     command = [sys.executable, "-m", "workbench.cli", "models", "pull", REPO]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as pull:
         assert standin.faults.held.wait(60)
+        until_written(tmp_path / "models" / ".downloads" / "org--name")
         pull.send_signal(signal.SIGINT)  # while the hub is silent, which must not keep it
         _, said = pull.communicate(timeout=60)
         assert pull.returncode == 130
