@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.hf.downloads import model_files
+from tests.hub_standin import Hub
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import demo
+from workbench.hf.folder import SOURCE_FILE
 from workbench.settings import Settings
 
 CONTENT = b"GGUF, as far as these tests are concerned"
@@ -60,10 +63,10 @@ def test_both_variants_are_brought_once(settings: Settings, index: list[list[str
     assert (root / demo.GGUF_FOLDER / demo.GGUF_NAME).read_bytes() == CONTENT
     assert {p.name for p in (root / demo.GGUF_FOLDER).iterdir()} == {
         demo.GGUF_NAME,
-        demo.SOURCE_FILE,
+        SOURCE_FILE,
         *demo.TOKENIZER_FILES,
     }
-    source = json.loads((root / demo.CONVERTED_FOLDER / demo.SOURCE_FILE).read_text())
+    source = json.loads((root / demo.CONVERTED_FOLDER / SOURCE_FILE).read_text())
     assert "dequantised" in source["source"]
     assert "not the original" in source["source"]
     assert any("WORKBENCH_OFFLINE" in line for line in lines)
@@ -133,51 +136,38 @@ def test_too_little_disk_is_said_before_the_download(
     assert index == []
 
 
+@pytest.fixture
+def original(standin: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub that has the original weights."""
+    commit = standin.repo(demo.HUB_REPO, model_files(tmp_path)).branches["main"]
+    monkeypatch.setattr(demo, "HUB_REVISION", commit)
+    return standin
+
+
 def test_online_the_original_weights_are_taken(
-    settings: Settings, index: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    online: Settings, original: Hub, index: list[list[str]]
 ) -> None:
-    import huggingface_hub
-
-    asked: dict[str, Any] = {}
-
-    def snapshot_download(repo: str, **options: Any) -> str:
-        asked.update(options, repo=repo)
-        (options["local_dir"] / "config.json").write_text("{}")
-        (options["local_dir"] / ".cache").mkdir()
-        return str(options["local_dir"])
-
-    monkeypatch.setattr(demo, "_hub_problem", lambda: "")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    online = settings.model_copy(update={"workbench_offline": False})
     ids = demo.ensure_demo(online)
     assert ids[1] == f"huggingface/{demo.HUB_REPO}"
-    assert asked["revision"] == demo.HUB_REVISION
-    folder = settings.hf_model_path / demo.HUB_REPO
-    assert not (folder / ".cache").exists()
-    assert demo.HUB_REVISION in (folder / demo.SOURCE_FILE).read_text()
-    assert not (settings.hf_model_path / demo.CONVERTED_FOLDER).exists()
+    folder = online.hf_model_path / demo.HUB_REPO
+    assert demo.HUB_REVISION in (folder / SOURCE_FILE).read_text()
+    assert not (online.hf_model_path / demo.CONVERTED_FOLDER).exists()
 
 
 def test_a_hub_that_fails_half_way_is_no_obstacle(
-    settings: Settings, index: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    online: Settings, original: Hub, index: list[list[str]]
 ) -> None:
-    import huggingface_hub
-
-    def snapshot_download(repo: str, **options: Any) -> str:
-        (options["local_dir"] / "config.json").write_text("{}")
-        raise ConnectionError("connection reset")
-
-    monkeypatch.setattr(demo, "_hub_problem", lambda: "")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    original.faults.corrupt = {"model.safetensors"}
     lines: list[str] = []
-    online = settings.model_copy(update={"workbench_offline": False})
     ids = demo.ensure_demo(online, lines.append)
     assert ids[1] == f"huggingface/{demo.CONVERTED_FOLDER}"
-    assert any("connection reset" in line for line in lines)
-    assert not (settings.hf_model_path / demo.HUB_REPO).exists()
+    assert any("checksum" in line for line in lines)
+    assert not (online.hf_model_path / demo.HUB_REPO).exists()
 
 
-def test_a_hub_that_never_answers_does_not_hold_us_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_never_answers_does_not_hold_us_up(
+    online: Settings, index: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import threading
 
     import huggingface_hub
@@ -187,6 +177,13 @@ def test_a_hub_that_never_answers_does_not_hold_us_up(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         huggingface_hub.HfApi, "model_info", lambda *args, **options: released.wait(10)
     )
-    problem = demo._hub_problem()
+    lines: list[str] = []
+    demo.ensure_demo(online, lines.append)
     released.set()
-    assert "no answer" in problem
+    assert any("no answer" in line for line in lines)
+
+
+def test_all_files_can_be_checked_later(settings: Settings, index: list[list[str]]) -> None:
+    demo.ensure_demo(settings)
+    record = json.loads((settings.hf_model_path / demo.GGUF_FOLDER / SOURCE_FILE).read_text())
+    assert record["files"][demo.GGUF_NAME]["sha256"] == demo.GGUF_SHA256

