@@ -199,7 +199,9 @@ class Hub:
                     if large and faults.hold_after is not None and at >= faults.hold_after:
                         self.wfile.flush()
                         faults.held.set()
-                        faults.go_on.wait(30)
+                        if not faults.go_on.wait(20):
+                            self.close_connection = True
+                            return
                     block = body[at : at + _BLOCK]
                     try:
                         self.wfile.write(block if cut is None else block[: max(cut - at, 0)])
