@@ -65,6 +65,7 @@ class Faults:
     break_after: list[int] = field(default_factory=list)
     corrupt: set[str] = field(default_factory=set)  # names of files that arrive changed
     ignore_ranges: bool = False
+    redirect: bool = False  # large files lie on another host, as behind the real hub
     status: list[int] = field(default_factory=list)  # of the next file requests
     hold_after: int | None = None  # waits there until ``go_on``
     go_on: threading.Event = field(default_factory=threading.Event)
@@ -87,6 +88,8 @@ class Hub:
         self.token = token
         self.requests: list[tuple[str, str, str | None]] = []
         """(method, path, Range header) of each request."""
+        self.keys_seen: set[tuple[str, str | None]] = set()
+        """(host, Authorization header) of the requests."""
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -136,6 +139,7 @@ class Hub:
             def _answer(self, *, with_body: bool) -> None:
                 path = unquote(urlsplit(self.path).path)
                 hub.requests.append((self.command, path, self.headers.get("Range")))
+                hub.keys_seen.add((self._host(), self.headers.get("Authorization")))
                 match = _API.match(path) or _FILE.match(path)
                 repo = hub.repos.get(match["repo"]) if match else None
                 if match is None or repo is None:
@@ -156,6 +160,9 @@ class Hub:
                 else:
                     self._file(match["name"], *found, with_body=with_body)
 
+            def _host(self) -> str:
+                return (self.headers.get("Host") or "").partition(":")[0]
+
             def _known(self) -> bool:
                 return self.headers.get("Authorization") == f"Bearer {hub.token}"
 
@@ -166,6 +173,13 @@ class Hub:
                 faults = hub.faults
                 if with_body and faults.status:
                     self._fail(faults.status.pop(0), "")
+                    return
+                if faults.redirect and name.endswith(_LARGE) and "localhost" not in self._host():
+                    self.send_response(302)
+                    port = hub.url.rpartition(":")[2]
+                    self.send_header("Location", f"http://localhost:{port}{self.path}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                     return
                 etag = sha256(content) if name.endswith(_LARGE) else git_sha1(content)
                 start = 0

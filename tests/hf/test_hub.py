@@ -143,6 +143,21 @@ def test_a_private_model_comes_with_a_token(
     assert run()["id"] == "huggingface/org/name"
 
 
+def test_the_token_goes_to_the_hub_and_not_to_where_it_sends_us(
+    standin: Hub, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin.repo(REPO, model_files(tmp_path))
+    standin.faults.redirect = True
+    standin.faults.break_after = [10_000]
+    monkeypatch.setenv("HF_TOKEN", standin.token)
+    assert run()["id"] == "huggingface/org/name"
+    assert standin.keys_seen == {
+        ("127.0.0.1", f"Bearer {standin.token}"),
+        ("localhost", None),
+    }
+    assert "bytes=10000-" in standin.sent("model.safetensors")
+
+
 # -- broken off, stopped, taken up again -----------------------------------------------------------
 
 
