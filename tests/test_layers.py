@@ -16,7 +16,20 @@ PACKAGE = ROOT / "workbench"
 # From the bottom up: a module may import from its own layer and from those before it.
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"types", "metrics", "settings", "errors", "logs", "wire"}),
-    ("parts", {"memory", "providers", "hf", "store", "discovery", "contention", "jobs", "disk", "mailbox"}),
+    (
+        "parts",
+        {
+            "memory",
+            "providers",
+            "hf",
+            "store",
+            "discovery",
+            "contention",
+            "jobs",
+            "disk",
+            "mailbox",
+        },
+    ),
     ("routing", {"router", "receipts", "recovery", "rotation", "environment"}),
     ("the one path", {"session", "engine"}),
     ("experiments", {"bench", "analysis"}),

@@ -84,9 +84,11 @@ class ModelRouter:
         if name and prefix in self._providers:
             return Route(self._providers[prefix], name)
         listing = await self.list_models()
-        candidates = [info for info in listing.models if _matches(info.name, model)]
+        # How to load it may follow the name (NAME?quantization=int8): that is its provider's.
+        bare, mark, how = model.partition("?")
+        candidates = [info for info in listing.models if _matches(info.name, bare)]
         if len(candidates) == 1:
-            return Route(self._providers[candidates[0].provider], candidates[0].name)
+            return Route(self._providers[candidates[0].provider], candidates[0].name + mark + how)
         if candidates:
             ids = [info.id for info in candidates]
             raise WorkbenchError(

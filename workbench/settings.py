@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     hf_enable_gpu: Literal["auto", "true", "false"] = "auto"
     hf_model_timeout_ms: int = Field(30_000, ge=100, le=3_600_000)
     hf_stream_chunk_size: int = Field(50, ge=1, le=100_000)
+    hf_load_options: str = ""
+    hf_max_batch: int = Field(32, ge=1, le=1024)
+    hf_kv_cache_budget: Size = None
     hf_home: Path | None = None
     hf_hub_cache: Path | None = None
     hf_endpoint: str | None = None

@@ -72,8 +72,10 @@ class Options:
     """Sampling settings of one call, the same for every provider so that panes compare.
 
     ``temperature`` 0 is greedy decoding. ``seed`` None draws one per request, which is logged.
-    ``num_ctx`` None leaves the runtime's own context length. ``logprobs`` is the number of
-    alternatives wanted per token (0: none).
+    ``num_ctx`` None leaves the runtime's own context length. ``overflow`` says what happens to a
+    history that is longer: ``truncate`` leaves out its oldest messages, with a warning in the row
+    and on the screen, ``error`` refuses. ``logprobs`` is the number of alternatives wanted per
+    token (0: none).
     """
 
     max_tokens: int = 512
@@ -86,6 +88,7 @@ class Options:
     num_ctx: int | None = None
     logprobs: int = 0
     response_format: Mapping[str, Any] | None = None
+    overflow: Literal["truncate", "error"] = "truncate"
 
     BOUNDS: ClassVar[Mapping[str, tuple[float, float]]] = {
         "max_tokens": (1, 131_072),
@@ -122,6 +125,10 @@ class Options:
                 "top_p is 0, which leaves no token to choose from.",
                 fix="Choose top_p above 0, or temperature 0 for greedy decoding.",
                 option="top_p",
+            )
+        if self.overflow not in ("truncate", "error"):
+            raise invalid(
+                f"overflow is {self.overflow!r}.", fix="Use truncate or error.", option="overflow"
             )
         if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
             raise invalid("stop must be a list of non-empty strings.", option="stop")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,14 @@ from tests.hf.conftest import MakeProvider
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.providers.huggingface import HuggingFaceProvider, default_threads
-from workbench.types import ChatRequest, Message, ProviderFinish, ProviderToken
+from workbench.types import (
+    ChatRequest,
+    Message,
+    Options,
+    ProviderFinish,
+    ProviderToken,
+    ProviderWarning,
+)
 
 MODEL = "org/endless"
 
@@ -159,11 +168,46 @@ async def test_a_prompt_longer_than_the_context_names_both_numbers(
     assert (await ask(provider, MODEL, max_tokens=2)).tokens  # the worker goes on
 
 
-async def test_what_cannot_be_done_is_refused_and_not_ignored(
-    provider: HuggingFaceProvider,
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "rank": {"type": "integer"}},
+    "required": ["city", "rank"],
+    "additionalProperties": False,
+}
+
+
+async def test_an_answer_of_a_schema_is_json_of_that_schema(provider: HuggingFaceProvider) -> None:
+    response_format = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+    for seed in range(3):  # a random model: only the grammar can make this JSON
+        answer = await ask(
+            provider,
+            "ends",
+            max_tokens=200,
+            temperature=1.0,
+            seed=seed,
+            response_format=response_format,
+        )
+        if answer.finish.finish_reason == "stop":
+            value = json.loads(answer.text)
+            assert value["city"] in ("Paris", "Rome")
+            assert isinstance(value["rank"], int)
+        else:
+            assert answer.text.lstrip().startswith("{")
+
+
+@pytest.mark.parametrize(
+    "response_format",
+    [
+        {"type": "poem"},
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"schema": {"type": "no such type"}}},
+    ],
+)
+async def test_a_form_that_cannot_be_followed_is_refused_and_not_ignored(
+    provider: HuggingFaceProvider, response_format: dict[str, Any]
 ) -> None:
     with pytest.raises(WorkbenchError) as caught:
-        await ask(provider, MODEL, response_format={"type": "json_object"})
+        await ask(provider, MODEL, response_format=response_format)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert "response_format" in caught.value.message
 
@@ -201,7 +245,8 @@ async def test_cancelling_ends_the_stream_with_its_counts(provider: HuggingFaceP
     *tokens, finish = events
     assert isinstance(finish, ProviderFinish)
     assert finish.details["cancelled"] is True
-    assert finish.output_tokens == len(tokens) < 1900
+    counted = sum(token.n_tokens for token in tokens if isinstance(token, ProviderToken))
+    assert finish.output_tokens == counted < 1900
 
 
 async def test_a_request_cancelled_while_it_waits_computes_next_to_nothing(
@@ -232,12 +277,34 @@ async def test_leaving_a_stream_frees_the_worker(provider: HuggingFaceProvider) 
     assert provider.pids(MODEL) == (worker.client.pid,)
 
 
-async def test_requests_to_one_model_take_turns(provider: HuggingFaceProvider) -> None:
-    alone = await ask(provider, MODEL, max_tokens=20)
-    together = await asyncio.gather(*(ask(provider, MODEL, max_tokens=20) for _ in range(3)))
+async def test_requests_to_one_model_share_its_passes(provider: HuggingFaceProvider) -> None:
+    alone = await ask(provider, MODEL, max_tokens=200)
+    together = await asyncio.gather(*(ask(provider, MODEL, max_tokens=200) for _ in range(3)))
     assert [answer.text for answer in together] == [alone.text] * 3
-    spans = sorted((a.tokens[0].t_ns, a.tokens[-1].t_ns) for a in together)
-    assert spans[0][1] < spans[1][0] < spans[1][1] < spans[2][0]
+    spans = [(a.tokens[0].t_ns, a.tokens[-1].t_ns) for a in together]
+    assert max(start for start, _ in spans) < min(end for _, end in spans)
+
+
+async def test_the_oldest_messages_give_way_with_a_warning(provider: HuggingFaceProvider) -> None:
+    history = [
+        Message("system", "Be brief."),
+        *(Message(role, f"{n} " * 40) for n in range(30) for role in ("user", "assistant")),
+        Message("user", "And now?"),
+    ]
+    options = Options(temperature=0.0, max_tokens=5, num_ctx=300)
+    chat = ChatRequest(f"huggingface/{MODEL}", tuple(history), options)
+    events = [e async for e in provider.stream(chat, MODEL, 1, CancellationToken())]
+    (warning,) = [e for e in events if isinstance(e, ProviderWarning)]
+    finish = events[-1]
+    assert isinstance(finish, ProviderFinish)
+    assert warning.code == "PROMPT_TRUNCATED"
+    assert warning.details["left_out"] % 2 == 0  # whole turns: the next one begins with the user
+    assert finish.prompt_tokens is not None
+    assert finish.prompt_tokens < 300 < warning.details["prompt_tokens"]
+    refuse = replace(chat, options=replace(options, overflow="error"))
+    with pytest.raises(WorkbenchError, match="300"):
+        async for _ in provider.stream(refuse, MODEL, 1, CancellationToken()):
+            pass
 
 
 # -- a dying worker --------------------------------------------------------------------------------
@@ -268,6 +335,27 @@ async def ask_and_kill(provider: HuggingFaceProvider, number: signal.Signals, in
         into.tokens.append(event)
         if len(into.tokens) == 5:
             os.kill(provider.pids(MODEL)[0], number)
+
+
+async def test_kill_9_under_16_streams_is_16_clean_endings(provider: HuggingFaceProvider) -> None:
+    answers = [Answer() for _ in range(16)]
+    streams = [
+        asyncio.ensure_future(ask(provider, MODEL, max_tokens=1900, into=answer))
+        for answer in answers
+    ]
+    while not all(answer.tokens for answer in answers):
+        await asyncio.sleep(0.01)
+    (pid,) = provider.pids(MODEL)
+    os.kill(pid, signal.SIGKILL)
+    ends = await asyncio.gather(*streams, return_exceptions=True)
+    for end in ends:
+        assert isinstance(end, WorkbenchError)
+        assert end.code is ErrorCode.HF_PIPELINE_ERROR
+        assert end.details["signal"] == signal.SIGKILL
+    assert all(answer.tokens for answer in answers)
+    after = await ask(provider, MODEL, max_tokens=5)
+    assert len(after.tokens) == 5
+    assert provider.pids(MODEL) != (pid,)
 
 
 async def test_a_worker_that_crashes_shows_what_it_wrote(provider: HuggingFaceProvider) -> None:

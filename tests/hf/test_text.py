@@ -13,8 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.hf import tiny
-from workbench.hf.generation import _cleans_up
-from workbench.hf.text import AnswerText, CleanUp, IncrementalDecoder, StopFilter
+from workbench.hf.text import (
+    AnswerText,
+    CleanUp,
+    IncrementalDecoder,
+    StopFilter,
+    ThinkFilter,
+    cleans_up,
+)
 
 WORDS = st.sampled_from(
     [
@@ -48,10 +54,11 @@ def pieces_of(tokenizer: Any, ids: list[int]) -> list[str]:
         lambda some: tokenizer.decode(
             some, skip_special_tokens=True, clean_up_tokenization_spaces=False
         ),
-        tokenizer.clean_up_tokenization if _cleans_up(tokenizer) else None,
+        tokenizer.clean_up_tokenization if cleans_up(tokenizer) else None,
         (),
     )
-    return [*(text.push(token_id) for token_id in ids), text.finish()]
+    pieces = [*(text.push(token_id) for token_id in ids), text.finish()]
+    return ["".join(part for _, part in piece) for piece in pieces]
 
 
 @pytest.mark.parametrize("kind", BYTE_LEVEL)
@@ -138,7 +145,7 @@ def parts_of(text: str, cuts: list[int]) -> list[str]:
 
 def test_a_tokenizer_that_cleans_up_streams_the_same_text() -> None:
     tokenizer = tiny.wrapped(tiny.cleaned_up(), clean_up_tokenization_spaces=True)
-    assert _cleans_up(tokenizer)
+    assert cleans_up(tokenizer)
     ids = tokenizer.encode("the cat . do n't , the end ?", add_special_tokens=False)
     whole = tokenizer.decode(ids, skip_special_tokens=True)
     assert whole == "the cat. don't, the end?"
@@ -183,3 +190,41 @@ def test_text_that_cannot_become_a_stop_string_is_not_held_back() -> None:
 @pytest.mark.parametrize("finish", [StopFilter(["x"]).finish, CleanUp(None).finish])
 def test_an_empty_stream_ends_empty(finish: Callable[[], str]) -> None:
     assert finish() == ""
+
+
+THOUGHT = "<think>\nLet me see.\n</think>\n\nParis. A tag like <think> here is text."
+
+
+@given(cuts=st.lists(st.integers(0, len(THOUGHT)), max_size=20))
+def test_thinking_and_answer_part_however_the_text_is_cut(cuts: list[int]) -> None:
+    think = ThinkFilter(thinking=False)
+    pieces = [piece for part in parts_of(THOUGHT, cuts) for piece in think.push(part)]
+    pieces += think.finish()
+    joined = {
+        channel: "".join(text for other, text in pieces if other == channel)
+        for channel in ("reasoning", "content")
+    }
+    assert joined == {
+        "reasoning": "Let me see.",
+        "content": "Paris. A tag like <think> here is text.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("thinking", "text", "reasoning", "content"),
+    [
+        (True, "Hm.</think>Yes", "Hm.", "Yes"),
+        (True, "Hm, and never an end </thi", "Hm, and never an end </thi", ""),
+        (False, "  Hello", "", "  Hello"),
+        (False, "<thin ice", "", "<thin ice"),
+        (False, "<think></think>Yes", "", "Yes"),
+        (False, "", "", ""),
+    ],
+)
+def test_thinking_is_told_from_what_only_looks_like_it(
+    thinking: bool, text: str, reasoning: str, content: str
+) -> None:
+    think = ThinkFilter(thinking)
+    pieces = [piece for letter in text for piece in think.push(letter)] + think.finish()
+    assert "".join(part for channel, part in pieces if channel == "reasoning") == reasoning
+    assert "".join(part for channel, part in pieces if channel == "content") == content

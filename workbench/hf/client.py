@@ -56,8 +56,9 @@ class WorkerClient:
         self._output = output
         self._zygote = zygote
         self._ended = zygote.ended(pid)
-        self._turn = asyncio.Lock()
         self._next_request = 0
+        self._last_message = 0.0
+        """When the worker last said something, in the event loop's time."""
         self._loading: asyncio.Future[Loaded] | None = None
         self._requests: dict[int, asyncio.Queue[GenerationMessage | WorkbenchError]] = {}
         self._death: WorkbenchError | None = None
@@ -123,8 +124,8 @@ class WorkerClient:
     ) -> AsyncGenerator[GenerationMessage, None]:
         """Stream one answer; the last item is its ``Finished``.
 
-        Requests wait for each other here. Closing the iterator cancels the generation and waits
-        until the worker is free again.
+        Requests run beside each other in the worker's batch. Closing the iterator cancels this one
+        and waits until the worker has let go of it.
 
         Args:
             messages: role and content of each.
@@ -136,29 +137,28 @@ class WorkerClient:
         Raises:
             WorkbenchError: the worker's own error, or ``HF_PIPELINE_ERROR`` if it died.
         """
-        async with self._turn:
-            self._next_request += 1
-            number = self._next_request
-            inbox: asyncio.Queue[GenerationMessage | WorkbenchError] = asyncio.Queue()
-            self._requests[number] = inbox
-            over = False
-            watcher = asyncio.create_task(self._cancel_when(cancel, number))
-            try:
-                await self._send(
-                    Generate(number, [dict(m) for m in messages], dict(options), seed, threads)
-                )
-                while not over:
-                    item = await inbox.get()
-                    over = isinstance(item, (Finished, WorkbenchError))
-                    if isinstance(item, WorkbenchError):
-                        raise item
-                    yield item
-            finally:
-                watcher.cancel()
-                if not over and self.alive:
-                    # The consumer left. The worker must be idle before the next request's turn.
-                    await self._abandon(number, inbox)
-                del self._requests[number]
+        self._next_request += 1
+        number = self._next_request
+        inbox: asyncio.Queue[GenerationMessage | WorkbenchError] = asyncio.Queue()
+        self._requests[number] = inbox
+        over = False
+        watcher = asyncio.create_task(self._cancel_when(cancel, number))
+        try:
+            await self._send(
+                Generate(number, [dict(m) for m in messages], dict(options), seed, threads)
+            )
+            while not over:
+                item = await inbox.get()
+                over = isinstance(item, (Finished, WorkbenchError))
+                if isinstance(item, WorkbenchError):
+                    raise item
+                yield item
+        finally:
+            watcher.cancel()
+            if not over and self.alive:
+                # The consumer left; its slot is free for the next request once this is over.
+                await self._abandon(number, inbox)
+            del self._requests[number]
 
     async def _abandon(
         self, number: int, inbox: asyncio.Queue[GenerationMessage | WorkbenchError]
@@ -169,19 +169,33 @@ class WorkerClient:
 
         with contextlib.suppress(WorkbenchError):
             await self._send(Cancel(number))
-            try:
-                await asyncio.wait_for(drained(), self.cancel_grace_s)
-            except TimeoutError:
-                self.kill()
-                await drained()  # its death is the last message
+            draining = asyncio.create_task(drained())
+            await self._kill_if_silent(until=draining)
+            await draining  # if it was killed, its death is the last message
 
     async def _cancel_when(self, cancel: CancelSignal, number: int) -> None:
         """Pass the cancellation on; kill a worker that does not heed it (cancelled if it does)."""
         await cancel.wait()
         with contextlib.suppress(WorkbenchError):
             await self._send(Cancel(number))
-            await asyncio.sleep(self.cancel_grace_s)
-            self.kill()
+            await self._kill_if_silent(until=None)
+
+    async def _kill_if_silent(self, until: asyncio.Task[None] | None) -> None:
+        """Kill the worker once it has not said anything for the grace; other requests may speak.
+
+        Ends earlier when ``until`` is done.
+        """
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while until is None or not until.done():
+            left = max(since, self._last_message) + self.cancel_grace_s - loop.time()
+            if left <= 0:
+                self.kill()
+                return
+            if until is None:
+                await asyncio.sleep(left)
+            else:
+                await asyncio.wait([until], timeout=left)
 
     async def close(self) -> None:
         """End the process and wait until it is gone and its memory free. May be called twice."""
@@ -217,6 +231,7 @@ class WorkerClient:
         decoder = Decoder()
         with contextlib.suppress(OSError, ProtocolError):
             while data := await reader.read(65536):
+                self._last_message = asyncio.get_running_loop().time()
                 for message in decoder.feed(data):
                     self._dispatch(message)
         self._die(self._death_error(await self._exit_status()))

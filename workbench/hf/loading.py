@@ -6,9 +6,9 @@ import ctypes
 import functools
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,20 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf import quality, weights
 from workbench.hf.headers import read_gguf
+from workbench.hf.options import LoadOptions
 from workbench.hf.protocol import Load, Loaded
+from workbench.hf.quality import Verdict
+from workbench.hf.sampling import Grammar
+from workbench.hf.slots import (
+    PlainRunner,
+    Runner,
+    SlotRunner,
+    agrees_with_plain,
+    supports_slots,
+)
+from workbench.hf.text import ThinkFilter
 
 # A GGUF whose weights cannot stay packed is unpacked. float32 holds the unpacked values exactly;
 # above this many parameters (8 GB of float32) memory matters more than the last bits. Decided by
@@ -32,73 +44,254 @@ class LoadedModel:
     """A model ready to generate, with what its generations need to know."""
 
     model: Any
+    runner: Runner
     tokenizer: Any
     device: str
     context_length: int | None
     eos_ids: frozenset[int]
-    pad_id: int | None
+    cache_bytes_per_token: int
+    threads_pay_from: int
+    """Tokens of a pass from which on several threads are worth while."""
+    thinks: bool
+    """Whether its answers may begin with thinking between tags."""
     description: Loaded
     layers: list[torch.nn.Module] = field(default_factory=list)
+    _grammar_tokenizer: Any = None
+
+    def grammar(self, response_format: Mapping[str, Any] | None) -> Grammar | None:
+        """What ``response_format`` allows, None if anything.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` if it cannot be followed.
+        """
+        if response_format is None or response_format.get("type") == "text":
+            return None
+        from workbench.hf.grammar import JsonGrammar, grammar_tokenizer  # rarely needed
+
+        if self._grammar_tokenizer is None:
+            vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
+            self._grammar_tokenizer = grammar_tokenizer(self.tokenizer, vocabulary, self.eos_ids)
+        return JsonGrammar(self._grammar_tokenizer, response_format)
+
+
+_FORM_DTYPES: Final = {"packed": "float16", "int8": "int8", "int4": "int4"}
+
+
+@dataclass(slots=True)
+class _Fitted:
+    """A model and the way it is run."""
+
+    model: Any
+    runner: Runner
+    form: str
+    parameters: int
+    verdict: Verdict | None = None
 
 
 def load(wanted: Load) -> LoadedModel:
     """Load as asked.
 
     Raises:
-        WorkbenchError: ``HF_INVALID_CONFIG`` if a GPU is demanded and there is none,
-            ``HF_MEMORY_EXCEEDED``, or ``HF_MODEL_LOAD_FAILED`` with the cause; ``details.device``
-            says where it was being loaded.
+        WorkbenchError: ``HF_INVALID_CONFIG`` if a GPU is demanded and there is none, or if the
+            quantisation asked for fails its quality check here; ``HF_MEMORY_EXCEEDED``;
+            ``HF_MODEL_LOAD_FAILED`` with the cause. ``details.device`` says where it was loaded.
     """
     started = time.monotonic_ns()
-    device = _device(wanted.gpu)
+    options = LoadOptions(**wanted.options)
+    device = _device(wanted.gpu, options.device)
     torch.set_num_threads(wanted.threads)
     try:
         tokenizer = _tokenizer(wanted)
-        model = _model(wanted, device)
+        with torch.inference_mode():
+            fitted = _fitted(wanted, options, device, tokenizer)
     except Exception as error:
         raise load_error(error, wanted, device) from error
-    model.eval()
-    eos_ids, pad_id = _special_ids(model, tokenizer)
-    # Nothing of the model's own sampling defaults may reach a generation: every setting comes from
-    # the request, so that two models in two panes are asked for the same.
-    model.generation_config = GenerationConfig(
-        bos_token_id=model.generation_config.bos_token_id,
-        eos_token_id=sorted(eos_ids) or None,
-        pad_token_id=pad_id,
-    )
+    model = fitted.model
+    eos_ids = _end_ids(model, tokenizer)
     _give_back_memory()
     quantizer = getattr(model, "hf_quantizer", None)
     packed = bool(getattr(quantizer, "packed_modules", None))
+    dtype = _FORM_DTYPES.get(fitted.form)
     details: dict[str, Any] = {
         "architecture": type(model).__name__,
         "attention": getattr(model.config, "_attn_implementation", None),
+        "engine": "batched" if isinstance(fitted.runner, SlotRunner) else "plain",
+        "form": fitted.form,
         "torch": torch.__version__,
         "eos_token_ids": sorted(eos_ids),
     }
+    if options.quantization != "none":
+        details["quantization"] = options.quantization
+    if fitted.verdict is not None:
+        details["quality"] = fitted.verdict.to_dict()
     if wanted.gguf_file:
         details["weights"] = "packed" if packed else f"unpacked to {_dtype_name(model)} at load"
+    if wanted.adapter:
+        details["adapter"] = Path(wanted.adapter).name
     if device != "cpu":
-        details["gpu_name"] = torch.cuda.get_device_name()
+        details["gpu_name"] = torch.cuda.get_device_name(model.device)
     context_length = context_of(model.config)
+    if options.num_ctx:
+        context_length = min(options.num_ctx, context_length or options.num_ctx)
     return LoadedModel(
         model=model,
+        runner=fitted.runner,
         tokenizer=tokenizer,
-        device=device,
+        device=str(model.device),
         context_length=context_length,
         eos_ids=eos_ids,
-        pad_id=pad_id,
+        cache_bytes_per_token=_cache_bytes_per_token(model, fitted.runner),
+        threads_pay_from=_threads_pay_from(fitted),
+        thinks=_thinks(tokenizer),
         layers=_layers(model),
         description=Loaded(
-            dtype=_dtype_name(model),
+            dtype=dtype or _dtype_name(model),
             device=device,
             threads=torch.get_num_threads(),
             context_length=context_length,
-            parameters=model.num_parameters(),
+            parameters=fitted.parameters,
             packed=packed,
             load_ns=time.monotonic_ns() - started,
             details=details,
         ),
     )
+
+
+# -- the way a model is run ------------------------------------------------------------------------
+
+
+def _fitted(wanted: Load, options: LoadOptions, device: str, tokenizer: Any) -> _Fitted:
+    """Load the model in the fastest form that was asked for or may be chosen, and is right."""
+    form = _wanted_form(wanted, options, device)
+    model = _whole(wanted, options, device)
+    size = model.num_parameters()  # before a conversion, which leaves no parameters to count
+    if options.engine == "plain" or not supports_slots(model):
+        if options.quantization != "none":
+            raise _refused(form, "its architecture is not supported")
+        return _Fitted(model, PlainRunner(model), "plain", size)
+    known = Verdict(**wanted.verdict) if wanted.verdict and form != "plain" else None
+    if known is not None and known.passed:
+        weights.convert(model, form, wanted.threads)
+        return _Fitted(model, SlotRunner(model, torch.float32), form, size, known)
+    verdict = known
+    if form != "plain" and known is None:
+        verdict, runner = _try_form(model, form, tokenizer)
+        if verdict.passed and runner is not None:
+            return _Fitted(model, runner, form, size, verdict)
+        model = None  # converted in place, of no more use; freed before it is loaded again
+    if options.quantization != "none":
+        raise _refused(form, verdict.problem if verdict is not None else "")
+    if model is None:
+        model = _whole(wanted, options, device)
+    return _Fitted(model, _runner(model, model.dtype), "plain", size, verdict)
+
+
+def _wanted_form(wanted: Load, options: LoadOptions, device: str) -> str:
+    if options.quantization != "none":
+        if device != "cpu":
+            raise WorkbenchError(
+                ErrorCode.HF_INVALID_CONFIG,
+                f"{options.quantization} weights are made for the CPU only so far.",
+                fix="Leave quantization out on a GPU, or add device=cpu.",
+                operation="load",
+                provider="huggingface",
+            )
+        return options.quantization
+    automatic = options.dtype == "auto" and options.engine == "auto" and device == "cpu"
+    return "packed" if automatic else "plain"
+
+
+def _runner(model: Any, activations: torch.dtype) -> Runner:
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    if agrees_with_plain(model, vocabulary, activations):
+        return SlotRunner(model, activations)
+    return PlainRunner(model)
+
+
+def _try_form(model: Any, form: str, tokenizer: Any) -> tuple[Verdict, SlotRunner | None]:
+    """Convert the model, in place, and see whether it is still right and faster than before."""
+    parameters = model.num_parameters()
+    if not isinstance(_runner(model, model.dtype), SlotRunner):
+        return Verdict(form, False, "its forward pass does not take our cache"), None
+    before = quality.paces(SlotRunner(model, model.dtype))
+    ids = quality.sample_ids(tokenizer, parameters)
+    if parameters <= FLOAT32_UP_TO_PARAMETERS:
+        model.float()
+    reference = _dtype_name(model)
+    expected = quality.logits_of(model, ids)
+    if not bool(torch.isfinite(expected).all()):
+        return Verdict(form, False, "the model itself computes NaN or infinite logits"), None
+    try:
+        weights.convert(model, form, torch.get_num_threads())
+        runner = SlotRunner(model, torch.float32)
+        after = quality.paces(runner)
+        with_threads = quality.paces(runner, torch.get_num_threads())
+        got = quality.logits_of(model, ids)
+    except (weights.Unsuitable, RuntimeError, AttributeError, TypeError) as error:
+        return Verdict(form, False, first_line(error) or type(error).__name__), None
+    verdict = quality.judge(
+        form,
+        ids,
+        expected,
+        got,
+        reference=reference,
+        before=before,
+        after=after,
+        with_threads=with_threads,
+    )
+    if verdict.passed and form == "packed" and not quality.is_faster(verdict):
+        verdict = replace(verdict, passed=False, problem="it is not faster on this machine")
+    return verdict, runner
+
+
+def _threads_pay_from(fitted: _Fitted) -> int:
+    """As measured for the fast form; several threads always for a model as it is."""
+    if fitted.form == "plain" or fitted.verdict is None:
+        return 1
+    return fitted.verdict.threads_pay_from
+
+
+def _refused(form: str, problem: str) -> WorkbenchError:
+    return WorkbenchError(
+        ErrorCode.HF_INVALID_CONFIG,
+        f"{form} is not used for this model on this machine: {problem}.",
+        fix="Leave quantization out, or try the other one (int8, int4).",
+        operation="load",
+        provider="huggingface",
+        details={"quality": problem},
+    )
+
+
+def _whole(wanted: Load, options: LoadOptions, device: str) -> Any:
+    """The model as transformers loads it, with its adapter merged into it."""
+    model = _model(wanted, options, device)
+    if wanted.adapter is not None:
+        from peft import PeftModel  # rarely needed
+
+        model = PeftModel.from_pretrained(model, wanted.adapter).merge_and_unload()
+    model.eval()
+    eos_ids = sorted(_end_ids(model, None))
+    # Nothing of the model's own sampling defaults may reach a generation: every setting comes from
+    # the request, so that two models in two panes are asked for the same.
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.generation_config.bos_token_id, eos_token_id=eos_ids or None
+    )
+    return model
+
+
+def _cache_bytes_per_token(model: Any, runner: Runner) -> int:
+    """Keys and values of one token over all layers."""
+    config = model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = runner.activations.itemsize if isinstance(runner, SlotRunner) else model.dtype.itemsize
+    return int(2 * config.num_hidden_layers * heads * size * width)
+
+
+def _thinks(tokenizer: Any) -> bool:
+    """Whether both tags of thinking are tokens of this model."""
+    vocabulary = tokenizer.get_vocab()
+    return ThinkFilter.OPEN in vocabulary and ThinkFilter.CLOSE in vocabulary
 
 
 def load_error(error: Exception, wanted: Load, device: str) -> WorkbenchError:
@@ -150,17 +343,26 @@ def context_of(config: Any) -> int | None:
     return None
 
 
-def _device(gpu: str) -> str:
-    available = gpu != "false" and torch.cuda.is_available()
-    if gpu == "true" and not available:
+def _device(gpu: str, wanted: str) -> str:
+    """``cpu`` or ``cuda:N``: as asked, else the GPU with the most free memory."""
+    demanded = gpu == "true" if wanted == "auto" else wanted.startswith("cuda")
+    available = wanted != "cpu" and (gpu != "false" or demanded) and torch.cuda.is_available()
+    index = int(wanted.partition(":")[2] or -1)
+    if demanded and (not available or index >= torch.cuda.device_count()):
         raise WorkbenchError(
             ErrorCode.HF_INVALID_CONFIG,
-            "HF_ENABLE_GPU is true, but torch finds no CUDA device.",
+            "A GPU is demanded (HF_ENABLE_GPU=true or device=cuda), but torch finds "
+            f"{'no CUDA device' if not available else f'no device {index}'}.",
             fix="Set HF_ENABLE_GPU=auto, or install a CUDA build of torch and its driver.",
             operation="load",
             provider="huggingface",
         )
-    return "cuda" if available else "cpu"
+    if not available:
+        return "cpu"
+    if index < 0:
+        free = [torch.cuda.mem_get_info(n)[0] for n in range(torch.cuda.device_count())]
+        index = max(range(len(free)), key=lambda n: free[n])
+    return f"cuda:{index}"
 
 
 def _tokenizer(wanted: Load) -> Any:
@@ -179,26 +381,30 @@ def _tokenizer(wanted: Load) -> Any:
     return tokenizer
 
 
-def _model(wanted: Load, device: str) -> Any:
+def _model(wanted: Load, options: LoadOptions, device: str) -> Any:
     common: dict[str, Any] = {
         "local_files_only": True,
         "trust_remote_code": False,
     }
+    if options.attention != "auto":
+        common["attn_implementation"] = options.attention
     if device != "cpu":
-        # Straight onto the GPU, without a copy of all weights in host memory in between; over all
-        # GPUs if there are several.
-        common["device_map"] = "auto" if torch.cuda.device_count() > 1 else "cuda"
+        # Straight onto the GPU, without a copy of all weights in host memory in between.
+        common["device_map"] = device
+    dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
     if wanted.gguf_file is None:
         return AutoModelForCausalLM.from_pretrained(
-            wanted.folder, dtype="auto", use_safetensors=True, **common
+            wanted.folder, dtype=dtype, use_safetensors=True, **common
         )
-    small = (wanted.parameters or 0) <= FLOAT32_UP_TO_PARAMETERS
+    if dtype == "auto":
+        small = (wanted.parameters or 0) <= FLOAT32_UP_TO_PARAMETERS
+        dtype = torch.float32 if small else torch.bfloat16
     with _gguf_read_once():
         return AutoModelForCausalLM.from_pretrained(
             wanted.folder,
             gguf_file=wanted.gguf_file,
             quantization_config=GgufConfig(),
-            dtype=torch.float32 if small else torch.bfloat16,
+            dtype=dtype,
             **common,
         )
 
@@ -230,18 +436,12 @@ def _gguf_read_once() -> Iterator[None]:
         gguf.GGUFReader, gguf.get_tensor_name_map = reader, name_map
 
 
-def _special_ids(model: Any, tokenizer: Any) -> tuple[frozenset[int], int | None]:
-    """Ids that end an answer, and the padding id (one of them if the model has none)."""
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer."""
     own = model.generation_config.eos_token_id
-    if own is None:
+    if own is None and tokenizer is not None:
         own = tokenizer.eos_token_id
-    eos_ids = frozenset([own] if isinstance(own, int) else own or [])
-    pad_id = model.generation_config.pad_token_id
-    if pad_id is None:
-        pad_id = tokenizer.pad_token_id
-    if pad_id is None and eos_ids:
-        pad_id = min(eos_ids)
-    return eos_ids, pad_id
+    return frozenset([own] if isinstance(own, int) else own or [])
 
 
 def _layers(model: Any) -> list[torch.nn.Module]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +20,10 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import files
 from workbench.hf.client import WorkerClient
 from workbench.hf.files import ModelFile
+from workbench.hf.options import LoadOptions, split_name
 from workbench.hf.protocol import Load
 from workbench.hf.spawner import Lease
+from workbench.hf.verdicts import Verdicts
 from workbench.settings import Settings
 from workbench.types import ModelInfo, ProviderWarning
 
@@ -113,13 +115,31 @@ class HuggingFaceModelManager:
         return await asyncio.to_thread(files.scan, self.root, self._settings.hub_cache)
 
     async def resolve(self, name: str) -> ModelFile:
-        """Where the model lies; raises like :func:`workbench.hf.files.resolve`."""
-        return await asyncio.to_thread(files.resolve, self.root, name, self._settings.hub_cache)
+        """Where the model lies, load options left aside.
+
+        Raises like :func:`workbench.hf.files.resolve`.
+        """
+        base, _ = split_name(name)
+        return await asyncio.to_thread(files.resolve, self.root, base, self._settings.hub_cache)
+
+    def load_options(self, name: str) -> LoadOptions:
+        """How a model of this name is loaded: what its name says, else ``HF_LOAD_OPTIONS``.
+
+        Raises:
+            WorkbenchError: ``HF_INVALID_CONFIG`` for options that there are not.
+        """
+        defaults = LoadOptions.parse(self._settings.hf_load_options)
+        return LoadOptions.parse(split_name(name)[1], defaults)
 
     def get(self, name: str) -> LoadedWorker | None:
         """The resident model, or None."""
         worker = self._workers.get(name)
         return worker if worker is not None and worker.client.alive else None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models in memory or on their way, load options included."""
+        return [*(name for name in self._workers if self.get(name)), *self._loading]
 
     def is_loading(self, name: str) -> bool:
         """Whether a load of the model is under way."""
@@ -208,16 +228,18 @@ class HuggingFaceModelManager:
             task.exception()  # seen, even if every caller has gone
 
     async def _load(self, name: str) -> LoadedWorker:
+        options = self.load_options(name)
         model = await self.resolve(name)
         started = asyncio.get_running_loop().time()
         gpu = self._settings.hf_enable_gpu
         try:
-            worker = await self._load_with_retries(model, gpu)
+            worker = await self._load_with_retries(model, options, gpu)
         except WorkbenchError as error:
-            if gpu != "auto" or error.details.get("device") != "cuda":
+            on_gpu = str(error.details.get("device")).startswith("cuda")
+            if gpu != "auto" or options.device != "auto" or not on_gpu:
                 raise
             _log.warning("GPU load failed, using the CPU", model=name, error=str(error))
-            worker = await self._load_with_retries(model, "false")
+            worker = await self._load_with_retries(model, replace(options, device="cpu"), "false")
             worker.warnings = (
                 ProviderWarning(
                     "GPU_FALLBACK",
@@ -235,7 +257,9 @@ class HuggingFaceModelManager:
         _log.info("model loaded", model=name, pid=worker.client.pid, seconds=data.last_load_s)
         return worker
 
-    async def _load_with_retries(self, model: ModelFile, gpu: str) -> LoadedWorker:
+    async def _load_with_retries(
+        self, model: ModelFile, options: LoadOptions, gpu: str
+    ) -> LoadedWorker:
         """Try again after failures that may pass: a worker that crashed, a disk that stuttered."""
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(LOAD_ATTEMPTS),
@@ -243,20 +267,27 @@ class HuggingFaceModelManager:
             retry=tenacity.retry_if_exception(_is_transient),
             reraise=True,
         )
-        return await retrying(self._load_once, model, gpu)
+        return await retrying(self._load_once, model, options, gpu)
 
-    async def _load_once(self, model: ModelFile, gpu: str) -> LoadedWorker:
+    async def _load_once(self, model: ModelFile, options: LoadOptions, gpu: str) -> LoadedWorker:
         client = await self._start_worker()
         limit_s = self._settings.hf_model_timeout_ms / 1000
+        verdicts = Verdicts(self.root)
+        form = "packed" if options.quantization == "none" else options.quantization
         wanted = Load(
             folder=str(model.folder.resolve()),
             gguf_file=model.gguf_file,
             gpu=gpu,
-            threads=self._settings.threads,
+            threads=options.threads or self._settings.threads,
             parameters=model.info.parameters,
+            options=asdict(options),
+            adapter=str(model.adapter.resolve()) if model.adapter is not None else None,
+            verdict=await asyncio.to_thread(verdicts.get, model.info.digest, form),
+            max_batch=self._settings.hf_max_batch,
+            cache_bytes=self._settings.hf_kv_cache_budget or _default_cache_bytes(),
         )
         try:
-            await asyncio.wait_for(client.load(wanted), limit_s)
+            loaded = await asyncio.wait_for(client.load(wanted), limit_s)
         except BaseException as error:
             # Loading cannot be interrupted from inside; nobody wants this worker any more.
             client.kill()
@@ -273,6 +304,9 @@ class HuggingFaceModelManager:
                     details={"timeout_s": limit_s},
                 ) from None
             raise
+        verdict = loaded.details.get("quality")
+        if verdict is not None and verdict != wanted.verdict:
+            await asyncio.to_thread(verdicts.put, model.info.digest, verdict)
         return LoadedWorker(model, client)
 
     async def _start_worker(self) -> WorkerClient:
@@ -322,6 +356,11 @@ def pss_bytes(pid: int) -> int | None:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return None
+
+
+def _default_cache_bytes() -> int:
+    """A quarter of the memory that is free now."""
+    return int(psutil.virtual_memory().available // 4)
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
+
+from workbench.types import Channel
 
 MAX_FRAME_BYTES: Final = 64 * 2**20
 _LENGTH: Final = struct.Struct(">I")
@@ -52,13 +54,24 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Bring a model into memory. ``gguf_file`` is the file's name inside ``folder``."""
+    """Bring a model into memory.
+
+    ``gguf_file`` is the file's name inside ``folder``, ``adapter`` the folder of a LoRA adapter to
+    put on top, ``options`` are those of ``hf.options.LoadOptions``. ``verdict`` is what an earlier
+    quality check of this form on this machine said, None if there was none. ``max_batch`` and
+    ``cache_bytes`` bound the requests answered at once.
+    """
 
     folder: str
     gguf_file: str | None
     gpu: str
     threads: int
     parameters: int | None
+    options: dict[str, Any] = field(default_factory=dict)
+    adapter: str | None = None
+    verdict: dict[str, Any] | None = None
+    max_batch: int = 1
+    cache_bytes: int = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +119,7 @@ class Token:
     t_ns: int
     n_tokens: int = 1
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+    channel: Channel = "content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +180,10 @@ def encode(message: Message) -> bytes:
     Raises:
         ProtocolError: if it would be longer than :data:`MAX_FRAME_BYTES`.
     """
+    # Not asdict: it copies everything deeply, several times the cost of the rest of a token.
+    values = {name: getattr(message, name) for name in message.__dataclass_fields__}
     body = json.dumps(
-        [type(message).__name__, asdict(message)], separators=(",", ":"), ensure_ascii=True
+        [type(message).__name__, values], separators=(",", ":"), ensure_ascii=True
     ).encode("ascii")
     if len(body) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a message of {len(body)} bytes is too long")

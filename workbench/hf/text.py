@@ -7,7 +7,9 @@ character may take several tokens), the tokenizer's own clean-up, and the search
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
+
+from workbench.types import Channel
 
 Decode = Callable[[list[int]], str]
 
@@ -105,7 +107,6 @@ class StopFilter:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._longest = max((len(stop) for stop in self._stops), default=0)
         self._pending = ""
         self.hit: str | None = None
 
@@ -131,39 +132,144 @@ class StopFilter:
 
     def _held_back(self) -> int:
         """Length of the longest end of the text that a stop string begins with."""
-        for length in range(min(self._longest - 1, len(self._pending)), 0, -1):
-            end = self._pending[-length:]
-            if any(stop.startswith(end) for stop in self._stops):
-                return length
-        return 0
+        return max((_overlap(self._pending, stop) for stop in self._stops), default=0)
+
+
+class ThinkFilter:
+    """Tells a reasoning model's thinking from its answer.
+
+    Args:
+        thinking: True if the prompt ended inside the thinking already.
+
+    The thinking stands before the answer, between ``<think>`` and ``</think>``; tags further on
+    are text like any other. White space around the tags belongs to neither.
+    """
+
+    OPEN: Final = "<think>"
+    CLOSE: Final = "</think>"
+
+    def __init__(self, thinking: bool) -> None:
+        self.thinking = thinking
+        self._settled = False
+        self._trim = thinking
+        self._pending = ""
+
+    def push(self, text: str) -> list[tuple[Channel, str]]:
+        """The pieces of text that are settled, each with its channel."""
+        if self._settled and not self._trim:
+            return [("content", text)] if text else []
+        self._pending += text
+        pieces: list[tuple[Channel, str]] = []
+        while self._step(pieces):
+            pass
+        return pieces
+
+    def finish(self) -> list[tuple[Channel, str]]:
+        """What was held back, when no more text comes."""
+        rest, self._pending = self._pending, ""
+        if self._trim:
+            rest = rest.lstrip()
+        return [("reasoning" if self.thinking else "content", rest)] if rest else []
+
+    def _step(self, pieces: list[tuple[Channel, str]]) -> bool:
+        """Settle what can be; True if there may be more."""
+        if self._trim:
+            self._pending = self._pending.lstrip()
+        if not self._pending:
+            return False
+        if self.thinking:
+            before, tag, after = self._pending.partition(self.CLOSE)
+            if tag:
+                self._show(pieces, "reasoning", before.rstrip())
+                self.thinking, self._settled, self._trim, self._pending = False, True, True, after
+                return True
+            # White space is held back too, as it may stand before the tag.
+            keep = _overlap(self._pending, self.CLOSE)
+            shown = self._pending[: len(self._pending) - keep].rstrip()
+            self._pending = self._pending[len(shown) :]
+            self._show(pieces, "reasoning", shown)
+            return False
+        if not self._settled:
+            begin = self._pending.lstrip()
+            if begin.startswith(self.OPEN):
+                self._pending = begin[len(self.OPEN) :]
+                self.thinking = self._trim = True
+                return True
+            if self.OPEN.startswith(begin):
+                return False
+            self._settled = True
+        shown, self._pending = self._pending, ""
+        self._show(pieces, "content", shown)
+        return False
+
+    def _show(self, pieces: list[tuple[Channel, str]], channel: Channel, text: str) -> None:
+        if text:
+            pieces.append((channel, text))
+            self._trim = False
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Length of the longest end of the text that the tag begins with."""
+    return next(
+        (n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0
+    )
 
 
 class AnswerText:
-    """The three steps as one.
+    """The steps as one.
 
     Args:
         decode: text of a list of ids, without clean-up.
         clean: the tokenizer's clean-up, or None.
         stops: strings that end the answer.
+        think: tells thinking from answer; None for a model that does not think aloud.
     """
 
     def __init__(
-        self, decode: Decode, clean: Callable[[str], str] | None, stops: Sequence[str]
+        self,
+        decode: Decode,
+        clean: Callable[[str], str] | None,
+        stops: Sequence[str],
+        think: ThinkFilter | None = None,
     ) -> None:
         self._decoder = IncrementalDecoder(decode)
         self._clean_up = CleanUp(clean)
         self._stop = StopFilter(stops)
+        self._think = think
 
     @property
     def stop_string(self) -> str | None:
         """The stop string that was found, if any."""
         return self._stop.hit
 
-    def push(self, token_id: int) -> str:
-        """Add a token; returns the text to show."""
-        return self._stop.push(self._clean_up.push(self._decoder.push(token_id)))
+    @property
+    def channel(self) -> Channel:
+        """Where text goes that comes now."""
+        return "reasoning" if self._think is not None and self._think.thinking else "content"
 
-    def finish(self) -> str:
+    def push(self, token_id: int) -> list[tuple[Channel, str]]:
+        """Add a token; returns the pieces of text to show, each with its channel."""
+        text = self._stop.push(self._clean_up.push(self._decoder.push(token_id)))
+        return self._split(text)
+
+    def finish(self) -> list[tuple[Channel, str]]:
         """The rest of the text; after a stop string there is none."""
         text = self._clean_up.push(self._decoder.finish()) + self._clean_up.finish()
-        return self._stop.push(text) + self._stop.finish()
+        pieces = self._split(self._stop.push(text) + self._stop.finish())
+        return pieces + (self._think.finish() if self._think is not None else [])
+
+    def _split(self, text: str) -> list[tuple[Channel, str]]:
+        if self._think is not None:
+            return self._think.push(text)
+        return [("content", text)] if text else []
+
+
+def cleans_up(tokenizer: Any) -> bool:
+    """Whether ``decode`` of this tokenizer would clean up spaces by itself."""
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return False
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+    return type(getattr(backend, "model", None)).__name__ != "BPE" or getattr(
+        tokenizer, forced, False
+    )

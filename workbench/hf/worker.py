@@ -1,4 +1,4 @@
-"""The life of a worker process: load one model, answer requests one after the other, exit.
+"""The life of a worker process: load one model, answer requests in batches, exit.
 
 A second thread reads the socket, so that a cancellation is seen while the first one computes. When
 the server's end of the socket closes, for whatever reason, the process ends at once.
@@ -13,18 +13,19 @@ import queue
 import socket
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 import transformers
 
-from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf.generation import Generation
-from workbench.hf.loading import LoadedModel, load
+from workbench.errors import WorkbenchError
+from workbench.hf.batch import Batch
+from workbench.hf.loading import load
 from workbench.hf.protocol import (
     Cancel,
     Decoder,
     Failed,
+    Finished,
     Generate,
     Load,
     Message,
@@ -44,17 +45,28 @@ class Worker:
         self._sock = sock
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
-        self._loaded: LoadedModel | None = None
+        self._batch: Batch | None = None
 
     def serve(self) -> None:
         """Handle messages for ever; the reading thread ends the process."""
         threading.Thread(target=self._read, daemon=True, name="reader").start()
         while True:
-            message = self._inbox.get()
-            if isinstance(message, Load):
-                self._load(message)
-            elif isinstance(message, Generate):
-                self._generate(message)
+            for message in self._arrived():
+                if isinstance(message, Load):
+                    self._load(message)
+                elif isinstance(message, Generate):
+                    assert self._batch is not None
+                    self._batch.add(message)
+            if self._batch is not None and not self._batch.idle:
+                self._batch.step()
+
+    def _arrived(self) -> Iterator[Message]:
+        """What has come; waits for something if there is nothing else to do."""
+        if self._batch is None or self._batch.idle:
+            yield self._inbox.get()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._inbox.get_nowait()
 
     def _read(self) -> None:
         decoder = Decoder()
@@ -71,31 +83,23 @@ class Worker:
 
     def _load(self, message: Load) -> None:
         try:
-            self._loaded = load(message)
+            loaded = load(message)
         except WorkbenchError as error:
             traceback.print_exc()
             self._send(Failed(None, error.to_dict()))
-        else:
-            self._send(self._loaded.description)
-
-    def _generate(self, message: Generate) -> None:
-        number = message.request_id
-        try:
-            assert self._loaded is not None
-            if message.threads != torch.get_num_threads():
-                torch.set_num_threads(message.threads)
-            generation = Generation(
-                self._loaded, message, self._send, lambda: number in self._cancelled
-            )
-            self._send(generation.run())
-        except WorkbenchError as error:
-            if error.code is not ErrorCode.INVALID_REQUEST:
-                traceback.print_exc()
-            self._send(Failed(number, error.to_dict()))
-        finally:
-            self._cancelled.discard(number)
+            return
+        self._batch = Batch(
+            loaded,
+            max_batch=message.max_batch,
+            cache_bytes=message.cache_bytes,
+            send=self._send,
+            cancelled=self._cancelled.__contains__,
+        )
+        self._send(loaded.description)
 
     def _send(self, message: Message) -> None:
+        if isinstance(message, (Finished, Failed)) and message.request_id is not None:
+            self._cancelled.discard(message.request_id)
         try:
             self._sock.sendall(encode(message))
         except OSError:

@@ -13,7 +13,9 @@ from typing import cast
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.client import GenerationMessage
+from workbench.hf.folder import model_id
 from workbench.hf.manager import HuggingFaceModelManager, LoadedWorker, pss_bytes
+from workbench.hf.options import split_name
 from workbench.hf.protocol import Finished, Token, Warned
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.settings import Settings
@@ -38,12 +40,12 @@ class HuggingFaceProvider:
 
     name: str = "huggingface"
     counts_against_cache: bool = True
-    concurrency: int = 1
 
     def __init__(
         self, settings: Settings, threads: Callable[[ChatRequest], int] | None = None
     ) -> None:
         self.manager = HuggingFaceModelManager(settings)
+        self.concurrency: int = settings.hf_max_batch
         self._settings = settings
         self._threads = threads
 
@@ -52,14 +54,25 @@ class HuggingFaceProvider:
         self.manager.prewarm()
 
     async def list_models(self) -> list[ModelInfo]:
-        """All models in the model folder; those in memory with their measured memory."""
-        return [await self._with_residency(info) for info in await self.manager.scan()]
+        """All models on disk, and each way of loading one that is in memory now.
+
+        Those in memory come with their measured memory.
+        """
+        infos = await self.manager.scan()
+        known = {info.name: info for info in infos}
+        for name in self.manager.names:
+            base, options = split_name(name)
+            if options and base in known:
+                infos.append(_variant(known[base], name))
+        return [await self._with_residency(info) for info in infos]
 
     async def show(self, model: str) -> ModelInfo:
         """One model, or ``HF_MODEL_NOT_FOUND``; an unusable one is described, not raised."""
+        base, options = split_name(model)
+        self.manager.load_options(model)  # refused here rather than at the first request
         for info in await self.manager.scan():
-            if info.name == model:
-                return await self._with_residency(info)
+            if info.name == base:
+                return await self._with_residency(_variant(info, model) if options else info)
         return (await self.manager.resolve(model)).info
 
     async def load(
@@ -142,7 +155,8 @@ class HuggingFaceProvider:
         if self._threads is not None:
             return self._threads(request)
         others = self.manager.generating_besides(model)
-        return default_threads(request, self._settings.threads, others)
+        threads = self.manager.load_options(model).threads or self._settings.threads
+        return default_threads(request, threads, others)
 
     async def _with_residency(self, info: ModelInfo) -> ModelInfo:
         worker = self.manager.get(info.name)
@@ -150,13 +164,23 @@ class HuggingFaceProvider:
             loading = self.manager.is_loading(info.name)
             return replace(info, status="loading") if loading else info
         metadata = self.manager.counters(info.name)
+        loaded = worker.client.loaded
+        assert loaded is not None
         return replace(
             info,
             status="resident",
+            dtype=loaded.dtype,
+            context_length=loaded.context_length,
+            details={**info.details, **loaded.details},
             memory_bytes=await asyncio.to_thread(pss_bytes, worker.client.pid),
             loaded_at=metadata.loaded_at,
             last_used_at=metadata.last_used_at,
         )
+
+
+def _variant(info: ModelInfo, name: str) -> ModelInfo:
+    """The model of that name loaded another way."""
+    return replace(info, id=model_id(name), name=name)
 
 
 def default_threads(request: ChatRequest, threads: int, others_generating: int) -> int:
@@ -178,7 +202,7 @@ def _resident(worker: LoadedWorker) -> ResidentModel:
         name=worker.model.name,
         digest=info.digest,
         dtype=loaded.dtype,
-        quantization=info.quantization,
+        quantization=loaded.details.get("quantization") or info.quantization,
         device=loaded.device,
         threads=loaded.threads,
         context_length=loaded.context_length,
@@ -199,6 +223,7 @@ def _event(message: GenerationMessage) -> ProviderEvent:
             text=message.text,
             t_ns=message.t_ns,
             n_tokens=message.n_tokens,
+            channel=message.channel,
             logprobs=tuple(message.logprobs),
         )
     if isinstance(message, Warned):

@@ -1,0 +1,306 @@
+"""Continuous batching: requests to one model share its forward passes and come and go at will.
+
+The requests that decode hold the first slots, those whose prompt is still being evaluated the ones
+after them, so that every pass covers neighbouring slots. Each turn evaluates a piece of waiting
+prompts, then one token of every answer: a long prompt delays the others by a piece, never by its
+whole length (imports torch).
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf.answer import Answer, Send, generation_error
+from workbench.hf.loading import LoadedModel, is_out_of_memory
+from workbench.hf.protocol import Failed, Generate
+from workbench.hf.sampling import choose
+from workbench.hf.slots import PlainRunner, SlotRunner
+
+_PIECE_ALONE: Final = 512
+"""Prompt tokens in one pass while nobody decodes."""
+_PIECE_BESIDE: Final = {"cpu": 64, "cuda": 1024}
+"""Prompt tokens in one pass while others decode: about the time of one or two of their steps."""
+_KEEP_BYTES: Final = 64 * 2**20
+"""A cache up to this size is kept while nobody asks."""
+
+
+class _AllCancelled(Exception):
+    """Raised between two layers to leave a pass that nobody needs any more."""
+
+
+class Batch:
+    """All requests to one loaded model.
+
+    Args:
+        loaded: the model.
+        max_batch: the most requests answered at once; more wait.
+        cache_bytes: the most memory for keys and values; requests beyond it wait.
+        send: takes the messages for the server.
+        cancelled: tells whether a request was cancelled.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_batch: int,
+        cache_bytes: int,
+        send: Send,
+        cancelled: Callable[[int], bool],
+    ) -> None:
+        self._loaded = loaded
+        self._runner = loaded.runner
+        self._max = max_batch if isinstance(loaded.runner, SlotRunner) else 1
+        self._cells = cache_bytes // max(loaded.cache_bytes_per_token, 1)
+        self._send = send
+        self._cancelled = cancelled
+        self._waiting: deque[Answer] = deque()
+        self._decoding: list[Answer] = []
+        self._reading: list[Answer] = []
+        """Those whose prompt is being evaluated."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._waiting or self._decoding or self._reading)
+
+    def add(self, request: Generate) -> None:
+        """Take a request; what is wrong with it is answered at once."""
+        try:
+            answer = Answer(self._loaded, request, self._send)
+            self._check_size(answer)
+        except WorkbenchError as error:
+            self._send(Failed(request.request_id, error.to_dict()))
+        except Exception as error:  # whatever a tokenizer raises concerns only this request
+            traceback.print_exc()
+            failed = generation_error(error, self._loaded.device, 0)
+            self._send(Failed(request.request_id, failed.to_dict()))
+        else:
+            self._waiting.append(answer)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Do a piece of prompt and a token of every answer."""
+        self._drop_cancelled()
+        self._admit()
+        if self._reading:
+            self._read_prompts()
+            self._drop_cancelled()
+        if self._decoding:
+            self._decode()
+        if self.idle:
+            self._release_cache()
+
+    # -- who takes part --------------------------------------------------------------------------
+
+    def _check_size(self, answer: Answer) -> None:
+        if isinstance(self._runner, SlotRunner) and answer.tokens_at_most > self._cells:
+            raise WorkbenchError(
+                ErrorCode.HF_MEMORY_EXCEEDED,
+                f"Prompt and answer may take {answer.tokens_at_most} tokens, but the memory for "
+                f"keys and values holds {self._cells}.",
+                fix="Shorten the prompt or max_tokens, or raise HF_KV_CACHE_BUDGET.",
+                operation="stream",
+                provider="huggingface",
+                details={
+                    "tokens": answer.tokens_at_most,
+                    "bytes_per_token": self._loaded.cache_bytes_per_token,
+                },
+            )
+
+    def _admit(self) -> None:
+        """Let waiting requests in, in order, while slots and memory last."""
+        while self._waiting:
+            present = [*self._decoding, *self._reading]
+            answer = self._waiting[0]
+            longest = max(other.tokens_at_most for other in [answer, *present])
+            if len(present) >= self._max or (
+                present and longest * (len(present) + 1) > self._cells
+            ):
+                return
+            self._waiting.popleft()
+            answer.admit()
+            self._reading.append(answer)
+
+    def _drop_cancelled(self) -> None:
+        for answer in [a for a in self._everyone() if self._cancelled(a.number)]:
+            self._remove(answer)
+            answer.finish(cancelled=True)
+
+    def _everyone(self) -> list[Answer]:
+        return [*self._decoding, *self._reading, *self._waiting]
+
+    def _remove(self, answer: Answer) -> None:
+        """Take a request out and close the gap that its slot leaves."""
+        if answer in self._waiting:
+            self._waiting.remove(answer)
+            return
+        if answer in self._decoding:
+            hole = self._decoding.index(answer)
+            last = self._decoding.pop()
+            if last is not answer:
+                self._move(last, len(self._decoding), hole)
+                self._decoding[hole] = last
+            # The first slot of those that read is free now: their last one fills it.
+            if self._reading:
+                self._move(
+                    self._reading[-1], len(self._decoding) + len(self._reading), len(self._decoding)
+                )
+                self._reading.insert(0, self._reading.pop())
+        elif answer in self._reading:
+            hole = self._reading.index(answer)
+            last = self._reading.pop()
+            if last is not answer:
+                first = len(self._decoding)
+                self._move(last, first + len(self._reading), first + hole)
+                self._reading[hole] = last
+
+    def _move(self, answer: Answer, source: int, target: int) -> None:
+        if isinstance(self._runner, SlotRunner):
+            self._runner.cache.move(source, target, answer.length)
+
+    def _set_threads(self, group: list[Answer], tokens: int) -> None:
+        """As few as the most modest request asks for, as it shares the cores with somebody.
+
+        A small pass takes one: its threads would wait for each other longer than they work.
+        """
+        threads = min(answer.threads for answer in group)
+        if tokens < self._loaded.threads_pay_from:
+            threads = 1
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+
+    def _release_cache(self) -> None:
+        if isinstance(self._runner, PlainRunner):
+            self._runner.release()
+            return
+        cache = self._runner.cache
+        if cache.slots * cache.tokens * self._loaded.cache_bytes_per_token > _KEEP_BYTES:
+            cache.release()
+
+    # -- passes ----------------------------------------------------------------------------------
+
+    def _read_prompts(self) -> None:
+        """Evaluate a piece of the first prompts; those that are complete get their first token."""
+        piece = _PIECE_ALONE
+        if self._decoding:
+            piece = _PIECE_BESIDE.get(self._loaded.device.partition(":")[0], _PIECE_ALONE)
+        if isinstance(self._runner, PlainRunner):
+            piece = max(len(self._reading[0].ids), 1)
+        group: list[Answer] = []
+        widest = 0
+        for answer in self._reading:
+            left = min(len(answer.ids) - answer.evaluated, piece)
+            if group and max(widest, left) * (len(group) + 1) > piece:
+                break
+            widest = max(widest, left)
+            group.append(answer)
+        parts = [a.ids[a.evaluated : a.evaluated + piece] for a in group]
+        with self._left_when_cancelled(group):
+            logits = self._forward(group, len(self._decoding), parts)
+        if logits is None:
+            return
+        complete = [a for a in group if a.evaluated == len(a.ids)]
+        rows = [group.index(answer) for answer in complete]
+        if complete:
+            # Those that are complete move to the front, next to the ones that decode.
+            for place, answer in enumerate(complete):
+                self._swap_reading(place, self._reading.index(answer))
+            del self._reading[: len(complete)]
+            self._decoding += complete
+            self._take(complete, logits[rows] if len(rows) < len(group) else logits)
+
+    def _swap_reading(self, first: int, second: int) -> None:
+        if first == second:
+            return
+        one, other = self._reading[first], self._reading[second]
+        low = len(self._decoding)
+        spare = low + len(self._reading)
+        if isinstance(self._runner, SlotRunner):
+            cache = self._runner.cache
+            cache.reserve(spare + 1, max(one.length, other.length))
+            for source, target, moved in (
+                (low + first, spare, one),
+                (low + second, low + first, other),
+                (spare, low + second, one),
+            ):
+                cache.move(source, target, moved.length)
+        self._reading[first], self._reading[second] = other, one
+
+    def _decode(self) -> None:
+        group = list(self._decoding)
+        tokens = [[answer.last_token or 0] for answer in group]
+        logits = self._forward(group, 0, tokens)
+        if logits is not None:
+            self._take(group, logits)
+
+    def _forward(
+        self, group: list[Answer], low: int, tokens: list[list[int]]
+    ) -> torch.Tensor | None:
+        """One pass; None if it failed, with everything said to those it concerned."""
+        self._set_threads(group, sum(map(len, tokens)))
+        try:
+            logits: torch.Tensor = self._runner.forward(
+                low, tokens, [answer.evaluated for answer in group]
+            )
+        except _AllCancelled:
+            return None
+        except Exception as error:  # whatever a model raises concerns only these requests
+            traceback.print_exc()
+            if is_out_of_memory(error) and len(group) > 1:
+                # Fewer at once may fit: the youngest gives way, and no more are let in for now.
+                self._max = max(len(group) - 1, 1)
+                group = group[-1:]
+            for answer in group:
+                self._remove(answer)
+                self._send(Failed(answer.number, answer.fail(error).to_dict()))
+            return None
+        for answer, part in zip(group, tokens, strict=True):
+            answer.evaluated += len(part)
+        return logits
+
+    def _take(self, group: list[Answer], logits: torch.Tensor) -> None:
+        """Choose the next token of each request and send it."""
+        chosen = choose(logits, [answer.sampler for answer in group])
+        now = time.monotonic_ns()  # after the choice, which waits for a GPU
+        for row, (answer, token) in enumerate(zip(group, chosen, strict=True)):
+            try:
+                if isinstance(token, WorkbenchError):
+                    raise token
+                if answer.accept(token, logits[row], now):
+                    self._remove(answer)
+                    answer.finish(cancelled=False)
+            except Exception as error:
+                if not isinstance(error, WorkbenchError):
+                    traceback.print_exc()
+                slot = self._decoding.index(answer)
+                if isinstance(self._runner, SlotRunner):
+                    self._runner.cache.clear(slot)
+                self._remove(answer)
+                self._send(Failed(answer.number, answer.fail(error).to_dict()))
+
+    @contextmanager
+    def _left_when_cancelled(self, group: list[Answer]) -> Iterator[None]:
+        """Look for cancellation between the layers while prompts are evaluated.
+
+        A piece of prompt takes a second on a slow CPU.
+        """
+
+        def before(module: torch.nn.Module, inputs: object) -> None:
+            if all(self._cancelled(answer.number) for answer in group):
+                raise _AllCancelled
+
+        handles = [layer.register_forward_pre_hook(before) for layer in self._loaded.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

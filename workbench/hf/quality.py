@@ -1,0 +1,174 @@
+"""Does a fast form of a model still answer like the model? Asked once per model and machine.
+
+A fast path that answers nonsense is worse than a slow one (torchao's int8 path once ran six times
+faster, on garbage), so nothing is trusted unseen: the same text goes through the model as it was
+trained, in float32, and through the fast form (imports torch).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+
+from workbench.hf.slots import SlotRunner
+
+TEXT: Final = (
+    "The river was low that summer, and the fox knew every stone in it. She crossed at dawn, when "
+    "the water was cold and the farm dogs slept, and came back before the first light touched the "
+    "roof of the barn. Green plants use sunlight to make sugar from carbon dioxide and water, and "
+    "give off oxygen. In 1969 the Apollo 11 mission landed the first people on the Moon; two of "
+    "them walked outside for two and a half hours, while the third stayed in orbit. To compute the "
+    "mean of a list in Python, write sum(values) / len(values), and mind the empty list. A good "
+    "engineer measures twice and cuts once."
+)
+
+# Perplexity may rise by this factor, and at least this share of the likeliest next tokens must be
+# the same. Packing changes no more than the last bits; eight bits are close to lossless in the
+# literature (Dettmers et al. 2022); four bits are chosen for memory and cost a little.
+LIMITS: Final[Mapping[str, tuple[float, float]]] = {
+    "packed": (1.01, 0.97),
+    "int8": (1.03, 0.93),
+    "int4": (1.20, 0.75),
+}
+_LONGEST: Final = 160
+_SHORTEST: Final = 24
+_THREADS_PAY: Final = 1.25
+_WORK: Final = 8e10
+"""Parameters times tokens of the check: it shall take seconds, not minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one fast form of one model did on one machine.
+
+    Attributes:
+        form: as in :data:`workbench.hf.weights.FORMS`.
+        passed: whether it may be used.
+        problem: why not, empty if it may.
+        perplexity: of the text, through the fast form.
+        reference_perplexity: through the reference.
+        greedy_agreement: share of positions where both find the same token likeliest.
+        reference: the type of the reference's weights.
+        speedup_1: time of a step of one answer before, over the time after.
+        speedup_8: the same for eight answers in a batch.
+        threads_pay_from: tokens that a pass must have for more than one thread to be worth while;
+            threads wait for each other, the longer the busier the machine is.
+    """
+
+    form: str
+    passed: bool
+    problem: str = ""
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
+    greedy_agreement: float | None = None
+    reference: str = ""
+    speedup_1: float | None = None
+    speedup_8: float | None = None
+    threads_pay_from: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+
+def sample_ids(tokenizer: Any, parameters: int) -> list[int]:
+    """Token ids of the text, fewer for a large model."""
+    longest = int(max(_SHORTEST, min(_LONGEST, _WORK // max(parameters, 1))))
+    return list(tokenizer(TEXT)["input_ids"])[:longest]
+
+
+@torch.inference_mode()
+def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
+    """Logits at every position, shape (tokens, vocabulary), float32."""
+    inputs = torch.tensor([ids], device=model.device)
+    return model(input_ids=inputs, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def paces(runner: SlotRunner, threads: int = 1) -> tuple[float, float]:
+    """Seconds of a decoding step of one answer and of eight: the best of a few.
+
+    On one thread unless told otherwise: whatever else this machine does now, two threads would
+    wait for each other, and a comparison of forms would be one of luck.
+    """
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    best = []
+    for n in (1, 8):
+        tokens = [[5]] * n
+        times = []
+        for step in range(4):
+            begun = time.perf_counter()
+            runner.forward(0, tokens, [step] * n)
+            times.append(time.perf_counter() - begun)
+        best.append(min(times))
+    runner.cache.release()
+    torch.set_num_threads(usual)
+    return best[0], best[1]
+
+
+def judge(
+    form: str,
+    ids: list[int],
+    expected: torch.Tensor,
+    got: torch.Tensor,
+    *,
+    reference: str,
+    before: tuple[float, float],
+    after: tuple[float, float],
+    with_threads: tuple[float, float],
+) -> Verdict:
+    """Compare the fast form's logits with the reference's.
+
+    Args:
+        form: name of the fast form.
+        ids: the text.
+        expected: logits of the reference, shape (tokens, vocabulary).
+        got: those of the fast form.
+        reference: type of the reference's weights.
+        before: see :func:`paces`, of the model as it was loaded.
+        after: of the fast form.
+        with_threads: of the fast form with as many threads as it may use.
+    """
+    most, least = LIMITS[form]
+    one, other = _perplexity(expected, ids), _perplexity(got, ids)
+    agreement = float((expected.argmax(-1) == got.argmax(-1)).float().mean())
+    problem = ""
+    if not math.isfinite(other) or other > one * most:
+        problem = f"its perplexity is {other:.3g}, against {one:.3g} of the model in {reference}"
+    elif agreement < least:
+        problem = f"only {agreement:.0%} of its likeliest tokens are those of the model"
+    return Verdict(
+        form=form,
+        passed=not problem,
+        problem=problem,
+        perplexity=other if math.isfinite(other) else None,
+        reference_perplexity=one,
+        greedy_agreement=agreement,
+        reference=reference,
+        speedup_1=before[0] / after[0],
+        speedup_8=before[1] / after[1],
+        threads_pay_from=_threads_pay_from(after, with_threads),
+    )
+
+
+def is_faster(verdict: Verdict) -> bool:
+    """Whether the form saves time, over one and eight answers taken together."""
+    return (verdict.speedup_1 or 0) * (verdict.speedup_8 or 0) > 1
+
+
+def _threads_pay_from(one: tuple[float, float], many: tuple[float, float]) -> int:
+    for tokens, alone, together in zip((1, 8), one, many, strict=True):
+        if alone / together >= _THREADS_PAY:
+            return tokens
+    return 16
+
+
+def _perplexity(logits: torch.Tensor, ids: list[int]) -> float:
+    targets = torch.tensor(ids[1:], device=logits.device)
+    return float(torch.exp(torch.nn.functional.cross_entropy(logits[:-1], targets)))

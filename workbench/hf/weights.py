@@ -1,0 +1,170 @@
+"""Weights in forms that a CPU reads faster than the files' own (imports torch).
+
+All kernels are torch's own. Activations are float32 throughout, so the small steps between the
+matrix products are exact and need no conversions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+_LARGEST_FLOAT16: Final = 65504.0
+_MOST_OTHER: Final = 0.05
+"""Share of the parameters that may be in modules other than linear layers and embeddings."""
+_INT4_GROUP: Final = 32
+
+
+class Unsuitable(Exception):
+    """The weights cannot be brought into this form; the text says why."""
+
+
+class PackedLinear(nn.Module):
+    """Weights as float16, unpacked in the kernel: bfloat16's memory, float32's activations.
+
+    Each row of the input is computed by itself, so an answer does not depend on its neighbours in
+    a batch.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        if not bool(weight.abs().max() <= _LARGEST_FLOAT16):  # also false for NaN
+            raise Unsuitable("some weights are too large for float16")
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` of shape (..., inputs), float32."""
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)  # type: ignore[no-any-return]
+
+
+class Int8Linear(nn.Module):
+    """Weights as int8 with one scale for each output, activations as they are."""
+
+    weight: torch.Tensor
+    scales: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        scales = weight.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+        self.register_buffer("weight", (weight / scales).round().to(torch.int8))
+        self.register_buffer("scales", scales[:, 0].to(torch.bfloat16))
+        self.bias = bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` of shape (..., inputs), float32."""
+        rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        y = torch.ops.aten._weight_int8pack_mm(rows, self.weight, self.scales).float()
+        y = y if self.bias is None else y + self.bias
+        return y.reshape(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return]
+
+
+class Int4Linear(nn.Module):
+    """Weights as 4-bit numbers with a scale and a zero for each group of inputs."""
+
+    packed: torch.Tensor
+    scales_and_zeros: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        outputs, inputs = weight.shape
+        if inputs % _INT4_GROUP or outputs % 16:
+            raise Unsuitable(f"a weight of shape {outputs} x {inputs} does not divide into groups")
+        groups = weight.reshape(outputs, -1, _INT4_GROUP)
+        low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+        scales = ((high - low) / 15).clamp_min(1e-9)
+        # The kernel computes (q - 8) * scale + zero.
+        q = ((groups - low) / scales).round().clamp(0, 15).to(torch.int32)
+        zeros = low + 8 * scales
+        both = torch.cat([scales, zeros], dim=-1).transpose(0, 1).contiguous()
+        flat = q.reshape(outputs, inputs)
+        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(flat, 1))
+        self.register_buffer("scales_and_zeros", both.to(torch.bfloat16))
+        self.bias = bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` of shape (..., inputs), float32."""
+        rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows, self.packed, _INT4_GROUP, self.scales_and_zeros
+        ).float()
+        y = y if self.bias is None else y + self.bias
+        return y.reshape(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return]
+
+
+class WideEmbedding(nn.Module):
+    """An embedding that stays in its stored type and gives float32."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """``ids`` of any shape; the result has one more dimension."""
+        return functional.embedding(ids, self.weight).float()
+
+
+Form = Callable[[torch.Tensor, torch.Tensor | None], nn.Module]
+FORMS: Final[dict[str, Form]] = {
+    "packed": PackedLinear,
+    "int8": Int8Linear,
+    "int4": Int4Linear,
+}
+
+
+def convert(model: Any, form: str, threads: int = 1) -> None:
+    """Bring all matrices of a model into one of :data:`FORMS`, in place.
+
+    Args:
+        model: of transformers, on the CPU.
+        form: which.
+        threads: how many matrices to work on at once (the kernels that do it use one each).
+
+    Raises:
+        Unsuitable: if this model's weights do not take that form; the model is half converted
+            then and must be loaded again.
+    """
+    linears: list[tuple[str, nn.Linear]] = []
+    embeddings: list[tuple[str, nn.Embedding]] = []
+    other = 0
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear:
+            linears.append((name, module))
+        elif type(module) is nn.Embedding:
+            embeddings.append((name, module))
+        else:
+            own = module.parameters(recurse=False)
+            other += sum(p.numel() for p in own if p.is_floating_point())
+    if other > _MOST_OTHER * model.num_parameters():
+        raise Unsuitable("much of the model is in modules of its own kind")
+
+    def replace(named: tuple[str, nn.Linear]) -> None:
+        name, linear = named
+        with torch.inference_mode():
+            _put(model, name, _linear(linear, FORMS[form]))
+
+    # The largest first, or one thread would still be at it when the others are done.
+    linears.sort(key=lambda named: -named[1].weight.numel())
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(replace, linears))
+    for name, embedding in embeddings:
+        _put(model, name, WideEmbedding(embedding))
+    for module in model.modules():
+        if not isinstance(module, WideEmbedding):
+            for parameter in module.parameters(recurse=False):
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.float()
+
+
+def _put(model: Any, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _linear(linear: nn.Linear, form: Form) -> nn.Module:
+    bias = None if linear.bias is None else linear.bias.detach().float()
+    return form(linear.weight.detach().float(), bias)
