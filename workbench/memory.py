@@ -6,18 +6,22 @@ forkserver once over all who share it, so that the figures of several models add
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
 from workbench import logs
 
 _log = logs.get(__name__)
+
+MOST_OF_A_CORE: Final = 0.05
+_REMEMBERED: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +176,14 @@ class Watch:
         """Largest GPU use seen."""
         return max((reading.gpu_bytes for reading in self.readings), default=None)
 
-    def read(self) -> None:
-        """Take one reading now; blocks for a few milliseconds."""
-        reading = read_tree(self._pids())
-        if reading is None:
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Roots of the process trees that are to be read now."""
+        return tuple(self._pids())
+
+    def take(self, reading: MemoryReading | None) -> None:
+        """Keep a reading of :attr:`pids`; None if there was nothing to read."""
+        if reading is None or (self.readings and self.readings[-1] is reading):
             return
         self.readings.append(reading)
         if self._on_reading is not None:
@@ -185,11 +193,16 @@ class Watch:
 class MemoryMonitor:
     """Reads the memory of all watched models every ``interval_ms`` while there are any.
 
-    One thread; it sleeps without cost when nothing is watched.
+    One thread; it sleeps without cost when nothing is watched. Requests to one model share its
+    readings. A reading walks all pages of a process, which takes the kernel's locks of that
+    process and a core's time; for large ones the interval grows, so that the measuring takes no
+    more than :data:`MOST_OF_A_CORE` of a core from what it measures.
     """
 
     def __init__(self, interval_ms: int) -> None:
         self._interval_s = interval_ms / 1000
+        self._latest: dict[tuple[int, ...], tuple[float, MemoryReading | None]] = {}
+        self._reading = threading.Lock()
         self._watches: set[Watch] = set()
         self._changed = threading.Condition()
         self._stopping = False
@@ -207,7 +220,7 @@ class MemoryMonitor:
             on_reading: called from the monitor's thread with every reading.
         """
         watch = Watch(pids, on_reading)
-        watch.read()
+        watch.take(self._read(watch.pids, self._interval_s))
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
@@ -220,7 +233,7 @@ class MemoryMonitor:
         """Take the last reading and stop watching (blocks briefly)."""
         with self._changed:
             self._watches.discard(watch)
-        watch.read()
+        watch.take(self._read(watch.pids, self._interval_s))
 
     def close(self) -> None:
         """Stop the thread."""
@@ -238,10 +251,25 @@ class MemoryMonitor:
                     return
                 watches = list(self._watches)
             started = time.monotonic()
+            fresh: dict[tuple[int, ...], MemoryReading | None] = {}
             for watch in watches:
-                watch.read()
+                pids = watch.pids
+                if pids not in fresh:
+                    fresh[pids] = self._read(pids, 0)
+                watch.take(fresh[pids])
             spent = time.monotonic() - started
+            pause = max(self._interval_s - spent, spent / MOST_OF_A_CORE - spent)
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._stopping, timeout=max(self._interval_s - spent, 0.001)
-                )
+                self._changed.wait_for(lambda: self._stopping, timeout=pause)
+
+    def _read(self, pids: tuple[int, ...], age_s: float) -> MemoryReading | None:
+        """The latest reading if it is at most ``age_s`` old, else a new one."""
+        with self._reading:
+            at, reading = self._latest.pop(pids, (-math.inf, None))
+            if time.monotonic() - at > age_s:
+                reading = read_tree(pids)
+                at = time.monotonic()
+            self._latest[pids] = (at, reading)  # the newest last
+            while len(self._latest) > _REMEMBERED:  # processes come and go
+                del self._latest[next(iter(self._latest))]
+            return reading

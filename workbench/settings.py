@@ -131,6 +131,7 @@ class Settings(BaseSettings):
     workbench_cancel_grace_s: Seconds = 10
     workbench_memory_interval_ms: int = Field(200, ge=20, le=60_000)
     workbench_threads: int = Field(0, ge=0, le=1024)
+    workbench_wait_policy: Literal["auto", "active", "passive"] = "auto"
     workbench_hub_cache: bool = True
     workbench_hub_timeout_s: Seconds = 30
     workbench_max_downloads: int = Field(2, ge=1, le=64)

@@ -10,7 +10,7 @@ import pytest
 from tests.hf import tiny
 from tests.hub_standin import Hub
 from workbench.hf.manager import HuggingFaceModelManager
-from workbench.hf.spawner import Lease
+from workbench.hf.spawner import Lease, waiting
 from workbench.providers.huggingface import HuggingFaceProvider
 from workbench.settings import Settings
 
@@ -20,7 +20,7 @@ MakeProvider = Callable[..., HuggingFaceProvider]
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Lease]:
     """Keeps the zygote alive between the tests, each of which would else pay for its imports."""
-    lease = Lease()
+    lease = Lease(waiting("auto"))
     lease.zygote()
     yield lease
     lease.release()

@@ -78,11 +78,6 @@ class Answer:
         """Cells of the cache that this request may come to need."""
         return self._n_prompt + self.max_new
 
-    @property
-    def length(self) -> int:
-        """Cells of the cache that it uses now."""
-        return self.evaluated
-
     def admit(self) -> None:
         """Note that the evaluation of the prompt begins."""
         self._admitted_ns = time.monotonic_ns()

@@ -24,10 +24,15 @@ from workbench.hf.protocol import Failed, Generate
 from workbench.hf.sampling import choose
 from workbench.hf.slots import PlainRunner, SlotRunner
 
-_PIECE_ALONE: Final = 512
+_PIECE: Final = 512
 """Prompt tokens in one pass while nobody decodes."""
-_PIECE_BESIDE: Final = {"cpu": 64, "cuda": 1024}
-"""Prompt tokens in one pass while others decode: about the time of one or two of their steps."""
+_PIECE_BESIDE: Final = 64
+"""The fewest while others decode."""
+_STEPS_OF_DELAY: Final = 2.5
+"""A piece of prompt may take as long as this many decoding steps, so that nobody sees a gap of
+more than about three times the usual one."""
+_RECENT: Final = 0.3
+"""Weight of the newest pass in the averages of their times."""
 _KEEP_BYTES: Final = 64 * 2**20
 """A cache up to this size is kept while nobody asks."""
 
@@ -66,6 +71,10 @@ class Batch:
         self._decoding: list[Answer] = []
         self._reading: list[Answer] = []
         """Those whose prompt is being evaluated."""
+        self._step_s = 0.0
+        """How long a decoding step takes, averaged over the last ones."""
+        self._token_s = 0.0
+        """How long a token of a prompt takes."""
 
     @property
     def idle(self) -> bool:
@@ -164,8 +173,9 @@ class Batch:
                 self._reading[hole] = last
 
     def _move(self, answer: Answer, source: int, target: int) -> None:
-        if isinstance(self._runner, SlotRunner):
-            self._runner.cache.move(source, target, answer.length)
+        # One whose prompt has not been begun has no cells yet, and its slot may not exist.
+        if isinstance(self._runner, SlotRunner) and answer.evaluated:
+            self._runner.cache.move(source, target, answer.evaluated)
 
     def _set_threads(self, group: list[Answer], tokens: int) -> None:
         """As few as the most modest request asks for, as it shares the cores with somebody.
@@ -190,11 +200,7 @@ class Batch:
 
     def _read_prompts(self) -> None:
         """Evaluate a piece of the first prompts; those that are complete get their first token."""
-        piece = _PIECE_ALONE
-        if self._decoding:
-            piece = _PIECE_BESIDE.get(self._loaded.device.partition(":")[0], _PIECE_ALONE)
-        if isinstance(self._runner, PlainRunner):
-            piece = max(len(self._reading[0].ids), 1)
+        piece = self._piece()
         group: list[Answer] = []
         widest = 0
         for answer in self._reading:
@@ -204,10 +210,13 @@ class Batch:
             widest = max(widest, left)
             group.append(answer)
         parts = [a.ids[a.evaluated : a.evaluated + piece] for a in group]
+        begun = time.perf_counter()
         with self._left_when_cancelled(group):
             logits = self._forward(group, len(self._decoding), parts)
         if logits is None:
             return
+        spent = (time.perf_counter() - begun) / (widest * len(group))
+        self._token_s += _RECENT * (spent - self._token_s) if self._token_s else spent
         complete = [a for a in group if a.evaluated == len(a.ids)]
         rows = [group.index(answer) for answer in complete]
         if complete:
@@ -218,6 +227,15 @@ class Batch:
             self._decoding += complete
             self._take(complete, logits[rows] if len(rows) < len(group) else logits)
 
+    def _piece(self) -> int:
+        """The most prompt tokens in the next pass."""
+        if isinstance(self._runner, PlainRunner):
+            return len(self._reading[0].ids)  # not every cache takes a prompt in pieces
+        if not self._decoding or not self._token_s:
+            return _PIECE_BESIDE if self._decoding else _PIECE
+        within = int(_STEPS_OF_DELAY * self._step_s / self._token_s)
+        return max(_PIECE_BESIDE, min(within, _PIECE))
+
     def _swap_reading(self, first: int, second: int) -> None:
         if first == second:
             return
@@ -226,21 +244,24 @@ class Batch:
         spare = low + len(self._reading)
         if isinstance(self._runner, SlotRunner):
             cache = self._runner.cache
-            cache.reserve(spare + 1, max(one.length, other.length))
+            cache.reserve(spare + 1, max(one.evaluated, other.evaluated))
             for source, target, moved in (
                 (low + first, spare, one),
                 (low + second, low + first, other),
                 (spare, low + second, one),
             ):
-                cache.move(source, target, moved.length)
+                cache.move(source, target, moved.evaluated)
         self._reading[first], self._reading[second] = other, one
 
     def _decode(self) -> None:
         group = list(self._decoding)
         tokens = [[answer.last_token or 0] for answer in group]
+        begun = time.perf_counter()
         logits = self._forward(group, 0, tokens)
         if logits is not None:
             self._take(group, logits)
+            spent = time.perf_counter() - begun
+            self._step_s += _RECENT * (spent - self._step_s) if self._step_s else spent
 
     def _forward(
         self, group: list[Answer], low: int, tokens: list[list[int]]
@@ -275,17 +296,22 @@ class Batch:
             try:
                 if isinstance(token, WorkbenchError):
                     raise token
-                if answer.accept(token, logits[row], now):
-                    self._remove(answer)
-                    answer.finish(cancelled=False)
+                last = answer.accept(token, logits[row], now)
             except Exception as error:
-                if not isinstance(error, WorkbenchError):
-                    traceback.print_exc()
-                slot = self._decoding.index(answer)
-                if isinstance(self._runner, SlotRunner):
-                    self._runner.cache.clear(slot)
+                self._fail(answer, error)
+                continue
+            if last:
                 self._remove(answer)
-                self._send(Failed(answer.number, answer.fail(error).to_dict()))
+                answer.finish(cancelled=False)
+
+    def _fail(self, answer: Answer, error: Exception) -> None:
+        """End one request with its error; its slot may hold anything now, NaN too."""
+        if not isinstance(error, WorkbenchError):
+            traceback.print_exc()
+        if isinstance(self._runner, SlotRunner):
+            self._runner.cache.clear(self._decoding.index(answer))
+        self._remove(answer)
+        self._send(Failed(answer.number, answer.fail(error).to_dict()))
 
     @contextmanager
     def _left_when_cancelled(self, group: list[Answer]) -> Iterator[None]:

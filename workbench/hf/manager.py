@@ -22,7 +22,7 @@ from workbench.hf.client import WorkerClient
 from workbench.hf.files import ModelFile
 from workbench.hf.options import LoadOptions, split_name
 from workbench.hf.protocol import Load
-from workbench.hf.spawner import Lease
+from workbench.hf.spawner import Lease, waiting
 from workbench.hf.verdicts import Verdicts
 from workbench.settings import Settings
 from workbench.types import ModelInfo, ProviderWarning
@@ -94,7 +94,7 @@ class HuggingFaceModelManager:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lease = Lease()
+        self._lease = Lease(waiting(settings.workbench_wait_policy))
         self._workers: dict[str, LoadedWorker] = {}
         self._loading: dict[str, asyncio.Task[LoadedWorker]] = {}
         self._metadata: dict[str, ModelMetadata] = {}

@@ -37,9 +37,13 @@ LIMITS: Final[Mapping[str, tuple[float, float]]] = {
 }
 _LONGEST: Final = 160
 _SHORTEST: Final = 24
+_BATCHES: Final = (1, 8, 32)
 _THREADS_PAY: Final = 1.25
 _WORK: Final = 8e10
 """Parameters times tokens of the check: it shall take seconds, not minutes."""
+
+
+Paces = Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +94,26 @@ def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def paces(runner: SlotRunner, threads: int = 1) -> tuple[float, float]:
-    """Seconds of a decoding step of one answer and of eight: the best of a few.
+def paces(runner: SlotRunner, threads: int = 1) -> dict[int, float]:
+    """Seconds of a decoding step by the number of answers in it: the best of a few.
 
     On one thread unless told otherwise: whatever else this machine does now, two threads would
     wait for each other, and a comparison of forms would be one of luck.
     """
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
-    best = []
-    for n in (1, 8):
+    best = {}
+    for n in _BATCHES:
         tokens = [[5]] * n
         times = []
         for step in range(4):
             begun = time.perf_counter()
             runner.forward(0, tokens, [step] * n)
             times.append(time.perf_counter() - begun)
-        best.append(min(times))
+        best[n] = min(times)
     runner.cache.release()
     torch.set_num_threads(usual)
-    return best[0], best[1]
+    return best
 
 
 def judge(
@@ -119,9 +123,9 @@ def judge(
     got: torch.Tensor,
     *,
     reference: str,
-    before: tuple[float, float],
-    after: tuple[float, float],
-    with_threads: tuple[float, float],
+    before: Paces,
+    after: Paces,
+    with_threads: Paces,
 ) -> Verdict:
     """Compare the fast form's logits with the reference's.
 
@@ -151,8 +155,8 @@ def judge(
         reference_perplexity=one,
         greedy_agreement=agreement,
         reference=reference,
-        speedup_1=before[0] / after[0],
-        speedup_8=before[1] / after[1],
+        speedup_1=before[1] / after[1],
+        speedup_8=before[8] / after[8],
         threads_pay_from=_threads_pay_from(after, with_threads),
     )
 
@@ -162,11 +166,10 @@ def is_faster(verdict: Verdict) -> bool:
     return (verdict.speedup_1 or 0) * (verdict.speedup_8 or 0) > 1
 
 
-def _threads_pay_from(one: tuple[float, float], many: tuple[float, float]) -> int:
-    for tokens, alone, together in zip((1, 8), one, many, strict=True):
-        if alone / together >= _THREADS_PAY:
-            return tokens
-    return 16
+def _threads_pay_from(one: Paces, many: Paces) -> int:
+    """The smallest batch that gains enough; prompts, which are larger, always do."""
+    paying = [n for n in _BATCHES if one[n] / many[n] >= _THREADS_PAY]
+    return min(paying, default=2 * max(_BATCHES))
 
 
 def _perplexity(logits: torch.Tensor, ids: list[int]) -> float:

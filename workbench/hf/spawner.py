@@ -22,6 +22,7 @@ from workbench.hf.protocol import Decoder, Exited, Fork, Forked, ProtocolError, 
 # Enough for the stacks of all threads, as faulthandler writes them.
 _TAIL_BYTES: Final = 12_000
 _STOP_S: Final = 5.0
+FEW_CORES: Final = 4
 
 
 class OutputFile:
@@ -195,6 +196,20 @@ class Zygote:
             provider="huggingface",
             details={"transient": True, "output": self._output.tail()},
         )
+
+
+def waiting(policy: str) -> dict[str, str]:
+    """Environment of a zygote whose workers' threads wait for each other that way.
+
+    Args:
+        policy: ``active`` (threads spin, quickest on cores that nobody else wants), ``passive``
+            (they sleep), or ``auto``: passive on up to :data:`FEW_CORES` cores, where the server,
+            a browser and another runtime compete with them. A thread that spins for one that was
+            taken off its core makes small steps four to ten times slower (measured on two cores).
+    """
+    if policy == "auto":
+        policy = "passive" if (os.cpu_count() or 1) <= FEW_CORES else "active"
+    return {"OMP_WAIT_POLICY": "passive"} if policy == "passive" else {}
 
 
 # -- one zygote per environment, shared by all who use it ------------------------------------------
