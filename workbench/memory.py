@@ -204,6 +204,9 @@ class MemoryMonitor:
         self._latest: dict[tuple[int, ...], tuple[float, MemoryReading | None]] = {}
         self._reading = threading.Lock()
         self._watches: set[Watch] = set()
+        self._settling: set[tuple[int, ...]] = set()
+        """Trees that nobody watches any more, to be read once more when they have come to rest."""
+        self._at_rest: dict[tuple[int, ...], MemoryReading | None] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -213,14 +216,22 @@ class MemoryMonitor:
         pids: Callable[[], Sequence[int]],
         on_reading: Callable[[MemoryReading], None] | None = None,
     ) -> Watch:
-        """Start watching; the first reading is taken before this returns (blocks briefly).
+        """Start watching.
+
+        The first reading is the one that was taken when these processes had come to rest after
+        their last request, as long as they rest: a request need not wait for a walk over all
+        pages. Else it is taken before this returns.
 
         Args:
             pids: gives the roots of the process trees, asked at every reading.
             on_reading: called from the monitor's thread with every reading.
         """
         watch = Watch(pids, on_reading)
-        watch.take(self._read(watch.pids, self._interval_s))
+        roots = watch.pids
+        with self._changed:
+            self._settling.discard(roots)
+            first = self._at_rest.pop(roots, None)
+        watch.take(first or self._read(roots, self._interval_s))
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
@@ -233,7 +244,11 @@ class MemoryMonitor:
         """Take the last reading and stop watching (blocks briefly)."""
         with self._changed:
             self._watches.discard(watch)
-        watch.take(self._read(watch.pids, self._interval_s))
+            roots = watch.pids
+            if all(other.pids != roots for other in self._watches):
+                self._settling.add(roots)
+                self._changed.notify()
+        watch.take(self._read(roots, self._interval_s))
 
     def close(self) -> None:
         """Stop the thread."""
@@ -244,19 +259,28 @@ class MemoryMonitor:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        pause = self._interval_s
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._watches)
+                self._changed.wait_for(lambda: self._stopping or self._watches or self._settling)
+                settling = set(self._settling)
+                if settling and not self._watches:
+                    self._changed.wait_for(lambda: self._stopping, timeout=pause)
                 if self._stopping:
                     return
                 watches = list(self._watches)
             started = time.monotonic()
-            fresh: dict[tuple[int, ...], MemoryReading | None] = {}
-            for watch in watches:
-                pids = watch.pids
-                if pids not in fresh:
-                    fresh[pids] = self._read(pids, 0)
+            roots = {watch: watch.pids for watch in watches}
+            fresh = {pids: self._read(pids, 0) for pids in settling | set(roots.values())}
+            for watch, pids in roots.items():
                 watch.take(fresh[pids])
+            with self._changed:
+                for pids in settling & self._settling:  # not watched again meanwhile
+                    self._settling.discard(pids)
+                    self._at_rest.pop(pids, None)
+                    self._at_rest[pids] = fresh[pids]
+                while len(self._at_rest) > _REMEMBERED:  # processes come and go
+                    del self._at_rest[next(iter(self._at_rest))]
             spent = time.monotonic() - started
             pause = max(self._interval_s - spent, spent / MOST_OF_A_CORE - spent)
             with self._changed:

@@ -170,6 +170,24 @@ def test_a_long_prompt_holds_the_others_up_by_pieces_only(loaded: LoadedModel) -
     assert steps_of_reading > 3
 
 
+def test_prompts_are_read_in_the_order_they_came(loaded: LoadedModel) -> None:
+    """Also while others end and leave their slots to those that still read."""
+    firsts: list[int] = []
+
+    def note(run: Run, number: int, count: int) -> None:
+        if number not in firsts:
+            firsts.append(number)
+
+    run = Run(loaded, on_token=note)
+    prompts = [f"{number} The capital of France is Paris. " * 30 for number in range(7)]
+    for number, prompt in enumerate(prompts):
+        run.add(number, prompt, max_tokens=2 + number % 3)
+    run.finish()
+    assert firsts == list(range(7))
+    for number, prompt in enumerate(prompts):
+        assert run.text(number) == alone(loaded, prompt, max_tokens=2 + number % 3)
+
+
 # -- cancelling ------------------------------------------------------------------------------------
 
 

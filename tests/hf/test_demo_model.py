@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.hf.asking import ask
 from tests.hf.conftest import MakeProvider
+from workbench.hf import converted
+from workbench.hf.loading import load
+from workbench.hf.protocol import Load
 from workbench.providers.huggingface import HuggingFaceProvider
 
 pytestmark = pytest.mark.model
@@ -39,7 +44,7 @@ async def test_it_answers_and_stops(real: HuggingFaceProvider, safetensors: str)
     assert (info.memory_bytes or 0) > 200_000_000
 
 
-async def test_greedy_equals_plain_generate(
+async def test_greedy_in_the_fast_form_equals_plain_generate_in_float32(
     real: HuggingFaceProvider, demo_folder: Path, safetensors: str
 ) -> None:
     prompt = "Write a short story about a lighthouse."
@@ -48,12 +53,11 @@ async def test_greedy_equals_plain_generate(
 
 
 def plain_answer(folder: Path, prompt: str, count: int) -> str:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     inputs = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
         add_generation_prompt=True,
@@ -68,8 +72,33 @@ def plain_answer(folder: Path, prompt: str, count: int) -> str:
 async def test_the_gguf_file_answers_too(real: HuggingFaceProvider) -> None:
     resident = await real.load(GGUF, keep_alive_s=60)
     assert resident.quantization == "Q4_1"
-    assert resident.dtype == "float32"
-    assert resident.details["weights"] == "unpacked to float32 at load"
+    assert resident.details["weights"] == "unpacked"
     answer = await ask(real, GGUF, QUESTION)
     assert "Paris" in answer.text
     assert answer.finish.finish_reason == "stop"
+
+
+def test_an_unpacked_gguf_is_kept_and_used(demo_folder: Path, tmp_path: Path) -> None:
+    gguf = demo_folder / GGUF
+    copy = tmp_path / "copy"
+    wanted = Load(
+        str(gguf.parent),
+        gguf.name,
+        "false",
+        1,
+        134_515_008,
+        options={"engine": "plain"},
+        converted=str(copy),
+    )
+    first = load(wanted)
+    assert converted.is_there(copy)
+    assert [path for path in tmp_path.iterdir() if path != copy] == []
+    # From a folder without the GGUF, so only the copy can have been read.
+    second = load(replace(wanted, folder=str(tmp_path / "nothing-here")))
+    assert second.description.details["weights"] == "unpacked"
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name])
+    text = "Grüße! What is 12 x 12?"
+    assert first.tokenizer(text)["input_ids"] == second.tokenizer(text)["input_ids"]
+    assert first.tokenizer.chat_template == second.tokenizer.chat_template
+    assert first.eos_ids == second.eos_ids

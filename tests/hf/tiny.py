@@ -179,3 +179,28 @@ def write_gguf(path: Path, *, version: int = 3, cut: int = 0, architecture: str 
     whole = head + bytes(4 * 20)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(whole[: len(whole) - cut])
+
+
+def save_adapter(folder: Path, base: Path, base_name: str, seed: int = 5) -> Path:
+    """Write a random LoRA adapter for a model that :func:`save_model` wrote.
+
+    Args:
+        folder: where to.
+        base: folder of the base.
+        base_name: what the adapter calls its base.
+        seed: of its weights.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, config)
+    torch.manual_seed(seed)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:  # B begins as zeros, which would change nothing
+            parameter.data = torch.randn_like(parameter)
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    adapted.save_pretrained(folder)
+    return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,6 +146,18 @@ async def test_a_prompt_that_does_not_fit_is_cut_with_a_warning(connect_ollama: 
     assert 0 < finish.details["retry_ns"] < token.t_ns
     first, second = server.bodies
     assert first == {**second, "truncate": False}
+
+
+async def test_a_prompt_that_does_not_fit_is_refused_if_so_wished(
+    connect_ollama: Connect,
+) -> None:
+    chat = ask()
+    chat = replace(chat, options=replace(chat.options, overflow="error"))
+    async with wire(lambda path, body: http(_REFUSED, "400 Bad Request")) as server:
+        with pytest.raises(WorkbenchError, match="3610") as caught:
+            await answer(connect_ollama(server.url), chat)
+        assert caught.value.code is ErrorCode.INVALID_REQUEST
+        assert len(server.bodies) == 1
 
 
 async def test_a_prompt_that_fits_is_sent_once(connect_ollama: Connect) -> None:

@@ -158,19 +158,17 @@ class Batch:
             if last is not answer:
                 self._move(last, len(self._decoding), hole)
                 self._decoding[hole] = last
-            # The first slot of those that read is free now: their last one fills it.
-            if self._reading:
-                self._move(
-                    self._reading[-1], len(self._decoding) + len(self._reading), len(self._decoding)
-                )
-                self._reading.insert(0, self._reading.pop())
+            self._close_ranks(0)
         elif answer in self._reading:
             hole = self._reading.index(answer)
-            last = self._reading.pop()
-            if last is not answer:
-                first = len(self._decoding)
-                self._move(last, first + len(self._reading), first + hole)
-                self._reading[hole] = last
+            del self._reading[hole]
+            self._close_ranks(hole)
+
+    def _close_ranks(self, hole: int) -> None:
+        """Those that read from ``hole`` on move up by a slot; they keep their order."""
+        low = len(self._decoding)
+        for place in range(hole, len(self._reading)):
+            self._move(self._reading[place], low + place + 1, low + place)
 
     def _move(self, answer: Answer, source: int, target: int) -> None:
         # One whose prompt has not been begun has no cells yet, and its slot may not exist.

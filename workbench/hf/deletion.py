@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.hf import converted
 from workbench.hf.files import check_name, find, model_files
 from workbench.hf.folder import PROVIDER, SOURCE_FILE, ModelFile, model_id
 from workbench.hf.hub import PARTIAL_FOLDER
@@ -85,7 +86,9 @@ def plan(settings: Settings, name: str) -> Deletion:
         return Deletion(
             model.info.id, "hub cache", (snapshot,), size, also, orphans, snapshot=snapshot
         )
-    paths = (*_own_paths(model, models), *left)
+    copy = converted.folder_of(root, model.info.digest) if model.gguf_file else None
+    copies = (copy,) if copy is not None and copy.is_dir() else ()
+    paths = (*_own_paths(model, models), *copies, *left)
     return Deletion(model.info.id, "model folder", paths, occupied(paths), (), orphans)
 
 

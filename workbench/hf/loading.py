@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import gc
+import os
+import shutil
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -18,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import quality, weights
+from workbench.hf import converted, quality, weights
 from workbench.hf.headers import read_gguf
 from workbench.hf.options import LoadOptions
 from workbench.hf.protocol import Load, Loaded
@@ -109,8 +112,7 @@ def load(wanted: Load) -> LoadedModel:
     model = fitted.model
     eos_ids = _end_ids(model, tokenizer)
     _give_back_memory()
-    quantizer = getattr(model, "hf_quantizer", None)
-    packed = bool(getattr(quantizer, "packed_modules", None))
+    packed = _is_packed(model)
     dtype = _FORM_DTYPES.get(fitted.form)
     details: dict[str, Any] = {
         "architecture": type(model).__name__,
@@ -125,9 +127,7 @@ def load(wanted: Load) -> LoadedModel:
     if fitted.verdict is not None:
         details["quality"] = fitted.verdict.to_dict()
     if wanted.gguf_file:
-        details["weights"] = "packed" if packed else f"unpacked to {_dtype_name(model)} at load"
-    if wanted.adapter:
-        details["adapter"] = Path(wanted.adapter).name
+        details["weights"] = "packed" if packed else "unpacked"
     if device != "cpu":
         details["gpu_name"] = torch.cuda.get_device_name(model.device)
     context_length = context_of(model.config)
@@ -365,8 +365,18 @@ def _device(gpu: str, wanted: str) -> str:
     return f"cuda:{index}"
 
 
+def _copy_of(wanted: Load) -> Path | None:
+    """The unpacked copy of the GGUF, if there is one."""
+    if wanted.gguf_file is None or wanted.converted is None:
+        return None
+    folder = Path(wanted.converted)
+    return folder if converted.is_there(folder) else None
+
+
 def _tokenizer(wanted: Load) -> Any:
     folder = Path(wanted.folder)
+    if (copy := _copy_of(wanted)) is not None:
+        return AutoTokenizer.from_pretrained(str(copy), local_files_only=True)
     if wanted.gguf_file is None or (folder / "tokenizer.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
@@ -399,14 +409,42 @@ def _model(wanted: Load, options: LoadOptions, device: str) -> Any:
     if dtype == "auto":
         small = (wanted.parameters or 0) <= FLOAT32_UP_TO_PARAMETERS
         dtype = torch.float32 if small else torch.bfloat16
-    with _gguf_read_once():
+    if (copy := _copy_of(wanted)) is not None:
         return AutoModelForCausalLM.from_pretrained(
+            str(copy), dtype=dtype, use_safetensors=True, **common
+        )
+    with _gguf_read_once():
+        model = AutoModelForCausalLM.from_pretrained(
             wanted.folder,
             gguf_file=wanted.gguf_file,
             quantization_config=GgufConfig(),
             dtype=dtype,
             **common,
         )
+    if wanted.converted is not None and not _is_packed(model):
+        _keep_copy(model, _tokenizer(wanted), Path(wanted.converted))
+    return model
+
+
+def _keep_copy(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write an unpacked GGUF as a model folder, in one step; a failure costs only time later."""
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    try:
+        # Dense from here on; with this entry the copy would be read as GGUF blocks again.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.hf_quantizer = None
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        temporary.rename(folder)
+    except Exception:  # whatever transformers or the disk raises
+        traceback.print_exc()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_packed(model: Any) -> bool:
+    """Whether transformers kept the GGUF's own blocks."""
+    return bool(getattr(getattr(model, "hf_quantizer", None), "packed_modules", None))
 
 
 @contextmanager

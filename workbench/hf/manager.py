@@ -6,6 +6,7 @@ Which model is loaded when, and which has to go, is the rotation service's decis
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ import tenacity
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import files
+from workbench.hf import converted, files
 from workbench.hf.client import WorkerClient
 from workbench.hf.files import ModelFile
 from workbench.hf.options import LoadOptions, split_name
@@ -285,6 +286,7 @@ class HuggingFaceModelManager:
             verdict=await asyncio.to_thread(verdicts.get, model.info.digest, form),
             max_batch=self._settings.hf_max_batch,
             cache_bytes=self._settings.hf_kv_cache_budget or _default_cache_bytes(),
+            converted=await asyncio.to_thread(self._copy_of, model, options),
         )
         try:
             loaded = await asyncio.wait_for(client.load(wanted), limit_s)
@@ -308,6 +310,21 @@ class HuggingFaceModelManager:
         if verdict is not None and verdict != wanted.verdict:
             await asyncio.to_thread(verdicts.put, model.info.digest, verdict)
         return LoadedWorker(model, client)
+
+    def _copy_of(self, model: ModelFile, options: LoadOptions) -> str | None:
+        """Where the unpacked copy of a GGUF is, or may be put."""
+        if model.gguf_file is None or options.dtype != "auto":
+            return None
+        folder = converted.folder_of(self.root, model.info.digest)
+        if folder is None:
+            return None
+        if not converted.is_there(folder):
+            reserve = self._settings.workbench_disk_reserve
+            if not converted.has_room(self.root, model.info.parameters, reserve):
+                return None
+            with contextlib.suppress(OSError):  # then the worker cannot write there, and says so
+                folder.parent.mkdir(mode=0o700, exist_ok=True)
+        return str(folder.resolve())
 
     async def _start_worker(self) -> WorkerClient:
         # A thread: starting the zygote is quick, but ending a dead one may take a moment.

@@ -30,7 +30,6 @@ class LoadOptions:
         attention: implementation by transformers' name; ``auto`` leaves the choice to it.
         engine: ``auto`` takes the fastest way that passes the quality check, ``plain`` runs the
             model exactly as transformers loads it, one request at a time.
-        compile: run decoding steps through ``torch.compile``; costs minutes at the first load.
         threads: compute threads at most; 0 leaves it to ``WORKBENCH_THREADS``.
         num_ctx: context limit in tokens; 0 is the model's own.
     """
@@ -40,7 +39,6 @@ class LoadOptions:
     quantization: str = "none"
     attention: str = "auto"
     engine: str = "auto"
-    compile: bool = False
     threads: int = 0
     num_ctx: int = 0
 
@@ -61,8 +59,8 @@ class LoadOptions:
         for name, most in self.BOUNDS.items():
             if not 0 <= getattr(self, name) <= most:
                 raise _bad(name, getattr(self, name), f"a number from 0 to {most}")
-        if self.engine == "plain" and (self.quantization != "none" or self.compile):
-            raise _bad("engine", "plain", "auto, as quantization and compile need it")
+        if self.engine == "plain" and self.quantization != "none":
+            raise _bad("engine", "plain", "auto, as quantization needs it")
 
     @classmethod
     def parse(cls, text: str, defaults: Self | None = None) -> Self:
@@ -91,7 +89,7 @@ class LoadOptions:
         """What :meth:`parse` reads, in a fixed order; empty when all is as by default."""
         default = type(self)()
         return "&".join(
-            f"{field.name}={_written(getattr(self, field.name))}"
+            f"{field.name}={getattr(self, field.name)}"
             for field in fields(self)
             if getattr(self, field.name) != getattr(default, field.name)
         )
@@ -104,19 +102,11 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _converted(name: str, value: str) -> Any:
-    if name == "compile":
-        if value.lower() not in ("true", "false", "1", "0"):
-            raise _bad(name, value, "true or false")
-        return value.lower() in ("true", "1")
     if name in LoadOptions.BOUNDS:
         if not value.isdecimal():
             raise _bad(name, value, f"a number from 0 to {LoadOptions.BOUNDS[name]}")
         return int(value)
     return value
-
-
-def _written(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _bad(name: str, value: object, wanted: str) -> WorkbenchError:

@@ -59,7 +59,8 @@ class Load:
     ``gguf_file`` is the file's name inside ``folder``, ``adapter`` the folder of a LoRA adapter to
     put on top, ``options`` are those of ``hf.options.LoadOptions``. ``verdict`` is what an earlier
     quality check of this form on this machine said, None if there was none. ``max_batch`` and
-    ``cache_bytes`` bound the requests answered at once.
+    ``cache_bytes`` bound the requests answered at once. ``converted`` is the folder where the
+    unpacked copy of a GGUF is, or is to be put; None if none is wanted.
     """
 
     folder: str
@@ -72,6 +73,7 @@ class Load:
     verdict: dict[str, Any] | None = None
     max_batch: int = 1
     cache_bytes: int = 2**30
+    converted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,8 @@ class OllamaProvider:
     ) -> AsyncGenerator[ProviderEvent, None]:
         """Chat; see the protocol. After ``cancel`` nothing more comes, not even a finish.
 
-        The prompt is first sent with the demand not to cut it. If it does not fit, a
+        The prompt is first sent with the demand not to cut it. If it does not fit, that is an
+        error for ``overflow="error"``; else a
         ``PROMPT_TRUNCATED`` warning comes first, and it is sent again to be cut. The finish then
         has in ``details`` ``refused_requests`` 1, ``retry_ns`` (how long the refusal took; it is
         part of the time to first token) and ``uncut_prompt_tokens``; its ``prompt_tokens`` is what
@@ -213,7 +214,8 @@ class OllamaProvider:
             key = wire.canonical(model)
             self._streams[key] += 1
             try:
-                async with aclosing(self._events(body, cancel)) as events:
+                overflow = request.options.overflow
+                async with aclosing(self._events(body, cancel, overflow)) as events:
                     async for event in events:
                         yield event
             finally:
@@ -222,7 +224,7 @@ class OllamaProvider:
                     self._resident[key] = (known[0], _deadline(stay))
 
     async def _events(
-        self, body: Mapping[str, Any], cancel: CancellationToken
+        self, body: Mapping[str, Any], cancel: CancellationToken, overflow: str
     ) -> AsyncGenerator[ProviderEvent, None]:
         client = await self._connect()
         from ollama import ResponseError
@@ -238,6 +240,14 @@ class OllamaProvider:
             warning = wire.cut_warning(error)
             if warning is None:
                 raise
+            if overflow == "error":
+                raise invalid(
+                    f"The prompt has {warning.details['uncut_prompt_tokens']} tokens, but the "
+                    f"context only {warning.details['num_ctx']}.",
+                    fix="Shorten the prompt or the history, raise num_ctx, or allow overflow "
+                    "truncate.",
+                    **warning.details,
+                ) from None
         details = {
             **warning.details,
             "refused_requests": 1,

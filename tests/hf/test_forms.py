@@ -1,0 +1,149 @@
+"""Fast forms of the weights: right, refused when they are not, and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf import quality, verdicts, weights
+from workbench.hf.loading import LoadedModel, load
+from workbench.hf.protocol import Load
+from workbench.hf.slots import SlotRunner
+from workbench.hf.verdicts import Verdicts
+
+
+def load_tiny(root: Path, verdict: dict[str, Any] | None = None, **options: Any) -> LoadedModel:
+    return load(
+        Load(str(root / "org/endless"), None, "false", 1, None, options=options, verdict=verdict)
+    )
+
+
+@pytest.fixture(autouse=True)
+def fast_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of two layers gains nothing from packing; that is not what is tested here."""
+    monkeypatch.setattr(quality, "is_faster", lambda verdict: True)
+
+
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [(weights.PackedLinear, 0.002), (weights.Int8Linear, 0.02), (weights.Int4Linear, 0.15)],
+)
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_form_computes_nearly_what_the_matrix_does(
+    form: Callable[..., nn.Module], error: float, rows: int, with_bias: bool
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    weight = torch.randn(64, 96, generator=generator)
+    bias = torch.randn(64, generator=generator) if with_bias else None
+    x = torch.randn(2, rows, 96, generator=generator)
+    expected = nn.functional.linear(x, weight, bias)
+    got = form(weight, bias)(x)
+    assert got.shape == expected.shape
+    assert got.dtype == torch.float32
+    assert (got - expected).abs().mean() / expected.abs().mean() < error
+
+
+def test_packed_rows_depend_on_their_neighbours_by_rounding_only() -> None:
+    generator = torch.Generator().manual_seed(1)
+    packed = weights.PackedLinear(torch.randn(64, 96, generator=generator), None)
+    x = torch.randn(17, 96, generator=generator)
+    together = packed(x)
+    alone = torch.cat([packed(x[n : n + 1]) for n in range(17)])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+    # Neighbours a million times larger change nothing either: no scale is shared between rows.
+    x[1:] *= 1e6
+    torch.testing.assert_close(packed(x)[0], together[0], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_beyond_float16_are_not_packed() -> None:
+    with pytest.raises(weights.Unsuitable, match="float16"):
+        weights.PackedLinear(torch.full((16, 32), 1e6), None)
+    with pytest.raises(weights.Unsuitable):
+        weights.PackedLinear(torch.full((16, 32), float("nan")), None)
+
+
+def test_a_model_is_packed_when_it_stays_right(tiny_models: Path) -> None:
+    loaded = load_tiny(tiny_models)
+    assert loaded.description.dtype == "float16"
+    assert loaded.description.details["form"] == "packed"
+    verdict = loaded.description.details["quality"]
+    assert verdict["passed"] is True
+    assert verdict["perplexity"] == pytest.approx(verdict["reference_perplexity"], rel=0.01)
+    # The count is the model's own, which packed weights no longer show.
+    plain = load_tiny(tiny_models, engine="plain")
+    assert loaded.description.parameters == plain.description.parameters
+
+
+def test_a_form_that_answers_garbage_is_not_used(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Garbage(weights.PackedLinear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).flip(-1)
+
+    monkeypatch.setitem(weights.FORMS, "packed", Garbage)
+    monkeypatch.setitem(weights.FORMS, "int8", Garbage)
+    loaded = load_tiny(tiny_models)
+    assert loaded.description.details["form"] == "plain"
+    assert loaded.description.details["quality"]["passed"] is False
+    assert not any(isinstance(m, Garbage) for m in loaded.model.modules())
+    with pytest.raises(WorkbenchError, match="int8 is not used") as caught:
+        load_tiny(tiny_models, quantization="int8")
+    assert caught.value.code is ErrorCode.HF_INVALID_CONFIG
+
+
+def test_a_verdict_is_believed_the_next_time(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = load_tiny(tiny_models).description.details["quality"]
+
+    def not_again(*unused: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(quality, "logits_of", not_again)
+    assert load_tiny(tiny_models, verdict).description.details["form"] == "packed"
+    failed = {**verdict, "passed": False, "problem": "it was wrong here"}
+    assert load_tiny(tiny_models, failed).description.details["form"] == "plain"
+    with pytest.raises(WorkbenchError, match="it was wrong here"):
+        load_tiny(tiny_models, {**failed, "form": "int8"}, quantization="int8")
+
+
+def test_a_model_of_unknown_layers_is_run_as_it_is(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose forward pass does not honour our cache answers wrongly in a batch."""
+    forward = SlotRunner.forward
+
+    def deaf(self: SlotRunner, low: int, tokens: Any, starts: Any) -> Any:
+        return forward(self, low, tokens, [0] * len(starts))
+
+    monkeypatch.setattr(SlotRunner, "forward", deaf)
+    loaded = load_tiny(tiny_models, dtype="float32")
+    assert loaded.description.details["engine"] == "plain"
+
+
+def test_verdicts_are_kept_for_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = {"form": "packed", "passed": True}
+    Verdicts(tmp_path).put("digest", verdict)
+    assert Verdicts(tmp_path).get("digest", "packed") == verdict
+    assert Verdicts(tmp_path).get("digest", "int8") is None
+    assert Verdicts(tmp_path).get("another", "packed") is None
+    assert Verdicts(tmp_path).get(None, "packed") is None
+    monkeypatch.setattr(verdicts, "_machine", lambda: "another processor")
+    assert Verdicts(tmp_path).get("digest", "packed") is None
+
+
+def test_a_damaged_file_of_verdicts_asks_again(tmp_path: Path) -> None:
+    (tmp_path / verdicts.FILE).write_text("{ not json")
+    assert Verdicts(tmp_path).get("digest", "packed") is None
+    Verdicts(tmp_path).put("digest", {"form": "packed", "passed": True})
+    assert Verdicts(tmp_path).get("digest", "packed") is not None

@@ -1,0 +1,58 @@
+"""Load options: in a name, and back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf.options import LoadOptions, split_name
+
+OPTIONS = st.builds(
+    LoadOptions,
+    dtype=st.sampled_from(LoadOptions.CHOICES["dtype"]),
+    device=st.sampled_from(["auto", "cpu", "cuda", "cuda:1"]),
+    quantization=st.sampled_from(LoadOptions.CHOICES["quantization"]),
+    attention=st.sampled_from(LoadOptions.CHOICES["attention"]),
+    threads=st.integers(0, 1024),
+    num_ctx=st.integers(0, 10_000),
+)
+
+
+@given(options=OPTIONS)
+def test_options_survive_being_written_into_a_name(options: LoadOptions) -> None:
+    name, text = split_name(f"org/model?{options.text()}")
+    assert name == "org/model"
+    assert LoadOptions.parse(text) == options
+
+
+def test_a_name_without_options_has_none() -> None:
+    assert split_name("org/model") == ("org/model", "")
+    assert LoadOptions.parse("") == LoadOptions()
+    assert LoadOptions().text() == ""
+
+
+def test_a_name_wins_over_the_settings() -> None:
+    defaults = LoadOptions.parse("quantization=int8&threads=2")
+    assert LoadOptions.parse("threads=1", defaults) == LoadOptions(quantization="int8", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("quantisation=int8", "quantisation"),
+        ("quantization=int3", "int8"),
+        ("dtype=float64", "bfloat16"),
+        ("device=tpu", "cuda"),
+        ("threads=-1", "1024"),
+        ("threads=many", "1024"),
+        ("threads", "threads"),
+        ("engine=plain&quantization=int8", "engine"),
+    ],
+)
+def test_a_bad_option_names_itself_and_what_it_may_be(text: str, named: str) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        LoadOptions.parse(text)
+    assert caught.value.code is ErrorCode.HF_INVALID_CONFIG
+    assert named in f"{caught.value.message} {caught.value.fix}"

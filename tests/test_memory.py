@@ -1,0 +1,58 @@
+"""The memory monitor: who is read how often."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from workbench import memory
+from workbench.memory import MemoryMonitor, MemoryReading
+
+
+def test_requests_to_one_model_share_its_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[tuple[int, ...]] = []
+    enough = threading.Event()
+    read_tree = memory.read_tree
+
+    def counting(pids: Sequence[int]) -> MemoryReading | None:
+        reads.append(tuple(pids))
+        if len(reads) == 8:
+            enough.set()
+        return read_tree(pids)
+
+    monkeypatch.setattr(memory, "read_tree", counting)
+    monitor = MemoryMonitor(20)
+    own = (os.getpid(),)
+    watches = [monitor.watch(lambda: own) for _ in range(10)]
+    assert enough.wait(20)
+    for watch in watches:
+        monitor.unwatch(watch)
+    monitor.close()
+    total = sum(len(watch.readings) for watch in watches)
+    assert len(reads) < total / 3
+    for watch in watches:
+        assert watch.before is not None
+        stamps = [reading.t_ns for reading in watch.readings]
+        assert stamps == sorted(set(stamps)), "a reading is kept once"
+
+
+def test_two_models_are_read_apart() -> None:
+    monitor = MemoryMonitor(20)
+    here, there = monitor.watch(lambda: (os.getpid(),)), monitor.watch(lambda: (os.getppid(),))
+    assert here.before is not None
+    assert there.before is not None
+    assert here.before.pid == os.getpid()
+    assert there.before.pid == os.getppid()
+    monitor.close()
+
+
+def test_what_is_gone_has_no_reading() -> None:
+    monitor = MemoryMonitor(20)
+    watch = monitor.watch(lambda: ())
+    monitor.unwatch(watch)
+    assert watch.readings == []
+    assert watch.peak_pss_bytes is None
+    monitor.close()
