@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -18,6 +19,8 @@ from tests.hf import tiny
 from tests.hf.downloads import REPO, model_files
 from tests.hub_standin import Hub
 from tests.live import LiveServer, run_cli
+from workbench.client import Workbench
+from workbench.errors import WorkbenchError
 from workbench.store import Store
 
 
@@ -189,6 +192,21 @@ def test_a_resident_model_is_unloaded_before_it_goes(server: LiveServer, tmp_pat
         assert gone.json()["freed_bytes"] > 0
     events_seen = server.query("SELECT event FROM model_events ORDER BY t_ns")
     assert [row[0] for row in events_seen] == ["load", "unload", "delete"]
+
+
+@pytest.mark.parametrize("suffix", ["?dtype=float32", "?dry_run=false", "/../name", "%3F"])
+def test_asking_what_would_go_never_deletes(
+    server: LiveServer, tmp_path: Path, suffix: str
+) -> None:
+    """A name may hold what ends an address or climbs in it."""
+    folder = tiny.save_model(tmp_path / "models" / "org" / "name")
+    with Workbench(remote=True) as wb:
+        with contextlib.suppress(WorkbenchError):
+            wb.delete(f"huggingface/org/name{suffix}", dry_run=True)
+        assert (folder / "config.json").is_file()
+        with pytest.raises(WorkbenchError):
+            wb.delete(f"huggingface/org/name{suffix}")
+    assert (folder / "config.json").is_file()
 
 
 def test_the_facade_downloads_with_progress(standin: Hub, tmp_path: Path) -> None:

@@ -161,3 +161,8 @@ def test_requests_survive_json() -> None:
 def test_models_survive_json() -> None:
     model = ModelInfo("a/b", "b", "a", loaded_at=dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
     assert wire.decode_model(json.loads(json.dumps(model.to_dict()))) == model
+
+
+def test_a_response_format_is_an_object() -> None:
+    with pytest.raises(WorkbenchError, match="response_format"):
+        Options(response_format="json")  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
+from urllib.parse import quote
 
 from workbench import logs, wire
 from workbench.errors import ErrorCode, WorkbenchError
@@ -602,7 +603,7 @@ class _Remote:
         return [wire.decode_model(model) for model in body["models"]], problems
 
     def show(self, model: str) -> ModelInfo:
-        return wire.decode_model(self._call("GET", f"/models/{model}"))
+        return wire.decode_model(self._call("GET", _model_path(model)))
 
     def load(self, model: str) -> None:
         self._call("POST", "/models/load", {"model": model})
@@ -618,7 +619,7 @@ class _Remote:
         return Job.from_dict(self._call("POST", "/models/verify", {"model": model}))
 
     def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]:
-        path = f"/models/{model}{'?dry_run=true' if dry_run else ''}"
+        path = f"{_model_path(model)}{'?dry_run=true' if dry_run else ''}"
         gone: dict[str, Any] = self._call("DELETE", path)
         return gone
 
@@ -665,6 +666,11 @@ class _Remote:
 
     def close(self) -> None:
         self._http.close()
+
+
+def _model_path(model: str) -> str:
+    """A model's address: its name may hold ``?`` and ``..``, which must not end or change it."""
+    return f"/models/{quote(model, safe='')}"
 
 
 def _refused(status: int, text: str) -> WorkbenchError:

@@ -82,13 +82,13 @@ class ModelRouter:
         model = model.strip()
         prefix, _, name = model.partition("/")
         if name and prefix in self._providers:
-            return Route(self._providers[prefix], name)
+            return _route(self._providers[prefix], name)
         listing = await self.list_models()
         # How to load it may follow the name (NAME?quantization=int8): that is its provider's.
         bare, mark, how = model.partition("?")
         candidates = [info for info in listing.models if _matches(info.name, bare)]
         if len(candidates) == 1:
-            return Route(self._providers[candidates[0].provider], candidates[0].name + mark + how)
+            return _route(self._providers[candidates[0].provider], candidates[0].name + mark + how)
         if candidates:
             ids = [info.id for info in candidates]
             raise WorkbenchError(
@@ -115,6 +115,10 @@ class ModelRouter:
             operation="resolve",
             details={"candidates": near},
         )
+
+
+def _route(provider: Provider, name: str) -> Route:
+    return Route(provider, provider.canonical(name))
 
 
 def _matches(name: str, wanted: str) -> bool:

@@ -168,9 +168,10 @@ class Settings(BaseSettings):
     @cached_property
     def threads(self) -> int:
         """Compute threads a Hugging Face worker may use when it runs alone."""
+        cores = os.cpu_count() or 1
         if self.workbench_threads:
-            return self.workbench_threads
-        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+            return min(self.workbench_threads, cores)
+        return psutil.cpu_count(logical=False) or cores
 
 
 def load_settings(**overrides: object) -> Settings:

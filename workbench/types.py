@@ -130,6 +130,12 @@ class Options:
             raise invalid(
                 f"overflow is {self.overflow!r}.", fix="Use truncate or error.", option="overflow"
             )
+        if self.response_format is not None and not isinstance(self.response_format, Mapping):
+            raise invalid(
+                f"response_format is {self.response_format!r}.",
+                fix='Give an object, for example {"type": "json_object"}.',
+                option="response_format",
+            )
         if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
             raise invalid("stop must be a list of non-empty strings.", option="stop")
         if len(self.stop) > 16:

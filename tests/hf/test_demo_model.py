@@ -78,6 +78,15 @@ async def test_the_gguf_file_answers_too(real: HuggingFaceProvider) -> None:
     assert answer.finish.finish_reason == "stop"
 
 
+def test_a_gguf_takes_the_fast_form_at_its_first_load(demo_folder: Path, tmp_path: Path) -> None:
+    gguf = demo_folder / GGUF
+    loaded = load(
+        Load(str(gguf.parent), gguf.name, "false", 1, 134_515_008, converted=str(tmp_path / "copy"))
+    )
+    assert loaded.description.details["quality"]["passed"] is True
+    assert loaded.description.dtype == "float16"
+
+
 def test_an_unpacked_gguf_is_kept_and_used(demo_folder: Path, tmp_path: Path) -> None:
     gguf = demo_folder / GGUF
     copy = tmp_path / "copy"

@@ -240,3 +240,9 @@ asyncio.run(work())
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait(timeout=10)
+
+
+async def test_more_threads_than_cores_are_refused(provider: HuggingFaceProvider) -> None:
+    with pytest.raises(WorkbenchError, match="cores") as caught:
+        await provider.load("org/endless?threads=1024", keep_alive_s=60)
+    assert caught.value.code is ErrorCode.HF_INVALID_CONFIG

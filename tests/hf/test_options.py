@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf.options import LoadOptions, split_name
+from workbench.hf.options import LoadOptions, canonical, split_name
 
 OPTIONS = st.builds(
     LoadOptions,
@@ -56,3 +56,19 @@ def test_a_bad_option_names_itself_and_what_it_may_be(text: str, named: str) -> 
         LoadOptions.parse(text)
     assert caught.value.code is ErrorCode.HF_INVALID_CONFIG
     assert named in f"{caught.value.message} {caught.value.fix}"
+
+
+@pytest.mark.parametrize(
+    "name", ["m", "m?", "m?threads=0", "m?dtype=auto&threads=0", "m?quantization=none"]
+)
+def test_the_same_way_of_loading_has_one_name(name: str) -> None:
+    assert canonical(name) == "m"
+
+
+def test_the_order_of_options_does_not_matter() -> None:
+    assert canonical("m?threads=1&dtype=float32") == canonical("m?dtype=float32&threads=1")
+
+
+def test_an_option_is_given_once() -> None:
+    with pytest.raises(WorkbenchError, match="dtype"):
+        canonical("m?dtype=float32&dtype=float16")

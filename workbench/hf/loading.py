@@ -308,6 +308,15 @@ def load_error(error: Exception, wanted: Load, device: str) -> WorkbenchError:
             provider="huggingface",
             details={"device": device, "cause": first_line(error)},
         )
+    if isinstance(error, ImportError):
+        return WorkbenchError(
+            ErrorCode.HF_INVALID_CONFIG,
+            f"{name} cannot be loaded this way: {first_line(error)}",
+            fix="Install the package that is named, or choose other load options.",
+            operation="load",
+            provider="huggingface",
+            details={"device": device},
+        )
     return WorkbenchError(
         ErrorCode.HF_MODEL_LOAD_FAILED,
         f"{name} could not be loaded: {type(error).__name__}: {first_line(error)}",
@@ -421,8 +430,14 @@ def _model(wanted: Load, options: LoadOptions, device: str) -> Any:
             dtype=dtype,
             **common,
         )
-    if wanted.converted is not None and not _is_packed(model):
-        _keep_copy(model, _tokenizer(wanted), Path(wanted.converted))
+    if not _is_packed(model):
+        # Dense from here on: with these, transformers refuses to change its type, and a copy would
+        # be read as GGUF blocks again.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.hf_quantizer, model.is_quantized = None, False
+        if wanted.converted is not None:
+            _keep_copy(model, _tokenizer(wanted), Path(wanted.converted))
     return model
 
 
@@ -430,10 +445,6 @@ def _keep_copy(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write an unpacked GGUF as a model folder, in one step; a failure costs only time later."""
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
-        # Dense from here on; with this entry the copy would be read as GGUF blocks again.
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.hf_quantizer = None
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         temporary.rename(folder)

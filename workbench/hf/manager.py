@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -130,7 +131,17 @@ class HuggingFaceModelManager:
             WorkbenchError: ``HF_INVALID_CONFIG`` for options that there are not.
         """
         defaults = LoadOptions.parse(self._settings.hf_load_options)
-        return LoadOptions.parse(split_name(name)[1], defaults)
+        options = LoadOptions.parse(split_name(name)[1], defaults)
+        cores = os.cpu_count() or 1
+        if options.threads > cores:
+            raise WorkbenchError(
+                ErrorCode.HF_INVALID_CONFIG,
+                f"threads is {options.threads}, but this machine has {cores} cores.",
+                fix=f"Choose at most {cores}: more would only wait for each other.",
+                operation="load",
+                provider="huggingface",
+            )
+        return options
 
     def get(self, name: str) -> LoadedWorker | None:
         """The resident model, or None."""
@@ -234,13 +245,15 @@ class HuggingFaceModelManager:
         started = asyncio.get_running_loop().time()
         gpu = self._settings.hf_enable_gpu
         try:
-            worker = await self._load_with_retries(model, options, gpu)
+            worker = await self._load_with_retries(name, model, options, gpu)
         except WorkbenchError as error:
             on_gpu = str(error.details.get("device")).startswith("cuda")
             if gpu != "auto" or options.device != "auto" or not on_gpu:
                 raise
             _log.warning("GPU load failed, using the CPU", model=name, error=str(error))
-            worker = await self._load_with_retries(model, replace(options, device="cpu"), "false")
+            worker = await self._load_with_retries(
+                name, model, replace(options, device="cpu"), "false"
+            )
             worker.warnings = (
                 ProviderWarning(
                     "GPU_FALLBACK",
@@ -259,7 +272,7 @@ class HuggingFaceModelManager:
         return worker
 
     async def _load_with_retries(
-        self, model: ModelFile, options: LoadOptions, gpu: str
+        self, name: str, model: ModelFile, options: LoadOptions, gpu: str
     ) -> LoadedWorker:
         """Try again after failures that may pass: a worker that crashed, a disk that stuttered."""
         retrying = tenacity.AsyncRetrying(
@@ -268,9 +281,11 @@ class HuggingFaceModelManager:
             retry=tenacity.retry_if_exception(_is_transient),
             reraise=True,
         )
-        return await retrying(self._load_once, model, options, gpu)
+        return await retrying(self._load_once, name, model, options, gpu)
 
-    async def _load_once(self, model: ModelFile, options: LoadOptions, gpu: str) -> LoadedWorker:
+    async def _load_once(
+        self, name: str, model: ModelFile, options: LoadOptions, gpu: str
+    ) -> LoadedWorker:
         client = await self._start_worker()
         limit_s = self._settings.hf_model_timeout_ms / 1000
         verdicts = Verdicts(self.root)
@@ -295,7 +310,7 @@ class HuggingFaceModelManager:
             client.kill()
             await asyncio.shield(self._close_later(client))
             if isinstance(error, WorkbenchError) and "signal" in error.details and self.on_death:
-                self.on_death(model.name, error)
+                self.on_death(name, error)
             if isinstance(error, TimeoutError):
                 raise WorkbenchError(
                     ErrorCode.HF_TIMEOUT,

@@ -71,8 +71,12 @@ class LoadOptions:
         """
         base = defaults if defaults is not None else cls()
         values: dict[str, Any] = {field.name: getattr(base, field.name) for field in fields(cls)}
+        given: set[str] = set()
         for item in filter(None, text.split("&")):
             name, equals, value = item.partition("=")
+            if name in given:
+                raise _bad(name, value, "given once")
+            given.add(name)
             if name not in values or not equals:
                 raise WorkbenchError(
                     ErrorCode.HF_INVALID_CONFIG,
@@ -93,6 +97,17 @@ class LoadOptions:
             for field in fields(self)
             if getattr(self, field.name) != getattr(default, field.name)
         )
+
+
+def canonical(name: str) -> str:
+    """The one spelling of a name: options in a fixed order, those at their default left out.
+
+    Raises:
+        WorkbenchError: as :meth:`LoadOptions.parse`.
+    """
+    base, options = split_name(name)
+    text = LoadOptions.parse(options).text()
+    return f"{base}{MARK}{text}" if text else base
 
 
 def split_name(name: str) -> tuple[str, str]:

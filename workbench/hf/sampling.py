@@ -164,8 +164,8 @@ def _not_finite() -> WorkbenchError:
     return WorkbenchError(
         ErrorCode.HF_GENERATION_FAILED,
         "The model computed NaN or infinite logits.",
-        fix="Use temperature 0 or weaker sampling settings; weights stored as float16 may "
-        "overflow, then load it with ?dtype=float32.",
+        fix="Use temperature 0 or weaker sampling settings; float16 may overflow, then load it "
+        "with ?dtype=float32; a damaged weight file does this too (workbench models verify).",
         operation="stream",
         provider="huggingface",
         details=details,

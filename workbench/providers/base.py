@@ -79,6 +79,13 @@ class Provider(Protocol):
     on_death: Callable[[str, WorkbenchError], None] | None
     """Told the model and the reason when a process that held it ended by itself."""
 
+    def canonical(self, model: str) -> str:
+        """The one spelling of a name, so that one model is never resident under two.
+
+        Raises ``HF_INVALID_CONFIG`` for a name that says what cannot be.
+        """
+        ...
+
     def prewarm(self) -> None:
         """Begin what the first load would have to wait for; returns at once."""
         ...

@@ -15,7 +15,7 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.client import GenerationMessage
 from workbench.hf.folder import model_id
 from workbench.hf.manager import HuggingFaceModelManager, LoadedWorker, pss_bytes
-from workbench.hf.options import split_name
+from workbench.hf.options import canonical, split_name
 from workbench.hf.protocol import Finished, Token, Warned
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.settings import Settings
@@ -48,6 +48,10 @@ class HuggingFaceProvider:
         self.concurrency: int = settings.hf_max_batch
         self._settings = settings
         self._threads = threads
+
+    def canonical(self, model: str) -> str:
+        """Load options in a fixed order, those at their default left out."""
+        return canonical(model)
 
     def prewarm(self) -> None:
         """Start importing torch in the background, so that the first load is quick."""

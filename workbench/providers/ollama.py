@@ -75,6 +75,10 @@ class OllamaProvider:
 
     # -- models ------------------------------------------------------------------------------------
 
+    def canonical(self, model: str) -> str:
+        """As it is: Ollama itself takes a name with and without its default tag."""
+        return model
+
     def prewarm(self) -> None:
         """Nothing to prepare: the server is its own process."""
 

@@ -122,6 +122,10 @@ class ScriptedProvider:
     def __post_init__(self) -> None:
         self._resident: dict[str, ResidentModel] = {}
 
+    def canonical(self, model: str) -> str:
+        """As it is."""
+        return model
+
     def prewarm(self) -> None:
         """Nothing to prepare."""
 
