@@ -200,7 +200,7 @@ def test_asking_what_would_go_never_deletes(
 ) -> None:
     """A name may hold what ends an address or climbs in it."""
     folder = tiny.save_model(tmp_path / "models" / "org" / "name")
-    with Workbench(remote=True) as wb:
+    with Workbench(remote=True, workbench_db=tmp_path / "workbench.duckdb") as wb:
         with contextlib.suppress(WorkbenchError):
             wb.delete(f"huggingface/org/name{suffix}", dry_run=True)
         assert (folder / "config.json").is_file()
