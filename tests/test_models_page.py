@@ -36,6 +36,7 @@ def page(hub: Hub, tmp_path: Path) -> Iterator[Page]:
             HF_ENDPOINT=hub.url,
             WORKBENCH_OFFLINE="false",
             WORKBENCH_DISK_RESERVE="0",
+            WORKBENCH_HUB_TIMEOUT_S="2",
             HF_MODEL_PATH=str(tmp_path / "models"),
         ) as server,
         sync_playwright() as playwright,
@@ -60,9 +61,9 @@ def test_download_cancel_and_again(hub: Hub, page: Page) -> None:
     pull(page, REPO)
     expect(page.locator("#models-progress .wb-job")).to_contain_text("kB of", timeout=SOON)
     page.locator("#models-cancel").click()
+    expect(notice).to_contain_text("stopped", timeout=SOON)  # though the hub stays silent
     hub.faults.hold_after = None
     hub.faults.go_on.set()
-    expect(notice).to_contain_text("stopped", timeout=SOON)
     expect(page.locator("#models-cancel")).to_be_hidden()
     pull(page, REPO)
     expect(table).to_contain_text("huggingface/org/name", timeout=SOON)
