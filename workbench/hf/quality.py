@@ -1,8 +1,8 @@
 """Does a fast form of a model still answer like the model? Asked once per model and machine.
 
-A fast path that answers nonsense is worse than a slow one (torchao's int8 path once ran six times
-faster, on garbage), so nothing is trusted unseen: the same text goes through the model as it was
-trained, in float32, and through the fast form (imports torch).
+A fast path that answers nonsense is worse than a slow one, so nothing is trusted unseen: the same
+text goes through the model as its files have it (in float32 up to two billion parameters) and
+through the fast form (imports torch).
 """
 
 from __future__ import annotations
