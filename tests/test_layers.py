@@ -30,7 +30,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "mailbox",
         },
     ),
-    ("routing", {"router", "receipts", "recovery", "rotation", "environment"}),
+    ("routing", {"router", "receipts", "recovery", "budget", "rotation", "environment"}),
     ("the one path", {"session", "engine"}),
     ("experiments", {"bench", "analysis"}),
     ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", "figures"}),

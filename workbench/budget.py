@@ -1,0 +1,88 @@
+"""What the rotation knows of memory: limits, what is held, what a model will need.
+
+Values and the protocol between the policy, which only reads them, and the book that measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+from workbench.providers.base import ResidentModel
+from workbench.router import Route
+
+DeviceBytes = Mapping[str, int]
+"""Bytes by device: ``host``, ``cuda:0``, ... A device that is missing has none."""
+
+HOST: Final = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model will hold at its peak: the load and the answers after it, cache included.
+
+    ``source`` is ``files`` (sizes and architecture) or ``loads`` (its own measured loads, of which
+    there were ``loads``). ``error_share`` is the mean relative error of its last predictions from
+    that source, None before there was one.
+    """
+
+    bytes: DeviceBytes
+    source: Literal["files", "loads"]
+    loads: int = 0
+    error_share: float | None = None
+
+
+class MemoryBook(Protocol):
+    """Who holds how much. All but :meth:`prepare` are cheap, never block and never raise.
+
+    The readings come from a thread of the monitor. It calls back (see
+    ``MemoryMonitor.on_change``) when the limits have changed, so that the policy can run again.
+    """
+
+    def limits(self) -> DeviceBytes:
+        """What all models together may hold now; a device that is missing has no limit.
+
+        The setting, or what was free at start less a reserve; lower while other programs take
+        memory, and back when they give it back.
+        """
+        ...
+
+    def held(self) -> Mapping[str, DeviceBytes]:
+        """Measured bytes by model id, of all models in memory or on their way.
+
+        Those that somebody else loaded into our Ollama server are among them. Of models that share
+        one runner the first has its bytes and the others have an empty mapping.
+        """
+        ...
+
+    def strangers(self) -> Mapping[str, Route]:
+        """Models in memory that the workbench did not load but may evict (a setting)."""
+        ...
+
+    async def prepare(self, route: Route, num_ctx: int | None = None) -> None:
+        """Read what the first prediction of a model needs; quick when it is known, never raises."""
+        ...
+
+    def predict(self, route: Route, num_ctx: int | None = None) -> Prediction:
+        """What the model will hold at its peak; no bytes where nothing is known of it.
+
+        That is so before :meth:`prepare`, and for models whose memory is another machine's.
+        """
+        ...
+
+    def loading(self, route: Route, num_ctx: int | None = None) -> None:
+        """A load begins: its processes are measured from now on, against the prediction."""
+        ...
+
+    def loaded(self, route: Route, resident: ResidentModel | None) -> None:
+        """It is in memory; None: the load failed, and nothing is learned from it."""
+        ...
+
+    def gone(self, model: str) -> None:
+        """It was unloaded or its process ended: what it held at its peak is learned."""
+        ...
+
+    def account(self, model: str) -> Mapping[str, Any]:
+        """What a row of ``model_events`` says of it: predicted and measured bytes, the error."""
+        ...
