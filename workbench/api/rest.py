@@ -5,82 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from workbench import wire
+from workbench.api.calls import Body, Compare, StreamMessage
 from workbench.api.security import require_owner
 from workbench.engine import Engine
 from workbench.errors import invalid
-from workbench.types import ChatRequest, Message, Options, Timeouts, TimingMode, new_id
+from workbench.types import ChatRequest, new_id
 
 router = APIRouter(prefix="/api/v1")
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class HistoryMessage(_Body):
-    """One earlier message."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-
-
-class Call(_Body):
-    """What every generating request has in common; only ``message`` is required."""
-
-    message: str
-    history: list[HistoryMessage] = Field(default_factory=list)
-    conversation_id: str | None = None
-    system: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-    timing_mode: TimingMode = TimingMode.CONCURRENT
-    fallback: str | None = None
-    timeouts: dict[str, float | None] = Field(default_factory=dict)
-
-    def request(self, model: str, correlation_id: str, **more: Any) -> ChatRequest:
-        """The engine's request for one model."""
-        messages = [Message(item.role, item.content) for item in self.history]
-        if self.system:
-            messages.insert(0, Message("system", self.system))
-        return ChatRequest(
-            model=model,
-            messages=(*messages, Message("user", self.message)),
-            options=Options.from_mapping(self.options),
-            timing_mode=self.timing_mode,
-            fallback=self.fallback,
-            timeouts=Timeouts.from_mapping(self.timeouts),
-            conversation_id=self.conversation_id or new_id("con"),
-            correlation_id=correlation_id,
-            source="api",
-            **more,
-        )
-
-
-class StreamMessage(Call):
-    """One model answers."""
-
-    model: str
-
-
-class Compare(Call):
-    """Several models answer the same message."""
-
-    models: list[str] = Field(min_length=1, max_length=16)
-
-
-class Encoded(_Body):
+class Encoded(Body):
     """Requests as :func:`workbench.wire.encode_request` writes them (our own client's form)."""
 
     requests: list[dict[str, Any]] = Field(min_length=1, max_length=64)
 
 
-class ModelName(_Body):
+class ModelName(Body):
     """A model id."""
 
     model: str
@@ -93,13 +40,13 @@ class Download(ModelName):
     gguf_file: str | None = None
 
 
-class Verify(_Body):
+class Verify(Body):
     """One model, or all."""
 
     model: str | None = None
 
 
-class Query(_Body):
+class Query(Body):
     """One statement that only reads."""
 
     sql: str
