@@ -12,7 +12,8 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
     OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
                stream broken (the connection or its framing), timeout
     general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, JOB_NOT_FOUND, QUEUE_FULL,
-               TIMEOUT, UNAUTHORIZED, FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL,
+               TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
+               UNAUTHORIZED, FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL,
                STORE_UNAVAILABLE, SERVER_UNREACHABLE, PORT_IN_USE, CANCELLED, INTERNAL
 """
 
@@ -50,6 +51,9 @@ class ErrorCode(StrEnum):
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
     QUEUE_FULL = "QUEUE_FULL"
     TIMEOUT = "TIMEOUT"
+    TOO_LARGE = "TOO_LARGE"
+    RATE_LIMITED = "RATE_LIMITED"
+    REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
     UNAUTHORIZED = "UNAUTHORIZED"
     FORBIDDEN_ORIGIN = "FORBIDDEN_ORIGIN"
     FORBIDDEN_PATH = "FORBIDDEN_PATH"
@@ -84,6 +88,9 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.JOB_NOT_FOUND: 404,
     ErrorCode.QUEUE_FULL: 503,
     ErrorCode.TIMEOUT: 504,
+    ErrorCode.TOO_LARGE: 413,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.REQUEST_TIMEOUT: 408,
     ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN_ORIGIN: 403,
     ErrorCode.FORBIDDEN_PATH: 403,

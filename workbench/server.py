@@ -15,18 +15,21 @@ from contextlib import asynccontextmanager, suppress
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.middleware.base import RequestResponseEndpoint
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from workbench import environment, logs
 from workbench.api import health, rest
-from workbench.api.security import PROBLEM, Guard, check_address
+from workbench.api.connections import guarded
+from workbench.api.edge import Edge
+from workbench.api.headers import SecurityHeaders
+from workbench.api.limits import Limits
+from workbench.api.problems import Problem
+from workbench.api.security import Guard, check_address
 from workbench.discovery import announce, server_file
 from workbench.engine import Engine, build
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.settings import Settings
 from workbench.store import Store
-from workbench.types import new_id
 
 _log = logs.get(__name__)
 
@@ -51,11 +54,13 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
     app.state.settings = settings
     app.state.engine = engine
     app.state.token = secrets.token_urlsafe(32)
-    app.middleware("http")(_correlate)
+    # The last one added is the first to see a request.
     app.add_middleware(Guard, settings=settings, token=app.state.token)
+    app.add_middleware(Limits, settings=settings)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Edge)
     app.add_exception_handler(WorkbenchError, _problem)
     app.add_exception_handler(RequestValidationError, _bad_request)
-    app.add_exception_handler(Exception, _defect)
     app.include_router(health.router)
     app.include_router(rest.router)
     if page:
@@ -68,43 +73,16 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
     return app
 
 
-async def _correlate(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    """Give each request an id, bind it to the log lines and return it."""
-    request.state.correlation_id = request.headers.get("x-correlation-id", "")[:64] or new_id("cor")
-    with logs.correlation(request.state.correlation_id):
-        response = await call_next(request)
-    response.headers["X-Correlation-ID"] = request.state.correlation_id
-    return response
-
-
-async def _problem(request: Request, error: Exception) -> JSONResponse:
+async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, WorkbenchError)
-    correlation_id = getattr(request.state, "correlation_id", None)
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    return JSONResponse(
-        error.to_dict(correlation_id), error.http_status, headers=headers, media_type=PROBLEM
-    )
+    return Problem(error, getattr(request.state, "correlation_id", None))
 
 
-async def _bad_request(request: Request, error: Exception) -> JSONResponse:
+async def _bad_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     return await _problem(request, invalid(f"{where or 'The body'}: {first['msg']}."))
-
-
-async def _defect(request: Request, error: Exception) -> JSONResponse:
-    """What nobody expected: the log has the traceback, the client a problem like any other."""
-    _log.error("request_failed", path=request.url.path, exc_info=error)
-    defect = WorkbenchError(
-        ErrorCode.INTERNAL,
-        f"{type(error).__name__} in the workbench.",
-        fix="This is a defect of ours; the server's log has the traceback.",
-        operation="http",
-    )
-    return await _problem(request, defect)
 
 
 class _Server(uvicorn.Server):
@@ -154,7 +132,15 @@ def serve(settings: Settings) -> None:
         )
         url = f"http://{host}:{settings.workbench_port}"
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="auto"
+            app,
+            http=guarded(settings),
+            h11_max_incomplete_event_size=settings.workbench_max_header_bytes,
+            ws_max_size=settings.workbench_max_body,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+            ws="auto",
         )
         try:
             with suppress(KeyboardInterrupt):  # Ctrl+C is how a server is stopped

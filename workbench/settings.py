@@ -81,6 +81,7 @@ def _fallbacks(value: object) -> object:
 
 Fallbacks = Annotated[dict[str, str], NoDecode, BeforeValidator(_fallbacks)]
 Size = Annotated[int | None, BeforeValidator(parse_size)]
+Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_size)]
 Reserve = Annotated[int, Field(ge=0), BeforeValidator(lambda value: parse_size(value) or 0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -123,6 +124,12 @@ class Settings(BaseSettings):
     # bounds and waits
     workbench_max_prompt_bytes: int = Field(262_144, ge=1)
     workbench_max_history: int = Field(400, ge=1)
+    workbench_max_body: Bytes = 8 * 2**20
+    workbench_max_header_bytes: int = Field(16_384, ge=1024, le=2**20)
+    workbench_body_timeout_s: Seconds = 30
+    workbench_max_requests: int = Field(256, ge=1, le=100_000)
+    workbench_client_connections: int = Field(256, ge=1, le=100_000)
+    workbench_rate_limit: float = Field(100, ge=0, le=1e6, allow_inf_nan=False)
     workbench_keep_alive_s: float = Field(300, ge=0, allow_inf_nan=False)
     workbench_queue_timeout_s: Seconds = 600
     workbench_first_token_timeout_s: Seconds = 300

@@ -1,8 +1,9 @@
 """Who may speak to the server.
 
 Without an API key the server listens on loopback only, and a page from elsewhere must not reach it
-through the user's browser: the Host header has to name this machine (against DNS rebinding) and
-the Origin header, which browsers send, has to name this server.
+through the user's browser: the Host header has to name this machine (against DNS rebinding), the
+Origin header, which browsers send, has to name this server, and what a foreign page embeds
+(``Sec-Fetch-Site``) is refused even where no Origin comes with it.
 """
 
 from __future__ import annotations
@@ -10,18 +11,33 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from workbench.api.problems import answer
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.settings import Settings
 
-PROBLEM = "application/problem+json"
+OPEN: Final = ("/health/live",)
+"""What needs no key: that the process answers is no secret."""
+
+_PAGE: Final = re.compile(
+    r"/gradio_api/(queue/(join|data)|heartbeat/\w+|startup-events|theme\.css|info|reset/?|cancel|"
+    r"app_id|token|user/?|login_check/?)"
+)
+"""Of gradio's own routes below /gradio_api, those that the page uses."""
+
+_UNUSED: Final = ("/gradio_api", "/monitoring", "/login", "/logout", "/custom_component", "/dev")
+"""Gradio's routes for files, uploads, proxies, direct calls and its own log-in: never served."""
+
+_ONCE: Final = ("host", "origin", "authorization", "content-length", "sec-fetch-site")
 
 
 def check_address(settings: Settings) -> None:
@@ -68,79 +84,101 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is addressed to this server by someone who may."""
         if scope["type"] in ("http", "websocket"):
-            headers = {
-                name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-            }
-            refusal = self._refusal(scope.get("path", ""), headers)
+            refusal = self._refusal(scope.get("path", ""), Headers(scope=scope))
             if refusal is not None:
-                await self._refuse(refusal, scope, receive, send)
+                await answer(refusal, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Mapping[str, str]) -> WorkbenchError | None:
-        host, origin = headers.get("host", ""), headers.get("origin")
-        # With a key the server may go by any name; without one, only by this machine's.
-        addressed = self._key is not None or self._ours(host)
-        if not addressed or (origin is not None and not self._same(urlsplit(origin).netloc, host)):
+    def _refusal(self, path: str, headers: Headers) -> WorkbenchError | None:
+        if any(len(headers.getlist(name)) > 1 for name in _ONCE):
+            return WorkbenchError(
+                ErrorCode.INVALID_REQUEST,
+                "A header that may stand once stands twice.",
+                fix=f"Send each of {', '.join(_ONCE)} once.",
+                operation="http",
+            )
+        if not self._addressed(headers):
             return WorkbenchError(
                 ErrorCode.FORBIDDEN_ORIGIN,
                 "The request names a host or origin that is not this server.",
                 fix="Open the page by its own address, or set WORKBENCH_API_KEY.",
                 operation="http",
             )
-        if self._key is None or path == "/health/live":
-            return None
-        if any(matches(given, (self._key, self._token)) for given in credentials(headers)):
-            return None
-        return WorkbenchError(
-            ErrorCode.UNAUTHORIZED,
-            "The request carries no valid key.",
-            fix="Send Authorization: Bearer <WORKBENCH_API_KEY>; in a browser, the key is the "
-            "password.",
-            operation="http",
-        )
+        if self._key is not None and path not in OPEN:
+            given = credentials(headers)
+            if not matches(given, (self._key, self._token)):
+                return WorkbenchError(
+                    ErrorCode.UNAUTHORIZED,
+                    "The request carries no valid key.",
+                    fix="Send Authorization: Bearer <WORKBENCH_API_KEY>; in a browser, the key is "
+                    "the password.",
+                    operation="http",
+                )
+        if _below(path, _UNUSED) and not _PAGE.fullmatch(path):
+            return WorkbenchError(
+                ErrorCode.FORBIDDEN_PATH,
+                "The page takes no uploads and gives out no files.",
+                fix="Programs use /api/v1 and /v1, see /api/docs.",
+                operation="http",
+            )
+        return None
 
-    def _same(self, origin: str, host: str) -> bool:
+    def _addressed(self, headers: Headers) -> bool:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        # With a key the server may go by any name; without one, only by this machine's.
+        if self._key is None and not self._ours(host):
+            return False
+        if origin is not None:
+            return self._same(_netloc(origin), host)
+        # A link may lead here; a picture, script or form of a foreign page may not.
+        foreign = headers.get("sec-fetch-site") == "cross-site"
+        return not foreign or headers.get("sec-fetch-mode") == "navigate"
+
+    def _same(self, origin: str | None, host: str) -> bool:
+        if origin is None:
+            return False
         return origin.lower() == host.lower() or (self._ours(origin) and self._ours(host))
 
     def _ours(self, netloc: str) -> bool:
-        name = (urlsplit(f"//{netloc}").hostname or "").lower()
-        return name == self._host or is_loopback(name)
-
-    @staticmethod
-    async def _refuse(error: WorkbenchError, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        headers = {}
-        if error.code is ErrorCode.UNAUTHORIZED:
-            headers["WWW-Authenticate"] = 'Basic realm="Workbench", charset="UTF-8"'
-        answer = JSONResponse(error.to_dict(), error.http_status, headers, media_type=PROBLEM)
-        await answer(scope, receive, send)
+        try:
+            name = (urlsplit(f"//{netloc}").hostname or "").lower()
+        except ValueError:  # [ without ]
+            return False
+        return "@" not in netloc and (name == self._host or is_loopback(name))
 
 
-def credentials(headers: Mapping[str, str]) -> list[str]:
+def _netloc(origin: str) -> str | None:
+    """Host and port of an origin that is one: nothing but scheme, host and port."""
+    match = re.fullmatch(r"https?://([^/?#@\\\s]+)", origin)
+    return match[1] if match else None
+
+
+def _below(path: str, prefixes: Sequence[str]) -> bool:
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in prefixes)
+
+
+def credentials(headers: Headers) -> list[bytes]:
     """Keys that a request offers: bearer token, basic password, ``X-API-Key``."""
-    found = [headers["x-api-key"]] if "x-api-key" in headers else []
+    found = [value.encode("latin-1") for value in headers.getlist("x-api-key")]
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        found.append(value.strip())
+        found.append(value.strip().encode("latin-1"))
     elif scheme.lower() == "basic":
         with suppress(ValueError):
-            found.append(base64.b64decode(value, validate=True).decode().partition(":")[2])
+            found.append(base64.b64decode(value, validate=True).partition(b":")[2])
     return found
 
 
-def matches(given: str, accepted: Sequence[str]) -> bool:
-    """Compare each in constant time."""
-    return any(hmac.compare_digest(given.encode(), key.encode()) for key in accepted)
+def matches(given: Sequence[bytes], accepted: Sequence[str]) -> bool:
+    """Whether any is one of these; the time it takes says nothing about which, or how nearly."""
+    right = [hmac.compare_digest(key, good.encode()) for key in given for good in accepted]
+    return any(right)
 
 
 def require_owner(request: Request) -> None:
     """Dependency of routes for the server's own user: the token of the server file."""
-    if not any(
-        matches(given, (request.app.state.token,)) for given in credentials(request.headers)
-    ):
+    if not matches(credentials(request.headers), (request.app.state.token,)):
         raise WorkbenchError(
             ErrorCode.UNAUTHORIZED,
             "This is for the server's own user.",

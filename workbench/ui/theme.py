@@ -23,14 +23,6 @@ _ACCENT = gr.themes.Color(
 )
 
 
-_POLICY = (
-    '<meta http-equiv="Content-Security-Policy" content="img-src \'self\' data: blob:; '
-    "media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-src 'none'; "
-    "object-src 'none'; form-action 'self'\">"
-)
-"""The browser's second lock behind our own: nothing on the page reaches another host."""
-
-
 def theme() -> gr.themes.Base:
     """Neutral surfaces, one accent, system fonts (nothing is fetched from another host)."""
     made = gr.themes.Base(
@@ -76,7 +68,7 @@ def mount_options() -> dict[str, Any]:
     return {
         "theme": theme(),
         # As a style element: gradio rewrites what it is given as css, and loses container queries.
-        "head": f"{_POLICY}<style>{(here / 'page.css').read_text(encoding='utf-8')}</style>",
+        "head": f"<style>{(here / 'page.css').read_text(encoding='utf-8')}</style>",
         "js": (here / "page.js").read_text(encoding="utf-8"),
         "footer_links": [],
         "run_history": False,

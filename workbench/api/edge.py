@@ -1,0 +1,68 @@
+"""The outermost layer: a correlation id for every request, and a problem for every defect."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workbench import logs
+from workbench.api.problems import answer
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.types import new_id
+
+_log = logs.get(__name__)
+_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,64}")
+
+
+class Edge:
+    """ASGI middleware around everything else.
+
+    The id comes from the request's ``X-Correlation-ID`` if that is one (64 letters, digits and a
+    few signs at most), else it is made here. It is in ``request.state``, in every log line below,
+    and in the answer. What nobody expected is logged and answered as any other error is.
+
+    Args:
+        app: what it surrounds.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its id."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-correlation-id", "")
+        correlation_id = given if _ID.fullmatch(given) else new_id("cor")
+        scope.setdefault("state", {})["correlation_id"] = correlation_id
+        started = False
+
+        async def stamped(message: Message) -> None:
+            nonlocal started
+            if message["type"] in ("http.response.start", "websocket.accept"):
+                started = True
+                MutableHeaders(scope=message)["X-Correlation-ID"] = correlation_id
+            await send(message)
+
+        client = scope.get("client")
+        with logs.correlation(correlation_id, client=client[0] if client else None):
+            try:
+                await self._app(scope, receive, stamped)
+            except Exception as error:
+                _log.error("request_failed", path=scope["path"], exc_info=error)
+                if not started:
+                    await answer(defect(error), scope, receive, stamped)
+
+
+def defect(error: Exception) -> WorkbenchError:
+    """What a client is told of an exception that nobody expected: no message of it, no path."""
+    return WorkbenchError(
+        ErrorCode.INTERNAL,
+        f"{type(error).__name__} in the workbench.",
+        fix="This is a defect of ours; the server's log has the traceback.",
+        operation="http",
+    )

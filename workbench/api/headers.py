@@ -1,0 +1,89 @@
+"""What every answer tells the browser: what it may load, run and show, and where it may send.
+
+The page's scripts run by a nonce, new with every answer: a script that a model's text smuggled in
+has none and does not run, even if it passed everything that cleans the text. Gradio compiles some
+of its own code at run time, which needs ``unsafe-eval``; styles are inline throughout.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+EXPLORERS: Final = ("/api/docs", "/graphql")
+"""Pages for developers that fetch their own scripts from public hosts."""
+
+_ALWAYS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+}
+_NOTHING: Final = "default-src 'none'; frame-ancestors 'none'"
+_PAGE: Final = (
+    "default-src 'self'; script-src 'self' 'unsafe-eval' 'nonce-{nonce}'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; frame-src 'none'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_EXPLORER: Final = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net "
+    "https://unpkg.com; style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net "
+    "https://unpkg.com; img-src 'self' data: https:; font-src 'self' data: https:; "
+    "connect-src 'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+_SCRIPT: Final = re.compile(rb"<script(?=[\s>])")
+
+
+class SecurityHeaders:
+    """ASGI middleware that adds them; HTML is held back until it is whole, to give it its nonce.
+
+    Args:
+        app: whose answers these are.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and complete its answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        explorer = scope["path"] in EXPLORERS
+        start: Message | None = None
+        page = bytearray()
+
+        async def complete(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _ALWAYS.items():
+                    headers[name] = value
+                html = headers.get("content-type", "").startswith("text/html")
+                if html and not explorer and scope["method"] != "HEAD":
+                    start = message
+                    return
+                headers["Content-Security-Policy"] = _EXPLORER if explorer else _NOTHING
+            elif message["type"] == "http.response.body" and start is not None:
+                page.extend(message.get("body", b""))
+                if message.get("more_body", False):
+                    return
+                nonce = secrets.token_urlsafe(16)
+                body = _SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), bytes(page))
+                headers = MutableHeaders(scope=start)
+                headers["Content-Security-Policy"] = _PAGE.format(nonce=nonce)
+                headers["Content-Length"] = str(len(body))
+                await send(start)
+                message = {"type": "http.response.body", "body": body}
+                start = None
+            await send(message)
+
+        await self._app(scope, receive, complete)
