@@ -92,14 +92,14 @@ def run_python(code: str) -> str:
     "code",
     [
         "import workbench",
-        "from workbench import Workbench",
+        "from workbench import Workbench, analysis",
         "import workbench.cli",
         "from workbench.cli import app; import typer.testing as t; t.CliRunner().invoke(app, [])",
     ],
 )
 def test_heavy_packages_are_imported_late(code: str) -> None:
     imported = {line.rsplit("|", 1)[-1].strip() for line in run_python(code).splitlines()}
-    heavy = {"torch", "transformers", "gradio", "duckdb", "pandas", "jupyterlab"}
+    heavy = {"torch", "transformers", "gradio", "duckdb", "pandas", "plotly", "scipy", "jupyterlab"}
     assert not heavy & imported
 
 

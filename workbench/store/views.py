@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from workbench.store.summaries import SUMMARIES
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -195,6 +197,7 @@ VIEWS: Final[tuple[str, ...]] = (
     _MODEL_LEADERBOARD,
     _MEMORY_BY_SESSION,
     _ERROR_RATES,
+    *SUMMARIES,
 )
 
 

@@ -1,0 +1,148 @@
+"""Intervals cover, tests keep their level, lines find what was put in."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from workbench.analysis import statistics
+from workbench.analysis.statistics import difference, holm, prompts_needed, ratio, robust_line
+from workbench.errors import WorkbenchError
+
+EXPERIMENTS = 500
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 499)
+
+
+@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.parametrize(("prompts", "repeats"), [(10, 3), (24, 1)])
+def test_the_same_model_twice_differs_in_five_of_a_hundred_comparisons(
+    prompts: int, repeats: int
+) -> None:
+    """Prompts differ far more than repeats do, as real ones; times are skewed."""
+    draw = np.random.default_rng(11)
+    by_interval = by_test = 0
+    for experiment in range(EXPERIMENTS):
+        of_prompt = draw.normal(0, 1, prompts)
+        pairs = {
+            i: [
+                (math.exp(of_prompt[i] + a), math.exp(of_prompt[i] + b))
+                for a, b in draw.normal(0, 0.3, (repeats, 2))
+            ]
+            for i in range(prompts)
+        }
+        found = ratio(pairs, seed=experiment)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.p is not None
+        by_interval += not found.low <= 1 <= found.high
+        by_test += found.p < 0.05
+    # Of 500 at 5 %, 99.9 % of all runs give 10 to 42; few values may make the interval too short.
+    assert 10 <= by_test <= 42
+    assert 10 <= by_interval <= 50
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_repeats_of_few_prompts_are_not_taken_for_many_prompts() -> None:
+    """A prompt that suits one model shows in all its repeats: unclustered they would shout."""
+    draw = np.random.default_rng(3)
+    wrong = 0
+    for experiment in range(200):
+        suits = draw.normal(0, 1, 8)
+        pairs = {
+            i: [(0.0, suits[i] + noise) for noise in draw.normal(0, 0.1, 20)] for i in range(8)
+        }
+        wrong += (difference(pairs, seed=experiment).p or 1.0) < 0.05
+    assert wrong <= 22
+
+
+def test_a_known_ratio_is_found_with_its_interval() -> None:
+    draw = np.random.default_rng(6)
+    pairs = {
+        i: [(base, base * 2 * noise)]
+        for i, (base, noise) in enumerate(
+            zip(draw.uniform(0.1, 5, 20), draw.lognormal(0, 0.05, 20), strict=True)
+        )
+    }
+    found = ratio(pairs)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 2 < found.high
+    assert found.value == pytest.approx(2, rel=0.05)
+    assert found.high / found.low < 1.1
+    assert (found.prompts, found.pairs) == (20, 20)
+    assert found.p is not None
+    assert found.p < 0.001
+    assert found.detectable is not None
+    assert 1 < found.detectable < 1.1
+
+
+def test_every_prompt_counts_the_same() -> None:
+    pairs = {"a": [(0.0, 1.0)] * 9, **{str(i): [(0.0, 0.0)] for i in range(9)}}
+    assert difference(pairs).value == pytest.approx(0.1)
+
+
+def test_below_six_prompts_nothing_is_claimed() -> None:
+    found = difference({i: [(0.0, 1.0 + i)] for i in range(5)})
+    assert (found.value, found.low, found.high, found.p) == (3.0, None, None, None)
+    assert difference({i: [(0.0, 1.0 + i)] for i in range(6)}).p == pytest.approx(2 / 64)
+
+
+def test_differences_that_are_all_equal_need_no_resampling() -> None:
+    nothing = difference({i: [(1.0, 1.0)] for i in range(8)})
+    assert (nothing.low, nothing.high, nothing.p) == (0.0, 0.0, 1.0)
+    same = difference({i: [(1.0, 2.0)] for i in range(8)})
+    assert (same.low, same.high) == (1.0, 1.0)
+    assert same.p == pytest.approx(2 / 2**8)
+
+
+def test_a_ratio_needs_values_above_zero() -> None:
+    with pytest.raises(WorkbenchError, match="above 0"):
+        ratio({1: [(0.0, 1.0)]})
+    with pytest.raises(WorkbenchError, match="no pairs"):
+        difference({})
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_the_detectable_effect_is_detected_four_times_in_five() -> None:
+    draw = np.random.default_rng(8)
+    effect = statistics.detectable(draw.normal(0, 1, 4_000)) * math.sqrt(4_000 / 20)
+    found = sum(
+        (difference({i: [(0.0, v)] for i, v in enumerate(draw.normal(effect, 1, 20))}).p or 1)
+        < 0.05
+        for _ in range(300)
+    )
+    assert 0.7 <= found / 300 <= 0.87
+
+
+def test_prompts_needed_is_the_inverse_of_the_detectable_effect() -> None:
+    values = np.random.default_rng(2).normal(0, 1, 40)
+    assert abs(prompts_needed(values, statistics.detectable(values)) - 40) <= 2
+    assert prompts_needed(values, 100.0) == statistics.MIN_PROMPTS
+
+
+def test_holm_adjusts_as_in_his_paper() -> None:
+    assert holm([0.01, None, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, None, 0.06, 0.06, 0.02], nan_ok=True
+    )
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_line_survives_points_far_off() -> None:
+    draw = np.random.default_rng(4)
+    x = draw.uniform(0, 1_000, 200)
+    y = 0.05 + 0.0004 * x + draw.normal(0, 0.005, 200)
+    y[:30] += 5.0
+    line = robust_line(x.tolist(), y.tolist())
+    assert line is not None
+    assert line.slope_low < 0.0004 < line.slope_high
+    assert line.slope == pytest.approx(0.0004, rel=0.1)
+    assert line.intercept == pytest.approx(0.05, abs=0.02)
+    assert robust_line([1.0] * 9, list(range(9))) is None
+    assert robust_line([1.0, 2.0], [1.0, 2.0]) is None

@@ -1,0 +1,135 @@
+"""How plots look: one theme for light and dark, units on the axes, labels rather than legends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# Of the two values that the page's CSS has for each name, the one that stands out from white and
+# from near black alike (at least 3:1); a test compares them with the CSS.
+PHASES: Final[Mapping[str, str]] = {
+    "retry": "#c53030",
+    "queued": "#71717a",
+    "loading": "#b7791f",
+    "dispatch": "#71717a",
+    "prompt": "#7c5cbf",
+    "thinking": "#2b8a9b",
+    "answering": "#6488ed",
+    "done": "#2f855a",
+}
+"""Phases by the words of the page."""
+
+PROVIDERS: Final[Mapping[str, str]] = {
+    "huggingface": "#a16a07",
+    "ollama": "#5b6b82",
+    "openai": "#0f766e",
+}
+OTHER: Final = "#71717a"
+WARNING: Final = "#c53030"
+INK: Final = "#85858f"
+"""Text and lines: a middle grey that reads on both backgrounds."""
+
+FAINT: Final = "rgba(138,138,148,.22)"
+DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash")
+MARKS: Final = ("circle", "square", "diamond", "triangle-up", "x")
+
+
+class Style(NamedTuple):
+    """How a model is drawn everywhere in a figure."""
+
+    colour: str
+    dash: str
+    mark: str
+
+
+def styles(models: Iterable[str]) -> dict[str, Style]:
+    """The provider's colour, and a dash and a mark that tell models of one provider apart."""
+    made: dict[str, Style] = {}
+    counts: dict[str, int] = {}
+    for model in sorted(set(models)):
+        provider = model.partition("/")[0]
+        n = counts[provider] = counts.get(provider, -1) + 1
+        colour = PROVIDERS.get(provider, OTHER)
+        made[model] = Style(colour, DASHES[n % len(DASHES)], MARKS[n % len(MARKS)])
+    return made
+
+
+def short(model: str) -> str:
+    """The provider and the last part of the name: enough to know it by."""
+    provider, _, name = str(model).partition("/")
+    last = name.rsplit("/", 1)[-1]
+    return f"{provider}/{last}" if len(last) <= 36 else f"{provider}/{last[:35]}…"
+
+
+def faded(colour: str, opacity: float) -> str:
+    """A colour as rgba."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def styled(figure: go.Figure, title: str, *, height: int) -> go.Figure:
+    """The common looks; the background is the page's own."""
+    figure.update_layout(
+        title={"text": title, "font": {"size": 13}, "x": 0, "xanchor": "left"},
+        height=height,
+        margin={"l": 10, "r": 16, "t": 42, "b": 40},
+        font={"size": 11, "color": INK},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        showlegend=False,
+    )
+    axis = {"gridcolor": FAINT, "zerolinecolor": FAINT, "linecolor": INK, "automargin": True}
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    return figure
+
+
+def empty(title: str, missing: str) -> go.Figure:
+    """A figure for no data: what would be here, and how it comes to be."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.add_annotation(
+        text=missing, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 12}
+    )
+    figure = styled(figure, title, height=160)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure
+
+
+def label_at_end(
+    figure: go.Figure, x: Any, y: Any, words: str, colour: str, *, inside: bool = False
+) -> None:
+    """The name of a line at its last point, in its colour; ``inside`` puts it left of the point."""
+    figure.add_annotation(
+        x=x,
+        y=y,
+        text=words,
+        showarrow=False,
+        xanchor="right" if inside else "left",
+        yanchor="bottom",
+        xshift=-4 if inside else 4,
+        font={"color": colour, "size": 11},
+    )
+
+
+def whiskers(
+    values: Sequence[float], lows: Sequence[float], highs: Sequence[float]
+) -> dict[str, Any]:
+    """Plotly's error bars for intervals; a missing bound draws none."""
+
+    def part(distance: float) -> float:
+        return distance if distance == distance else 0.0  # NaN is not itself
+
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [part(high - value) for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [part(value - low) for value, low in zip(values, lows, strict=True)],
+        "thickness": 1.5,
+        "width": 5,
+    }

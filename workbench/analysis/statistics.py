@@ -1,0 +1,243 @@
+"""Comparisons with intervals: paired by prompt and repeat, clustered by prompt.
+
+Answers to one prompt resemble each other, so it is prompts that are drawn from a population and
+prompts that are resampled: what is measured of a prompt is first averaged over its repeats, whose
+scatter thereby stays in the spread of the averages. Resampling whole clusters is the first
+strategy of Davison and Hinkley, *Bootstrap Methods and their Application* (1997), section 3.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from workbench.errors import invalid
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MIN_PROMPTS: Final = 6
+"""With five pairs even the most lopsided outcome has p = 2/32 in a sign test: nothing to say."""
+
+RESAMPLES: Final = 4_999
+LEVEL: Final = 0.95
+POWER: Final = 0.8
+MAX_FIT_POINTS: Final = 1_500
+"""Theil and Sen look at every pair of points: a million of them are enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A paired difference or ratio of b to a.
+
+    ``low`` and ``high`` bound the 95 % interval, ``p`` tests for no difference, and
+    ``detectable`` is the smallest effect (same scale as ``value``) that so many prompts would
+    have shown four times in five. These are None below :data:`MIN_PROMPTS` prompts.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+    detectable: float | None
+    prompts: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A robust line: y = intercept + slope * x, with the 95 % interval of the slope."""
+
+    intercept: float
+    slope: float
+    slope_low: float
+    slope_high: float
+    points: int
+
+
+def difference(
+    pairs: Mapping[Hashable, Sequence[tuple[float, float]]], *, seed: int = 0
+) -> Estimate:
+    """The mean of b - a, every prompt counting the same.
+
+    Args:
+        pairs: by prompt, the (a, b) of each repeat.
+        seed: of the resampling.
+    """
+    import numpy as np
+
+    means = np.array([np.mean([b - a for a, b in repeats]) for repeats in pairs.values()])
+    return _estimate(means, sum(map(len, pairs.values())), seed)
+
+
+def ratio(pairs: Mapping[Hashable, Sequence[tuple[float, float]]], *, seed: int = 0) -> Estimate:
+    """The geometric mean of b / a, every prompt counting the same.
+
+    Args:
+        pairs: by prompt, the (a, b) of each repeat; all above 0.
+        seed: of the resampling.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``, a value is not above 0.
+    """
+    import numpy as np
+
+    if any(a <= 0 or b <= 0 for repeats in pairs.values() for a, b in repeats):
+        raise invalid("A ratio needs values above 0.", fix="Ask for the difference.")
+    means = np.array([np.mean([np.log(b / a) for a, b in repeats]) for repeats in pairs.values()])
+    logs = _estimate(means, sum(map(len, pairs.values())), seed)
+
+    def back(value: float | None) -> float | None:
+        return None if value is None else float(np.exp(value))
+
+    return Estimate(
+        float(np.exp(logs.value)),
+        back(logs.low),
+        back(logs.high),
+        logs.p,
+        back(logs.detectable),
+        logs.prompts,
+        logs.pairs,
+    )
+
+
+def _estimate(means: NDArray[np.float64], pairs: int, seed: int) -> Estimate:
+    import numpy as np
+
+    if not len(means):
+        raise invalid("There are no pairs.", fix="Ask both models the same prompts.")
+    value = float(means.mean())
+    if len(means) < MIN_PROMPTS:
+        return Estimate(value, None, None, None, None, len(means), pairs)
+    if np.ptp(means) == 0:  # nothing to resample; a bootstrap would only warn
+        p = 1.0 if value == 0 else 2.0 ** (1 - len(means))
+        return Estimate(value, value, value, p, 0.0, len(means), pairs)
+    low, high = _interval(means, seed)
+    return Estimate(
+        value, low, high, _sign_flip_p(means, seed), detectable(means), len(means), pairs
+    )
+
+
+def _interval(means: NDArray[np.float64], seed: int) -> tuple[float, float]:
+    """The 95 % bootstrap interval of a mean, as wide as few values call for.
+
+    The plain percentile interval of n values is too narrow, by the factor sqrt((n - 1) / n) and by
+    taking the normal for Student's t; the level is raised to make up for both: the expanded
+    percentile interval of Hesterberg, *What Teachers Should Know About the Bootstrap* (The American
+    Statistician 69, 2015), section 5.3.
+    """
+    import numpy as np
+    from scipy import stats
+
+    n = len(means)
+    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    found = stats.bootstrap(
+        (means,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=1 - 2 * float(tail),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _sign_flip_p(means: NDArray[np.float64], seed: int) -> float:
+    """Two-sided p of a mean of zero: how often swapping the labels does as much.
+
+    Fisher's randomisation test for pairs (*The Design of Experiments*, 1935, section 21): exact if
+    both models are the same; enumerated where there are few prompts, else drawn.
+    """
+    import numpy as np
+    from scipy import stats
+
+    found = stats.permutation_test(
+        (means,),
+        lambda x, axis: np.mean(x, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(seed),
+    )
+    return min(float(found.pvalue), 1.0)
+
+
+def detectable(means: Sequence[float] | NDArray[np.float64]) -> float:
+    """The smallest true mean that so many values show at 5 % in 80 % of all experiments.
+
+    (t(0.975) + t(0.8)) * sd / sqrt(n): Bloom, *Minimum Detectable Effects* (Evaluation Review 19,
+    1995).
+    """
+    import numpy as np
+
+    n = len(means)
+    return float(_multiplier(n) * np.std(means, ddof=1) / np.sqrt(n))
+
+
+def prompts_needed(means: Sequence[float] | NDArray[np.float64], effect: float) -> int:
+    """How many prompts of this scatter show a true mean of ``effect``: the inverse of the above.
+
+    Args:
+        means: what was measured, one value a prompt.
+        effect: not 0.
+    """
+    import numpy as np
+
+    spread = float(np.std(means, ddof=1))
+    n = MIN_PROMPTS
+    while n < 1_000_000 and _multiplier(n) * spread / np.sqrt(n) > abs(effect):
+        n += max(1, n // 20)
+    return n
+
+
+def _multiplier(n: int) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) + stats.t.ppf(POWER, n - 1))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P values adjusted for being several, in the order given; None stays None and is not counted.
+
+    Holm, *A Simple Sequentially Rejective Multiple Test Procedure* (Scandinavian Journal of
+    Statistics 6, 1979).
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, position) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        adjusted[position] = highest
+    return adjusted
+
+
+def robust_line(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> Line | None:
+    """A line through points of which some may be far off.
+
+    Theil (1950) and Sen (*Estimates of the Regression Coefficient Based on Kendall's Tau*, JASA 63,
+    1968): the median of the slopes of all pairs, through the median of what is left, by
+    ``scipy.stats.theilslopes``. Of more than
+    :data:`MAX_FIT_POINTS` points a random part is taken.
+
+    Returns:
+        The line; None below :data:`MIN_PROMPTS` points or if all x are the same.
+    """
+    import numpy as np
+    from scipy import stats
+
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(xs) > MAX_FIT_POINTS:
+        chosen = np.random.default_rng(seed).choice(len(xs), MAX_FIT_POINTS, replace=False)
+        xs, ys = xs[chosen], ys[chosen]
+    if len(xs) < MIN_PROMPTS or np.ptp(xs) == 0:
+        return None
+    found = stats.theilslopes(ys, xs, alpha=LEVEL, method="joint")
+    return Line(
+        float(found.intercept),
+        float(found.slope),
+        float(found.low_slope),
+        float(found.high_slope),
+        len(xs),
+    )

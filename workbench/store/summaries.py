@@ -1,0 +1,111 @@
+"""Views that sum up ``latencies`` and ``model_events``; see :mod:`workbench.store.views`.
+
+:mod:`workbench.analysis` asks them, or builds the same statement with another condition.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from workbench.metrics import MIN_SAMPLES
+
+QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+DURATIONS: Final = ("ttft", "tpot", "e2e", "queue")
+"""Figures of ``latencies`` in seconds, without the unit."""
+
+ALONE: Final = "status = 'ok' AND fallback_from IS NULL AND NOT contended"
+"""Answers of the model itself that ended well and that nothing ran beside."""
+
+_PROMPT_FROM: Final = (
+    "CASE WHEN prompt_tokens < 16 THEN 0 ELSE power(4, floor(log2(prompt_tokens) / 2))::BIGINT END"
+)
+"""Classes of prompt length: below 16, 64, 256, 1,024, 4,096 tokens and so on."""
+
+
+def percentiles(condition: str) -> str:
+    """SQL for latency percentiles by model, form, timing mode and prompt length.
+
+    Args:
+        condition: which rows of ``latencies`` count.
+
+    A percentile is null where there are fewer samples than it needs (``metrics.MIN_SAMPLES``).
+    """
+    columns = ",\n    ".join(
+        f"CASE WHEN count({name}_s) >= {MIN_SAMPLES.get(q, 1)} "
+        f"THEN quantile_cont({name}_s, {q}) END AS {name}_{suffix}_s"
+        for name in DURATIONS
+        for suffix, q in QUANTILES.items()
+    )
+    return f"""
+SELECT
+    model, dtype, quantization, device, timing_mode,
+    {_PROMPT_FROM} AS prompt_tokens_from,
+    CASE WHEN prompt_tokens < 16 THEN 16 ELSE 4 * prompt_tokens_from END AS prompt_tokens_below,
+    count(*) AS sessions,
+    {columns}
+FROM latencies
+WHERE {condition}
+GROUP BY ALL
+"""  # noqa: S608
+
+
+_LATENCY_PERCENTILES: Final = f"""
+CREATE OR REPLACE VIEW latency_percentiles AS
+{percentiles(ALONE)}
+"""
+
+# Every session stores its own question under its id, also when it was asked before. A tag in square
+# brackets at the beginning (to defeat a prefix cache) is not part of what was asked.
+_SESSION_PROMPTS: Final = r"""
+CREATE OR REPLACE VIEW session_prompts AS
+SELECT
+    session_id,
+    content AS prompt,
+    regexp_replace(content, '^\s*\[[^\]]*\]\s*', '') AS prompt_untagged
+FROM messages
+WHERE role <> 'assistant' AND session_id IS NOT NULL
+"""
+
+# A runtime counts the tokens of its own tokenizer, so tokens/s of two models do not compare.
+_TOKEN_EFFICIENCY: Final = f"""
+CREATE OR REPLACE VIEW token_efficiency AS
+SELECT
+    model, dtype, quantization, device,
+    count(*) AS sessions,
+    sum(output_tokens)::BIGINT AS output_tokens,
+    sum(text_chars + reasoning_chars)::BIGINT AS output_chars,
+    sum(text_chars + reasoning_chars) / sum(output_tokens) AS chars_per_token,
+    median(decode_tps) AS decode_tps_p50,
+    median(chars_per_s) AS chars_per_s_p50
+FROM latencies
+WHERE {ALONE} AND output_tokens > 0 AND text_chars + reasoning_chars > 0
+GROUP BY model, dtype, quantization, device
+"""  # noqa: S608
+
+_LOAD_COSTS: Final = """
+CREATE OR REPLACE VIEW load_costs AS
+SELECT
+    model, provider,
+    count(*) FILTER (event = 'load' AND ok) AS loads,
+    count(*) FILTER (event = 'load' AND NOT ok) AS loads_failed,
+    count(*) FILTER (event = 'unload') AS unloads,
+    count(*) FILTER (event = 'evict') AS evictions,
+    count(*) FILTER (event = 'died') AS deaths,
+    count(*) FILTER (leak) AS leaks,
+    median(duration_s) FILTER (event = 'load' AND ok) AS load_p50_s,
+    max(duration_s) FILTER (event = 'load' AND ok) AS load_max_s,
+    median(duration_s) FILTER (event IN ('unload', 'evict')) AS release_p50_s,
+    max(after_bytes) FILTER (event = 'load' AND ok) AS loaded_max_bytes,
+    coalesce(sum(recovered_bytes), 0)::BIGINT AS recovered_bytes,
+    coalesce(sum(duration_s) FILTER (event IN ('load', 'unload', 'evict')), 0) AS spent_s
+FROM model_events
+WHERE model IS NOT NULL AND event IN ('load', 'unload', 'evict', 'died')
+GROUP BY model, provider
+"""
+
+SUMMARIES: Final[tuple[str, ...]] = (
+    _LATENCY_PERCENTILES,
+    _SESSION_PROMPTS,
+    _TOKEN_EFFICIENCY,
+    _LOAD_COSTS,
+)
