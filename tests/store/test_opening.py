@@ -52,6 +52,10 @@ def test_a_new_log_has_all_tables_and_views_and_is_private(path: Path) -> None:
             "model_leaderboard",
             "memory_by_session",
             "error_rates",
+            "latency_percentiles",
+            "session_prompts",
+            "token_efficiency",
+            "load_costs",
         }
         assert tables["schema_migrations"]["rows"] == migrations.LATEST
         assert tables["votes"]["rows"] == 0
