@@ -31,14 +31,25 @@ LAYERS: list[tuple[str, set[str]]] = [
         },
     ),
     ("routing", {"router", "receipts", "recovery", "budget", "rotation", "environment"}),
-    ("the one path", {"session", "engine"}),
+    ("the one path", {"session", "engine", "observer"}),
+    ("watching", {"observe"}),
     ("experiments", {"bench", "analysis"}),
     ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", "figures"}),
     ("composition", {"server", "cli"}),
 ]
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
 # A face may not touch a runtime; only the router and what is below it know providers.
-NO_PROVIDERS = {"ui", "api", "bench", "analysis", "client", "display", "terminal", "doctor"}
+NO_PROVIDERS = {
+    "observe",
+    "ui",
+    "api",
+    "bench",
+    "analysis",
+    "client",
+    "display",
+    "terminal",
+    "doctor",
+}
 
 
 def modules() -> list[Path]:

@@ -24,6 +24,7 @@ from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf.deletion import Deletion
 from workbench.jobs import Job
 from workbench.memory import MemoryMonitor
+from workbench.observer import Observer
 from workbench.providers.base import Provider
 from workbench.rotation import ModelRotationService, ResidencyChange
 from workbench.router import Listing, ModelRouter, Route
@@ -67,7 +68,9 @@ class Engine:
             unload_grace_s=settings.workbench_cancel_grace_s,
             on_change=self._log_change,
         )
-        self._parts = Parts(settings, self.rotation, self.monitor, store)
+        self.observers: list[Observer] = []
+        """Told of everything that ends; add to it before the first request."""
+        self._parts = Parts(settings, self.rotation, self.monitor, store, self._tell_end)
         self._live: dict[str, LiveSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         for provider in router.providers.values():
@@ -91,6 +94,7 @@ class Engine:
             route = await self.router.resolve(request.model)
         except WorkbenchError as error:
             self.store.log_error(error, model=request.model, correlation_id=request.correlation_id)
+            self._tell("request_refused", request, error)
             raise
         failed: ErrorEvent | None = None
         # Closed with this one, or the work would go on until the garbage collector comes by.
@@ -326,6 +330,21 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("stream_task_failed", session_id=session_id, exc_info=error)
 
+    def _tell_end(self, session: StreamSession, request: ChatRequest) -> None:
+        self._tell("session_ended", session, request)
+
+    def _tell(self, what: str, *about: Any) -> None:
+        """Tell the observers; one that fails must not fail a request."""
+        for observer in self.observers:
+            try:
+                getattr(observer, what)(*about)
+            except Exception:
+                _log.exception("observer_failed", observer=type(observer).__name__, about=what)
+
+    def _log_event(self, event: ModelEvent) -> None:
+        self.store.log_model_event(event)
+        self._tell("model_event", event)
+
     def _log_change(self, change: ResidencyChange) -> None:
         before, after, receipt = change.before, change.after, change.receipt
         event = ModelEvent(
@@ -350,13 +369,13 @@ class Engine:
                 host_before_bytes=receipt.host_before_bytes,
                 host_after_bytes=receipt.host_after_bytes,
             )
-        self.store.log_model_event(event)
+        self._log_event(event)
 
     def _log_death(self, provider: Provider, name: str, error: WorkbenchError) -> None:
         """A process that held a model ended by itself: an event, and its place is free."""
         route = Route(provider, name)
         self.rotation.forget(route.model)
-        self.store.log_model_event(
+        self._log_event(
             ModelEvent(
                 t_ns=time.monotonic_ns(),
                 model=route.model,

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
 from workbench import environment, logs
-from workbench.api import health, rest
+from workbench.api import health, metrics, rest
 from workbench.api.connections import guarded
 from workbench.api.edge import Edge
 from workbench.api.headers import SecurityHeaders
@@ -28,6 +28,9 @@ from workbench.api.security import Guard, check_address
 from workbench.discovery import announce, server_file
 from workbench.engine import Engine, build
 from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.observe.health import HealthMonitor
+from workbench.observe.lag import LagSampler
+from workbench.observe.prometheus import Metrics
 from workbench.settings import Settings
 from workbench.store import Store
 
@@ -42,26 +45,36 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
         engine: closed when the application shuts down.
         page: False leaves out the Gradio page (it takes seconds to import).
     """
+    measured = Metrics(engine)
+    lag = LagSampler(measured.lagged)
+    watched = HealthMonitor(engine, lag)
+    engine.observers.append(measured)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        lag.start()
         engine.prewarm()
         engine.store.set_environment(await asyncio.to_thread(environment.capture, settings))
         yield
+        watched.stop()
+        await lag.close()
         await engine.close()
 
     app = FastAPI(title="Workbench", lifespan=lifespan, docs_url="/api/docs", redoc_url=None)
     app.state.settings = settings
     app.state.engine = engine
+    app.state.health = watched
+    app.state.metrics = measured
     app.state.token = secrets.token_urlsafe(32)
     # The last one added is the first to see a request.
     app.add_middleware(Guard, settings=settings, token=app.state.token)
     app.add_middleware(Limits, settings=settings)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(Edge)
+    app.add_middleware(Edge, on_response=measured.responded)
     app.add_exception_handler(WorkbenchError, _problem)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     app.include_router(rest.router)
     if page:
         import gradio as gr
@@ -104,6 +117,7 @@ class _Server(uvicorn.Server):
         # done in here, since uvicorn hands the signal on when this returns.
         engine: Engine = self._app.state.engine
         _log.info("shutdown", running=len(engine.active_sessions))
+        self._app.state.health.stop()
         engine.cancel_all("shutdown")
         await super().shutdown(sockets)
         server_file(self._settings).unlink(missing_ok=True)

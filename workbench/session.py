@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +56,7 @@ class Parts:
     rotation: ModelRotationService
     monitor: MemoryMonitor
     store: Store
+    on_end: Callable[[StreamSession, ChatRequest], None] = lambda session, request: None
     generations: Generations = field(default_factory=Generations)
 
 
@@ -323,6 +325,7 @@ class LiveSession:
             ttft_s=session.metrics.get("ttft_s"),
             e2e_s=session.metrics.get("e2e_s"),
         )
+        self._parts.on_end(session, self.request)
         session_id = self.request.session_id
         if session.error is not None:
             self.mailbox.put(ErrorEvent(session_id, session.error, session, end))

@@ -130,6 +130,10 @@ class Settings(BaseSettings):
     workbench_max_requests: int = Field(256, ge=1, le=100_000)
     workbench_client_connections: int = Field(256, ge=1, le=100_000)
     workbench_rate_limit: float = Field(100, ge=0, le=1e6, allow_inf_nan=False)
+    workbench_health_timeout_s: Seconds = 2
+    workbench_low_memory: Reserve = 2**30
+    workbench_low_disk: Reserve = 2 * 2**30
+    workbench_lag_warning_ms: int = Field(250, ge=1, le=60_000)
     workbench_keep_alive_s: float = Field(300, ge=0, allow_inf_nan=False)
     workbench_queue_timeout_s: Seconds = 600
     workbench_first_token_timeout_s: Seconds = 300

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,10 +27,14 @@ class Edge:
 
     Args:
         app: what it surrounds.
+        on_response: told method and status of every answer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self, app: ASGIApp, on_response: Callable[[str, int], None] = lambda method, status: None
+    ) -> None:
         self._app = app
+        self._on_response = on_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its id."""
@@ -46,6 +51,8 @@ class Edge:
             if message["type"] in ("http.response.start", "websocket.accept"):
                 started = True
                 MutableHeaders(scope=message)["X-Correlation-ID"] = correlation_id
+            if message["type"] == "http.response.start":
+                self._on_response(scope["method"], message["status"])
             await send(message)
 
         client = scope.get("client")

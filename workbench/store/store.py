@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +62,8 @@ class Store:
         self._environment_id: str | None = None
         self._close_lock = threading.Lock()
         self._closed = False
+        self.on_commit: Callable[[int, float], None] = lambda items, seconds: None
+        """Told, in the writer's thread, how many items a transaction had and how long it took."""
         self._writer: Writer | None = None
         if max_queue is not None:
             self._inserter = Inserter(connection)
@@ -189,6 +192,11 @@ class Store:
         """Items that are not on disk yet."""
         return self._writer.depth if self._writer else 0
 
+    @property
+    def dropped(self) -> int:
+        """Items that could not be logged since the start: refused by a full queue or a table."""
+        return self._writer.dropped if self._writer else 0
+
     # -- reading -----------------------------------------------------------------------------------
 
     def query(
@@ -303,8 +311,10 @@ class Store:
         self.close()
 
     def _commit(self, items: Sequence[Item]) -> None:
+        started = time.monotonic()
         self._inserter.commit(items)
         protect_wal(self.path)
+        self.on_commit(len(items), time.monotonic() - started)
 
     def _explain(self, error: Exception) -> WorkbenchError:
         return failures.writing(error, self.path)

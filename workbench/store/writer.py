@@ -54,6 +54,8 @@ class Writer:
         self._changed = threading.Condition()
         self._submitted = 0
         self._settled = 0
+        self.dropped = 0
+        """Items that were refused or given up."""
         self._closing = False
         self._last_error: WorkbenchError | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -85,6 +87,7 @@ class Writer:
                 self._submitted += 1
                 self._changed.notify_all()
         if refusal is not None:
+            self.dropped += 1
             entry.future.set_exception(refusal)
         return entry.future
 
@@ -162,6 +165,7 @@ class Writer:
 
     def _settle(self, entries: Sequence[_Entry], error: WorkbenchError | None) -> None:
         with self._changed:
+            self.dropped += len(entries) if error is not None else 0
             for _ in entries:
                 self._entries.popleft()
         for entry in entries:
