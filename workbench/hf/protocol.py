@@ -78,13 +78,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Answer ``messages`` (role and content); ``options`` are those of ``types.Options``."""
+    """Answer ``messages`` (``types.Message``); ``options`` are those of ``types.Options``."""
 
     request_id: int
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any]
     seed: int
     threads: int
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,17 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """The model asks for a function; ``arguments`` is JSON text."""
+
+    request_id: int
+    call_id: str
+    name: str
+    arguments: str
+    t_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the reader of the answer must know."""
 
@@ -156,7 +168,18 @@ class Failed:
 
 
 Message = (
-    Fork | Forked | Exited | Load | Generate | Cancel | Loaded | Token | Warned | Finished | Failed
+    Fork
+    | Forked
+    | Exited
+    | Load
+    | Generate
+    | Cancel
+    | Loaded
+    | Token
+    | Called
+    | Warned
+    | Finished
+    | Failed
 )
 _TYPES: Final[dict[str, type[Message]]] = {
     cls.__name__: cls
@@ -169,6 +192,7 @@ _TYPES: Final[dict[str, type[Message]]] = {
         Cancel,
         Loaded,
         Token,
+        Called,
         Warned,
         Finished,
         Failed,
