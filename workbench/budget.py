@@ -22,12 +22,14 @@ HOST: Final = "host"
 class Prediction:
     """What a model will hold at its peak: the load and the answers after it, cache included.
 
-    ``source`` is ``files`` (sizes and architecture) or ``loads`` (its own measured loads, of which
-    there were ``loads``). ``error_share`` is the mean relative error of its last predictions from
-    that source, None before there was one.
+    ``answering`` is the most that it will hold once it is loaded. Loading takes more, up to twice
+    as much. ``source`` is ``files`` (sizes and architecture) or ``loads`` (its own measured loads,
+    of which there were ``loads``). ``error_share`` is the mean relative error of its last
+    predictions from that source, None before there was one.
     """
 
     bytes: DeviceBytes
+    answering: DeviceBytes
     source: Literal["files", "loads"]
     loads: int = 0
     error_share: float | None = None
@@ -36,8 +38,8 @@ class Prediction:
 class MemoryBook(Protocol):
     """Who holds how much. All but :meth:`prepare` are cheap, never block and never raise.
 
-    The readings come from a thread of the monitor. It calls back (see
-    ``MemoryMonitor.on_change``) when the limits have changed, so that the policy can run again.
+    The readings come from a thread. On the event loop it calls ``memory_changed`` of the rotation
+    when limits have changed or are below what is held, so that the policy can run again.
     """
 
     def limits(self) -> DeviceBytes:
@@ -56,6 +58,10 @@ class MemoryBook(Protocol):
         """
         ...
 
+    def shared(self, model: str) -> frozenset[str]:
+        """The models in the same runner, itself among them: to evict one is to evict all."""
+        ...
+
     def strangers(self) -> Mapping[str, Route]:
         """Models in memory that the workbench did not load but may evict (a setting)."""
         ...
@@ -72,7 +78,7 @@ class MemoryBook(Protocol):
         ...
 
     def loading(self, route: Route, num_ctx: int | None = None) -> None:
-        """A load begins: its processes are measured from now on, against the prediction."""
+        """A load begins, on the event loop: what it takes is compared with the prediction."""
         ...
 
     def loaded(self, route: Route, resident: ResidentModel | None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import json
 import random
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -24,6 +23,7 @@ from workbench.disk import ModelDisk
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf.deletion import Deletion
 from workbench.jobs import Job
+from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.observer import Observer
 from workbench.providers.base import Provider
@@ -35,7 +35,6 @@ from workbench.store import ModelEvent, Store
 from workbench.types import (
     ChatRequest,
     ErrorEvent,
-    Message,
     ModelInfo,
     Stamps,
     Status,
@@ -45,6 +44,7 @@ from workbench.types import (
     WarningEvent,
     new_id,
 )
+from workbench.upkeep import Upkeep, past_loads
 
 _log = logs.get(__name__)
 
@@ -64,6 +64,14 @@ class Engine:
         self.store = store
         self.disk = ModelDisk(settings, store)
         self.monitor = MemoryMonitor(settings.workbench_memory_interval_ms)
+        self.upkeep = Upkeep(store, router.providers)
+        self.book = Ledger(
+            settings,
+            router.providers,
+            past=partial(past_loads, store),
+            busy=lambda: bool(self._live),
+            on_alert=self.upkeep.alerted,
+        )
         self.rotation = ModelRotationService(
             max_resident=settings.hf_max_cached_models,
             max_queue=settings.workbench_max_queue,
@@ -269,6 +277,7 @@ class Engine:
         for provider in self.router.providers.values():
             await provider.close()
         self.monitor.close()
+        await asyncio.to_thread(self.book.close)
         await asyncio.to_thread(self.disk.close)
         await asyncio.to_thread(self.store.close)
 
@@ -276,7 +285,7 @@ class Engine:
 
     def _validate(self, request: ChatRequest) -> None:
         messages = request.messages
-        if not messages or not (messages[-1].content.strip() or messages[-1].role == "tool"):
+        if not messages or not messages[-1].content.strip():
             raise invalid("The prompt is empty.", fix="Type a message.")
         if messages[-1].role not in ("user", "tool"):
             raise invalid(
@@ -285,8 +294,7 @@ class Engine:
             )
         limit = self.settings.workbench_max_prompt_bytes
         try:
-            size = sum(_size(message) for message in messages)
-            size += len(json.dumps(request.tools, ensure_ascii=False).encode())
+            size = sum(len(message.content.encode()) for message in messages)
         except UnicodeEncodeError:
             raise invalid(
                 "The prompt holds half of a surrogate pair, which is no text.",
@@ -360,7 +368,7 @@ class Engine:
             before_bytes=before.pss_bytes + before.gpu_bytes if before else None,
             after_bytes=after.pss_bytes + after.gpu_bytes if after else 0,
             duration_s=change.duration_s,
-            details=change.details,
+            details={**change.details, **self.book.account(change.route.model)},
         )
         if receipt is not None:
             event = replace(
@@ -390,12 +398,6 @@ class Engine:
                 details=error.details,
             )
         )
-
-
-def _size(message: Message) -> int:
-    """Bytes of text that a model reads of a message."""
-    calls = "".join(call.name + call.arguments for call in message.tool_calls)
-    return len((message.content + calls).encode())
 
 
 def _warning(failed: ErrorEvent, code: str, message: str) -> WarningEvent:

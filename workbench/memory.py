@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
-from workbench import logs
+from workbench import logs, procfs
 
 _log = logs.get(__name__)
 
@@ -65,9 +66,10 @@ class ProcessTrees:
         return [process.pid for process in self._processes if _runs(process)]
 
     def read(self) -> MemoryReading | None:
-        """What those that still run hold; None when there are none, or none may be looked at.
+        """What those that still run hold; None when there are none.
 
-        Where the system has no PSS (it is Linux's), RSS stands in for it.
+        Where the system does not tell PSS (it is Linux's, and of one's own processes), RSS stands
+        in for it.
         """
         pss = rss = private = 0
         seen: list[int] = []
@@ -76,7 +78,15 @@ class ProcessTrees:
                 continue
             try:
                 full = process.memory_full_info()
-            except psutil.Error:
+            except psutil.NoSuchProcess:
+                continue
+            except psutil.AccessDenied:
+                # Another user's, as Ollama's usually are: RSS is public, what it shares is not.
+                if (public := procfs.status(process.pid)) is not None:
+                    seen.append(process.pid)
+                    pss += public.rss_bytes
+                    rss += public.rss_bytes
+                    private += public.rss_bytes
                 continue
             seen.append(process.pid)
             pss += getattr(full, "pss", full.rss)
@@ -139,16 +149,83 @@ def _nvml() -> Any | None:
 
 def gpu_bytes(pids: Sequence[int]) -> int:
     """Bytes that these processes hold on all GPUs together (0 without NVIDIA's driver)."""
+    wanted = set(pids)
+    return sum(size for (_, pid), size in gpu_processes().items() if pid in wanted)
+
+
+def gpu_processes() -> dict[tuple[str, int], int]:
+    """Bytes by GPU (``cuda:0``, ...) and process id; empty without NVIDIA's driver.
+
+    The driver's order of GPUs is CUDA's where ``CUDA_DEVICE_ORDER=PCI_BUS_ID`` is set or all are
+    of one kind.
+    """
     nvml = _nvml()
     if nvml is None:
-        return 0
-    wanted, total = set(pids), 0
+        return {}
+    held: dict[tuple[str, int], int] = {}
     for index in range(nvml.nvmlDeviceGetCount()):
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if process.pid in wanted:
-                total += process.usedGpuMemory or 0
-    return total
+            held[f"cuda:{index}", process.pid] = process.usedGpuMemory or 0
+    return held
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """One device's memory, bytes; ``available_bytes`` could be used without swapping."""
+
+    available_bytes: int
+    total_bytes: int
+
+    @property
+    def used_bytes(self) -> int:
+        """All that is not available."""
+        return self.total_bytes - self.available_bytes
+
+
+def devices() -> dict[str, DeviceMemory]:
+    """The host and each GPU, by the names ``host``, ``cuda:0``, ...
+
+    A control group's limit, as a container has it, counts as the host's where it is lower.
+    """
+    host = psutil.virtual_memory()
+    total, available = int(host.total), int(host.available)
+    if (group := _control_group()) is not None and group.total_bytes < total:
+        total, available = group.total_bytes, min(available, group.available_bytes)
+    found = {"host": DeviceMemory(available, total)}
+    nvml = _nvml()
+    for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
+        assert nvml is not None
+        memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+        found[f"cuda:{index}"] = DeviceMemory(int(memory.free), int(memory.total))
+    return found
+
+
+_CONTROL_GROUPS: Final = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+"""Where the second and the first version keep them; files not used lately can be dropped."""
+
+
+def _control_group() -> DeviceMemory | None:
+    for folder, most, used, droppable in _CONTROL_GROUPS:
+        try:
+            total = int((folder / most).read_text())
+            current = int((folder / used).read_text())
+            entries = dict(
+                line.split() for line in (folder / "memory.stat").read_text().splitlines()
+            )
+        except (OSError, ValueError):  # there is none, or it says "max"
+            continue
+        taken = max(current - int(entries.get(droppable, 0)), 0)
+        return DeviceMemory(max(total - taken, 0), total)
+    return None
 
 
 class Watch:

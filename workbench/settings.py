@@ -9,10 +9,17 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import psutil
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workbench.errors import ErrorCode, WorkbenchError
@@ -83,6 +90,12 @@ Fallbacks = Annotated[dict[str, str], NoDecode, BeforeValidator(_fallbacks)]
 Size = Annotated[int | None, BeforeValidator(parse_size)]
 Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_size)]
 Reserve = Annotated[int, Field(ge=0), BeforeValidator(lambda value: parse_size(value) or 0)]
+OptionalReserve = Annotated[
+    int | None,
+    Field(ge=0),
+    BeforeValidator(lambda v: None if v is None or v == "" else parse_size(v) or 0),
+]
+Share = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -116,6 +129,13 @@ class Settings(BaseSettings):
     workbench_port: int = Field(7860, ge=1, le=65_535)
     workbench_api_key: str | None = None
     workbench_memory_budget: Size = None
+    workbench_gpu_memory_budget: Size = None
+    workbench_memory_reserve: OptionalReserve = None
+    workbench_memory_high: Share = 0.9
+    workbench_memory_critical: Share = 0.95
+    workbench_memory_band: Annotated[float, Field(ge=0, le=0.5)] = 0.03
+    workbench_memory_watch_s: Seconds = 1.0
+    workbench_evict_others: bool = False
     workbench_max_queue: int = Field(64, ge=1, le=100_000)
     workbench_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     workbench_offline: bool = False
@@ -162,6 +182,15 @@ class Settings(BaseSettings):
         folded = value.strip().lower()
         return {"1": "true", "yes": "true", "0": "false", "no": "false"}.get(folded, folded)
 
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> Self:
+        if self.workbench_memory_high > self.workbench_memory_critical:
+            raise ValueError(
+                "WORKBENCH_MEMORY_HIGH is above WORKBENCH_MEMORY_CRITICAL; give shares of memory "
+                "in rising order, for example 0.9 and 0.95"
+            )
+        return self
+
     @field_validator("workbench_api_key", mode="before")
     @classmethod
     def _no_empty_key(cls, value: object) -> object:
@@ -199,8 +228,12 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in item['loc']).upper()}={item['input']!r}: "
-            f"{item['msg'].removeprefix('Value error, ')}"
+            (
+                f"{'.'.join(map(str, item['loc'])).upper()}={item['input']!r}: "
+                if item["loc"]
+                else ""
+            )
+            + item["msg"].removeprefix("Value error, ")
             for item in error.errors()
         ]
         seed = all(problem.startswith("HF_") for problem in problems)

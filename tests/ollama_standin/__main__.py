@@ -34,7 +34,6 @@ def _arguments() -> argparse.Namespace:
         metavar="NAME/KEY=INT",
         help="a parameter of one model, for example smollm2:135m/num_thread=1",
     )
-    parser.add_argument("--tools", default="", help="those of the names that can call functions")
     parser.add_argument("--store", type=Path, help="folder for blobs (default: a temporary one)")
     parser.add_argument("--threads", type=int, default=1, help="threads per runner")
     parser.add_argument("--max-queue", type=int, default=512)
@@ -86,8 +85,7 @@ def main() -> None:
         parameters.setdefault(name, {})[key] = int(value)
     library = Library(store)
     for name in arguments.models.split(","):
-        tools = name in arguments.tools.split(",")
-        library.add(name, arguments.gguf, tools=tools, **parameters.get(name, {}))
+        library.add(name, arguments.gguf, **parameters.get(name, {}))
 
     faults = Faults(
         html=arguments.html,

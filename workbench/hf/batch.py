@@ -19,7 +19,7 @@ import torch
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.answer import Answer, Send, generation_error
-from workbench.hf.loading import LoadedModel, is_out_of_memory
+from workbench.hf.loading import LoadedModel, give_back_memory, is_out_of_memory
 from workbench.hf.protocol import Failed, Generate
 from workbench.hf.sampling import choose
 from workbench.hf.slots import PlainRunner, SlotRunner
@@ -94,6 +94,13 @@ class Batch:
             self._send(Failed(request.request_id, failed.to_dict()))
         else:
             self._waiting.append(answer)
+
+    def trim(self) -> None:
+        """Let go of the cache and of freed memory that is kept, if nobody is being answered."""
+        if not self.idle:
+            return
+        self._runner.release()
+        give_back_memory()
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -192,7 +199,7 @@ class Batch:
             return
         cache = self._runner.cache
         if cache.slots * cache.tokens * self._loaded.cache_bytes_per_token > _KEEP_BYTES:
-            cache.release()
+            self._runner.release()
 
     # -- passes ----------------------------------------------------------------------------------
 

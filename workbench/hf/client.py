@@ -12,7 +12,6 @@ from typing import Any, Final, Protocol
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.protocol import (
-    Called,
     Cancel,
     Decoder,
     Failed,
@@ -23,12 +22,13 @@ from workbench.hf.protocol import (
     Message,
     ProtocolError,
     Token,
+    Trim,
     Warned,
     encode,
 )
 from workbench.hf.spawner import Ended, OutputFile, Zygote
 
-GenerationMessage = Token | Called | Warned | Finished
+GenerationMessage = Token | Warned | Finished
 
 
 class CancelSignal(Protocol):
@@ -116,13 +116,12 @@ class WorkerClient:
 
     async def generate(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Mapping[str, str]],
         options: Mapping[str, Any],
         *,
         seed: int,
         threads: int,
         cancel: CancelSignal,
-        tools: Sequence[Mapping[str, Any]] = (),
     ) -> AsyncGenerator[GenerationMessage, None]:
         """Stream one answer; the last item is its ``Finished``.
 
@@ -130,12 +129,11 @@ class WorkerClient:
         and waits until the worker has let go of it.
 
         Args:
-            messages: fields of ``types.Message``.
+            messages: role and content of each.
             options: fields of ``types.Options``.
             seed: for sampling.
             threads: compute threads for this request.
             cancel: ends the generation within a token; its ``Finished`` still comes.
-            tools: functions that the model may ask for, in the OpenAI form.
 
         Raises:
             WorkbenchError: the worker's own error, or ``HF_PIPELINE_ERROR`` if it died.
@@ -148,14 +146,7 @@ class WorkerClient:
         watcher = asyncio.create_task(self._cancel_when(cancel, number))
         try:
             await self._send(
-                Generate(
-                    number,
-                    [dict(message) for message in messages],
-                    dict(options),
-                    seed,
-                    threads,
-                    [dict(tool) for tool in tools],
-                )
+                Generate(number, [dict(m) for m in messages], dict(options), seed, threads)
             )
             while not over:
                 item = await inbox.get()
@@ -207,6 +198,11 @@ class WorkerClient:
             else:
                 await asyncio.wait([until], timeout=left)
 
+    async def trim(self) -> None:
+        """Ask it to give back what it holds without need; it does so when it is idle."""
+        with contextlib.suppress(WorkbenchError):  # one that has died holds nothing
+            await self._send(Trim())
+
     async def close(self) -> None:
         """End the process and wait until it is gone and its memory free. May be called twice."""
         self._closing = True
@@ -247,7 +243,7 @@ class WorkerClient:
         self._die(self._death_error(await self._exit_status()))
 
     def _dispatch(self, message: Message) -> None:
-        if isinstance(message, (Token, Called, Warned, Finished)):
+        if isinstance(message, (Token, Warned, Finished)):
             inbox = self._requests.get(message.request_id)
             if inbox is not None:
                 inbox.put_nowait(message)

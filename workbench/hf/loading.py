@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import converted, quality, weights
+from workbench.hf.footprint import FLOAT32_UP_TO_PARAMETERS
 from workbench.hf.headers import read_gguf
 from workbench.hf.options import LoadOptions
 from workbench.hf.protocol import Load, Loaded
@@ -35,11 +36,6 @@ from workbench.hf.slots import (
     supports_slots,
 )
 from workbench.hf.text import ThinkFilter
-
-# A GGUF whose weights cannot stay packed is unpacked. float32 holds the unpacked values exactly;
-# above this many parameters (8 GB of float32) memory matters more than the last bits. Decided by
-# the model alone, so that two machines do not silently compare different arithmetic.
-FLOAT32_UP_TO_PARAMETERS: Final = 2_000_000_000
 
 
 @dataclass(slots=True)
@@ -111,7 +107,7 @@ def load(wanted: Load) -> LoadedModel:
         raise load_error(error, wanted, device) from error
     model = fitted.model
     eos_ids = _end_ids(model, tokenizer)
-    _give_back_memory()
+    give_back_memory()
     packed = _is_packed(model)
     dtype = _FORM_DTYPES.get(fitted.form)
     details: dict[str, Any] = {
@@ -503,8 +499,10 @@ def _dtype_name(model: Any) -> str:
     return str(model.dtype).removeprefix("torch.")
 
 
-def _give_back_memory() -> None:
-    """Return what loading used up and freed again, so that the measured memory is the model's."""
+def give_back_memory() -> None:
+    """Return what was used and freed again, so that the measured memory is the model's."""
     gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

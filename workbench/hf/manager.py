@@ -11,6 +11,7 @@ import datetime as dt
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -19,13 +20,15 @@ import tenacity
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import converted, files
+from workbench.hf import converted, files, footprint
 from workbench.hf.client import WorkerClient
 from workbench.hf.files import ModelFile
 from workbench.hf.options import LoadOptions, split_name
 from workbench.hf.protocol import Load
 from workbench.hf.spawner import Lease, waiting
 from workbench.hf.verdicts import Verdicts
+from workbench.memory import devices
+from workbench.providers.base import Footprint
 from workbench.settings import Settings
 from workbench.types import ModelInfo, ProviderWarning
 
@@ -100,6 +103,8 @@ class HuggingFaceModelManager:
         self._workers: dict[str, LoadedWorker] = {}
         self._loading: dict[str, asyncio.Task[LoadedWorker]] = {}
         self._metadata: dict[str, ModelMetadata] = {}
+        self._starting: dict[str, int] = {}
+        """Process ids of the workers that load."""
         self._closing: set[asyncio.Task[None]] = set()
         self.on_death: Callable[[str, WorkbenchError], None] | None = None
 
@@ -152,6 +157,39 @@ class HuggingFaceModelManager:
     def names(self) -> list[str]:
         """Names of the models in memory or on their way, load options included."""
         return [*(name for name in self._workers if self.get(name)), *self._loading]
+
+    def pid(self, name: str) -> int | None:
+        """The process that holds the model, or is about to."""
+        worker = self.get(name)
+        return worker.client.pid if worker is not None else self._starting.get(name)
+
+    async def footprint(self, name: str, num_ctx: int | None = None) -> Footprint | None:
+        """What the model will hold at its peak, from its files; None if they do not say."""
+        try:
+            options = self.load_options(name)
+            model = await self.resolve(name)
+        except WorkbenchError:
+            return None  # the load will say what is wrong
+        return await asyncio.to_thread(self._footprint, model, options, num_ctx)
+
+    def _footprint(
+        self, model: ModelFile, options: LoadOptions, num_ctx: int | None
+    ) -> Footprint | None:
+        form = "packed" if options.quantization == "none" else options.quantization
+        return footprint.footprint(
+            model,
+            options,
+            device=_device(self._settings.hf_enable_gpu, options.device),
+            known_verdict=Verdicts(self.root).get(model.info.digest, form),
+            num_ctx=num_ctx,
+            cache_bytes=self._cache_bytes(),
+            copy_there=footprint.copy_is_there(self.root, model, options),
+        )
+
+    async def trim(self) -> None:
+        """Have idle workers give back what they hold without need."""
+        idle = [worker.client for worker in self._workers.values() if not worker.client.busy]
+        await asyncio.gather(*(client.trim() for client in idle if client.alive))
 
     def is_loading(self, name: str) -> bool:
         """Whether a load of the model is under way."""
@@ -300,9 +338,10 @@ class HuggingFaceModelManager:
             adapter=str(model.adapter.resolve()) if model.adapter is not None else None,
             verdict=await asyncio.to_thread(verdicts.get, model.info.digest, form),
             max_batch=self._settings.hf_max_batch,
-            cache_bytes=self._settings.hf_kv_cache_budget or _default_cache_bytes(),
+            cache_bytes=self._cache_bytes(),
             converted=await asyncio.to_thread(self._copy_of, model, options),
         )
+        self._starting[name] = client.pid
         try:
             loaded = await asyncio.wait_for(client.load(wanted), limit_s)
         except BaseException as error:
@@ -321,6 +360,8 @@ class HuggingFaceModelManager:
                     details={"timeout_s": limit_s},
                 ) from None
             raise
+        finally:
+            del self._starting[name]
         verdict = loaded.details.get("quality")
         if verdict is not None and verdict != wanted.verdict:
             await asyncio.to_thread(verdicts.put, model.info.digest, verdict)
@@ -340,6 +381,16 @@ class HuggingFaceModelManager:
             with contextlib.suppress(OSError):  # then the worker cannot write there, and says so
                 folder.parent.mkdir(mode=0o700, exist_ok=True)
         return str(folder.resolve())
+
+    def _cache_bytes(self) -> int:
+        """The most that a model's keys and values may take.
+
+        As set; else a quarter of what is free or, if that is less, of the budget.
+        """
+        if self._settings.hf_kv_cache_budget:
+            return self._settings.hf_kv_cache_budget
+        free = int(psutil.virtual_memory().available)
+        return min(free, self._settings.workbench_memory_budget or free) // 4
 
     async def _start_worker(self) -> WorkerClient:
         # A thread: starting the zygote is quick, but ending a dead one may take a moment.
@@ -390,9 +441,19 @@ def pss_bytes(pid: int) -> int | None:
         return None
 
 
-def _default_cache_bytes() -> int:
-    """A quarter of the memory that is free now."""
-    return int(psutil.virtual_memory().available // 4)
+def _device(gpu: str, wanted: str) -> str:
+    """Where the loader will put a model: as asked, else the GPU with the most free memory."""
+    gpus = {name: memory for name, memory in devices().items() if name != "host"}
+    if wanted == "cpu" or (gpu == "false" and wanted == "auto") or not gpus or not _cuda_build():
+        return "cpu"
+    if wanted in gpus:
+        return wanted
+    return max(gpus, key=lambda name: gpus[name].available_bytes)
+
+
+def _cuda_build() -> bool:
+    """Whether torch can use a GPU at all, without importing it."""
+    return "+cpu" not in metadata.version("torch")
 
 
 def _is_transient(error: BaseException) -> bool:

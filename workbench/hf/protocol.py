@@ -78,14 +78,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Answer ``messages`` (``types.Message``); ``options`` are those of ``types.Options``."""
+    """Answer ``messages`` (role and content); ``options`` are those of ``types.Options``."""
 
     request_id: int
-    messages: list[dict[str, Any]]
+    messages: list[dict[str, str]]
     options: dict[str, Any]
     seed: int
     threads: int
-    tools: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,11 @@ class Cancel:
     """End a generation at the next opportunity; it still sends its ``Finished``."""
 
     request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Give back memory that is held without need, unless requests are being answered."""
 
 
 # -- worker to server ------------------------------------------------------------------------------
@@ -123,17 +127,6 @@ class Token:
     n_tokens: int = 1
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     channel: Channel = "content"
-
-
-@dataclass(frozen=True, slots=True)
-class Called:
-    """The model asks for a function; ``arguments`` is JSON text."""
-
-    request_id: int
-    call_id: str
-    name: str
-    arguments: str
-    t_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +167,9 @@ Message = (
     | Load
     | Generate
     | Cancel
+    | Trim
     | Loaded
     | Token
-    | Called
     | Warned
     | Finished
     | Failed
@@ -190,9 +183,9 @@ _TYPES: Final[dict[str, type[Message]]] = {
         Load,
         Generate,
         Cancel,
+        Trim,
         Loaded,
         Token,
-        Called,
         Warned,
         Finished,
         Failed,

@@ -176,6 +176,10 @@ class SlotRunner:
         columns = torch.tensor([kept.index(last) for last in lasts], device=self._device)
         return logits[torch.arange(len(lasts), device=self._device), columns]
 
+    def release(self) -> None:
+        """Let go of the cache."""
+        self.cache.release()
+
     def _masks(self, positions: torch.Tensor, length: int) -> Any:
         """Additive masks of shape (slots, 1, new tokens, length), by the layers' kind."""
         if self._kinds is None:

@@ -98,11 +98,14 @@ class Int4Linear(nn.Module):
 
 
 class WideEmbedding(nn.Module):
-    """An embedding that stays in its stored type and gives float32."""
+    """An embedding that stays in its stored type and gives float32.
+
+    Its weight is a copy: as a view of the file it would keep all of that in memory.
+    """
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.weight = embedding.weight
+        self.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """``ids`` of any shape; the result has one more dimension."""
@@ -158,7 +161,8 @@ def convert(model: Any, form: str, threads: int = 1) -> None:
         if not isinstance(module, WideEmbedding):
             for parameter in module.parameters(recurse=False):
                 if parameter.is_floating_point():
-                    parameter.data = parameter.data.float()
+                    # Copied even if it is float32 already: a view keeps the whole file in memory.
+                    parameter.data = parameter.data.to(torch.float32, copy=True)
 
 
 def _put(model: Any, name: str, module: nn.Module) -> None:

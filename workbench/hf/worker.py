@@ -30,6 +30,7 @@ from workbench.hf.protocol import (
     Load,
     Message,
     ProtocolError,
+    Trim,
     encode,
 )
 
@@ -57,6 +58,8 @@ class Worker:
                 elif isinstance(message, Generate):
                     assert self._batch is not None
                     self._batch.add(message)
+                elif isinstance(message, Trim) and self._batch is not None:
+                    self._batch.trim()
             if self._batch is not None and not self._batch.idle:
                 self._batch.step()
 

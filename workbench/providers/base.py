@@ -61,6 +61,21 @@ class ResidentModel:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a model is expected to hold, from its files alone, by device.
+
+    Devices are ``host``, ``cuda:0`` and so on. ``peak_bytes`` has the load in it,
+    ``answering_bytes`` is what it will hold afterwards with one context full. ``variant`` tells
+    loads apart that take different amounts though the model is the same, such as the first one
+    with its quality check.
+    """
+
+    peak_bytes: Mapping[str, int]
+    answering_bytes: Mapping[str, int]
+    variant: str = ""
+
+
 class Provider(Protocol):
     """Adapter to a runtime. ``model`` is always the name without the provider's prefix.
 
@@ -136,6 +151,22 @@ class Provider(Protocol):
 
     def pids(self, model: str) -> Sequence[int]:
         """Roots of the process trees that hold this model now, for memory readings."""
+        ...
+
+    def residents(self) -> Sequence[str]:
+        """Names of all models known to be in memory or on their way; any thread, never blocks."""
+        ...
+
+    async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
+        """What the model will hold at its peak; None where nobody knows."""
+        ...
+
+    async def trim(self) -> None:
+        """Give back memory that is held without need; what generates is not disturbed."""
+        ...
+
+    async def refresh(self) -> None:
+        """Look again at what is in memory, if others may have changed it. Never raises."""
         ...
 
     async def close(self) -> None:

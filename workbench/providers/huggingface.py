@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import cast
 
 from workbench.errors import ErrorCode, WorkbenchError
@@ -16,8 +16,8 @@ from workbench.hf.client import GenerationMessage
 from workbench.hf.folder import model_id
 from workbench.hf.manager import HuggingFaceModelManager, LoadedWorker, pss_bytes
 from workbench.hf.options import canonical, split_name
-from workbench.hf.protocol import Called, Finished, Token, Warned
-from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.hf.protocol import Finished, Token, Warned
+from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.settings import Settings
 from workbench.types import (
     ChatRequest,
@@ -26,9 +26,7 @@ from workbench.types import (
     ProviderEvent,
     ProviderFinish,
     ProviderToken,
-    ProviderToolCall,
     ProviderWarning,
-    ToolCall,
 )
 
 
@@ -117,9 +115,24 @@ class HuggingFaceProvider:
         return _resident(worker) if worker is not None else None
 
     def pids(self, model: str) -> Sequence[int]:
-        """The worker's process id, if there is one."""
-        worker = self.manager.get(model)
-        return (worker.client.pid,) if worker is not None else ()
+        """The worker's process id, if there is one; while it loads too."""
+        pid = self.manager.pid(model)
+        return (pid,) if pid is not None else ()
+
+    def residents(self) -> Sequence[str]:
+        """Those in workers, with their load options."""
+        return self.manager.names
+
+    async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
+        """From the files' headers and the form that it will be loaded in."""
+        return await self.manager.footprint(model, num_ctx)
+
+    async def trim(self) -> None:
+        """Idle workers let go of their caches and of freed memory that they keep."""
+        await self.manager.trim()
+
+    async def refresh(self) -> None:
+        """Nobody else has a hand in it."""
 
     async def close(self) -> None:
         """End all workers."""
@@ -142,12 +155,11 @@ class HuggingFaceProvider:
         for warning in worker.warnings:
             yield warning
         messages = worker.client.generate(
-            [asdict(message) for message in request.messages],
+            [{"role": message.role, "content": message.content} for message in request.messages],
             request.options.to_dict(),
             seed=seed,
             threads=self._threads_for(request, model),
             cancel=cancel,
-            tools=request.tools,
         )
         try:
             async with aclosing(messages):
@@ -233,9 +245,6 @@ def _event(message: GenerationMessage) -> ProviderEvent:
             channel=message.channel,
             logprobs=tuple(message.logprobs),
         )
-    if isinstance(message, Called):
-        call = ToolCall(message.call_id, message.name, message.arguments)
-        return ProviderToolCall(call, message.t_ns)
     if isinstance(message, Warned):
         return ProviderWarning(message.code, message.message, message.details)
     return _finish(message)

@@ -18,10 +18,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.memory import devices
 from workbench.providers import ollama_wire as wire
-from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.providers.ollama_errors import MalformedAnswer, seam
-from workbench.providers.ollama_pids import RunnerFinder, blob_of
+from workbench.providers.ollama_pids import RunnerFinder, blob_of, is_loopback
 from workbench.settings import Settings
 from workbench.types import ChatRequest, ModelInfo, ProviderEvent
 
@@ -72,6 +73,7 @@ class OllamaProvider:
         # what is in memory, and until when (monotonic seconds) if nobody uses it:
         self._resident: dict[str, tuple[ResidentModel, float]] = {}
         self._streams: Counter[str] = Counter()
+        self._loading: Counter[str] = Counter()
 
     # -- models ------------------------------------------------------------------------------------
 
@@ -131,13 +133,16 @@ class OllamaProvider:
             tags, running = await self._tags_and_ps()
             tag = tags.get(key, {})
             digest = tag.get("digest")
-            known_digest, shown = self._shown.get(key, (None, {}))
-            if digest is None or digest != known_digest:
-                shown = await self._call("POST", "/api/show", {"model": model})
-                self._shown[key] = (digest, shown)
+            shown = await self._describe(key, model, tag)
             before = self._entry(key, tag, running)
             pids = await self._find_runner(key)
-            await self._call("POST", "/api/chat", _empty_chat(model, stay, num_ctx), read_s=None)
+            self._loading[key] += 1
+            try:
+                chat = _empty_chat(model, stay, num_ctx)
+                await self._call("POST", "/api/chat", chat, read_s=None)
+            finally:
+                self._loading[key] -= 1
+                self._loading += Counter()  # leaves out what is 0
             until = _deadline(stay)
             entry = self._entry(key, tag, wire.models_by_name(await self._call("GET", "/api/ps")))
             new_pids = await self._find_runner(key)
@@ -190,6 +195,41 @@ class OllamaProvider:
         unknown, so then the answer is the only runner there is, if there is one only.
         """
         return self._runners.find(self._blob(wire.canonical(model)))
+
+    def residents(self) -> Sequence[str]:
+        """Those its server listed when last asked, whoever loaded them, and those on their way."""
+        return [*dict.fromkeys([*self._resident, *self._loading])]
+
+    async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
+        """From what its server says of the files; nothing for a server on another machine.
+
+        With a GPU that the driver tells of, all of it is expected there.
+        """
+        if not is_loopback(self._url):
+            return Footprint({}, {})
+        try:
+            with self._guard("show", model):
+                key = wire.canonical(model)
+                tags, running = await self._tags_and_ps()
+                shown = await self._describe(key, model, tags.get(key, {}))
+        except WorkbenchError:
+            return None
+        entry = self._entry(key, tags.get(key, {}), running)
+        size = wire.peak_bytes(tags.get(key, {}), shown, num_ctx, entry)
+        if size is None:
+            return None
+        gpus = {name: memory for name, memory in devices().items() if name != "host"}
+        device = max(gpus, key=lambda name: gpus[name].available_bytes, default="host")
+        return Footprint({device: size}, {device: size})
+
+    async def trim(self) -> None:
+        """Its runners have nothing to give back but themselves."""
+
+    async def refresh(self) -> None:
+        """Ask the server what is in memory, if it ever was reached."""
+        if self._client is not None:
+            with suppress(WorkbenchError), self._guard("list_models"):
+                await self._tags_and_ps()
 
     async def close(self) -> None:
         """Close the connections; models stay as long as their keep_alive says."""
@@ -362,6 +402,15 @@ class OllamaProvider:
                 known = wire.resident_model(wire.name_of(entry), None, entry, shown, ())
             self._resident[key] = (known, _deadline(wire.seconds_left(entry, now)))
         return tags, running
+
+    async def _describe(self, key: str, model: str, tag: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What ``/api/show`` says, asked once for each digest."""
+        digest = tag.get("digest")
+        known_digest, shown = self._shown.get(key, (None, {}))
+        if digest is None or digest != known_digest:
+            shown = await self._call("POST", "/api/show", {"model": model})
+            self._shown[key] = (digest, shown)
+        return shown
 
     async def _find_runner(self, key: str) -> Sequence[int]:
         # In a thread, because finding a new process looks at all processes of the machine.

@@ -6,7 +6,6 @@ A wrong shape raises :class:`MalformedAnswer`: then the peer is not Ollama.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +17,11 @@ from workbench.providers.ollama_errors import MalformedAnswer, nested_error
 from workbench.types import (
     ChatRequest,
     FinishReason,
-    Message,
     ModelInfo,
     ProviderEvent,
     ProviderFinish,
     ProviderToken,
-    ProviderToolCall,
     ProviderWarning,
-    ToolCall,
-    new_id,
 )
 
 if TYPE_CHECKING:
@@ -89,53 +84,17 @@ def chat_body(request: ChatRequest, model: str, seed: int, keep_alive_s: float) 
         values["repeat_last_n"] = -1
     body: dict[str, Any] = {
         "model": model,
-        "messages": _messages(request.messages),
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
         "stream": True,
         "keep_alive": keep_alive(keep_alive_s),
         "options": values,
     }
     if options.logprobs:
         body |= {"logprobs": True, "top_logprobs": options.logprobs}
-    if request.tools:
-        body["tools"] = [dict(tool) for tool in request.tools]
     answer_format = _format(options.response_format)
     if answer_format is not None:
         body["format"] = answer_format
     return body
-
-
-def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Role and content, calls of functions with their arguments as objects, their results."""
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
-    written: list[dict[str, Any]] = []
-    for message in messages:
-        entry: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.tool_calls:
-            entry["tool_calls"] = [
-                {"id": call.id, "function": {"name": call.name, "arguments": _arguments(call)}}
-                for call in message.tool_calls
-            ]
-        if message.tool_call_id is not None:
-            entry["tool_call_id"] = message.tool_call_id
-            # Templates name the function, not the call.
-            if message.tool_call_id in names:
-                entry["tool_name"] = names[message.tool_call_id]
-        written.append(entry)
-    return written
-
-
-def _arguments(call: ToolCall) -> dict[str, Any]:
-    try:
-        values = json.loads(call.arguments or "{}")
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise invalid(
-            f"The arguments of the call of {call.name} are no JSON object: "
-            f"{call.arguments[:100]!r}.",
-            fix="Send them as they were received.",
-        )
-    return values
 
 
 def _format(response_format: JsonObject | None) -> str | dict[str, Any] | None:
@@ -184,7 +143,7 @@ def events(line: JsonObject, t_ns: int, details: JsonObject) -> list[ProviderEve
     return found
 
 
-def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken | ProviderToolCall]:
+def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken]:
     message = _mapping(line, "message")
     thinking, content = message.get("thinking") or "", message.get("content") or ""
     if not isinstance(thinking, str) or not isinstance(content, str):
@@ -193,20 +152,8 @@ def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken | ProviderToo
     if thinking:
         yield ProviderToken(thinking, t_ns, channel="reasoning", logprobs=logprobs)
         logprobs = ()
-    calls = _objects(message, "tool_calls")
-    if content or logprobs or calls:
+    if content or logprobs:
         yield ProviderToken(content, t_ns, logprobs=logprobs)
-    for call in calls:
-        yield ProviderToolCall(_tool_call(call), t_ns)
-
-
-def _tool_call(call: JsonObject) -> ToolCall:
-    function = _mapping(call, "function")
-    name, arguments = function.get("name"), function.get("arguments") or {}
-    if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise MalformedAnswer(_excerpt(call))
-    # Older servers give calls no id.
-    return ToolCall(str(call.get("id") or new_id("call")), name, json.dumps(arguments))
 
 
 def _finish(line: JsonObject, details: JsonObject) -> ProviderFinish:
@@ -397,3 +344,49 @@ def context_changed(before: Mapping[str, Any] | None, after: Mapping[str, Any] |
     """Whether two entries of ``/api/ps`` differ in the context length of the loaded model."""
     lengths = [entry.get("context_length") for entry in (before, after) if entry is not None]
     return len(lengths) == 2 and lengths[0] != lengths[1]
+
+
+_DEFAULT_NUM_CTX: Final = 4096
+_RUNNER_BYTES: Final = 60 * 2**20
+"""Code and compute buffers of a runner, measured with a small model; they grow with its weights."""
+_COMPUTE_SHARE: Final = 0.05
+
+
+def peak_bytes(
+    tag: JsonObject, shown: JsonObject, num_ctx: int | None, running: JsonObject | None = None
+) -> int | None:
+    """What a runner will hold with its context full, from the size of its file.
+
+    Keys and values are float16 and for one request at a time, Ollama's defaults: neither
+    ``OLLAMA_KV_CACHE_TYPE`` nor ``OLLAMA_NUM_PARALLEL`` is told by its server.
+
+    Args:
+        tag: the model's entry in ``/api/tags``.
+        shown: the answer of ``/api/show``.
+        num_ctx: context length that is wanted; None is that of ``running``, else of the model's
+            parameters, else Ollama's default.
+        running: its entry in ``/api/ps``.
+
+    Returns:
+        None without a size.
+    """
+    size = tag.get("size")
+    if not isinstance(size, int):
+        return None
+    info = _mapping(shown, "model_info")
+    architecture = info.get("general.architecture")
+
+    def value(name: str) -> Any:
+        found = info.get(f"{architecture}.{name}")
+        return found if isinstance(found, int) else 0
+
+    own = re.search(r"^num_ctx\s+(\d+)", str(shown.get("parameters") or ""), re.MULTILINE)
+    tokens = num_ctx or (running or {}).get("context_length") or (int(own[1]) if own else 0)
+    tokens = tokens or _DEFAULT_NUM_CTX
+    if value("context_length"):
+        tokens = min(tokens, value("context_length"))
+    heads = value("attention.head_count")
+    head = value("attention.key_length") or (value("embedding_length") // heads if heads else 0)
+    kv_heads = value("attention.head_count_kv") or heads
+    cache = 2 * 2 * value("block_count") * kv_heads * head * tokens
+    return int(size * (1 + _COMPUTE_SHARE) + cache + _RUNNER_BYTES)

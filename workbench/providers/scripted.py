@@ -11,8 +11,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.types import (
     Channel,
     ChatRequest,
@@ -21,9 +21,7 @@ from workbench.types import (
     ProviderEvent,
     ProviderFinish,
     ProviderToken,
-    ProviderToolCall,
     ProviderWarning,
-    ToolCall,
 )
 
 _WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "again.")
@@ -53,8 +51,6 @@ class Schedule:
     warning: ProviderWarning | None = None
     prompt_tokens: int = 10
     description: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    """Asked for after the last step, if the request offers functions at all."""
 
 
 def steady(
@@ -102,11 +98,6 @@ SCHEDULES: Mapping[str, Schedule] = {
         steady(10, first_s=0.1, gap_s=0.02),
         error=ErrorCode.INTERNAL,
         description="fails after ten tokens",
-    ),
-    "tools": Schedule(
-        steady(3, first_s=0.1, gap_s=0.02),
-        tool_calls=(ToolCall("call_1", "get_weather", '{"city": "Paris"}'),),
-        description="says three words, then asks for the weather of Paris",
     ),
     "slow-load": Schedule(
         steady(20, first_s=0.1, gap_s=0.02), load_s=2.0, description="takes two seconds to load"
@@ -184,6 +175,20 @@ class ScriptedProvider:
         """A schedule has no process of its own."""
         return ()
 
+    def residents(self) -> Sequence[str]:
+        """Those that were loaded."""
+        return list(self._resident)
+
+    async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
+        """A schedule takes no memory worth counting."""
+        return Footprint({}, {})
+
+    async def trim(self) -> None:
+        """Nothing to give back."""
+
+    async def refresh(self) -> None:
+        """Nobody else has a hand in it."""
+
     async def close(self) -> None:
         """Nothing to stop."""
         self._resident.clear()
@@ -193,11 +198,6 @@ class ScriptedProvider:
     ) -> AsyncGenerator[ProviderEvent, None]:
         """Play the schedule against absolute deadlines, so that lateness does not add up."""
         schedule = self._schedule(model)
-        if request.tools and not schedule.tool_calls:
-            raise invalid(
-                f"scripted/{model} cannot call functions.",
-                fix="Leave tools out, or choose scripted/tools.",
-            )
         if schedule.warning is not None:
             yield schedule.warning
         due = time.monotonic()
@@ -221,8 +221,6 @@ class ScriptedProvider:
                     provider=self.name,
                 )
             await _until(due + schedule.finish_s, cancel)
-            for call in schedule.tool_calls if request.tools else ():
-                yield ProviderToolCall(call, time.monotonic_ns())
         yield ProviderFinish(
             finish_reason, schedule.prompt_tokens, produced, count_source="runtime"
         )

@@ -57,10 +57,14 @@ class ModelEvent:
     for themselves alone, ``recovered_bytes`` how much of it they have given back, and ``leak``
     says that it was less than it must be. All are None where the processes cannot be seen. The
     host's available memory stands beside them for information: other processes move it too.
-    ``died`` is a process that ended though nobody had asked it to.
+    ``died`` is a process that ended though nobody had asked it to. ``pressure`` and ``relief``
+    are of a device's memory that came to another level, without a model. ``details.memory`` of a
+    load and of what ended its stay says what was predicted and what was measured.
     """
 
-    event: Literal["scan", "download", "delete", "load", "unload", "evict", "died"]
+    event: Literal[
+        "scan", "download", "delete", "load", "unload", "evict", "died", "pressure", "relief"
+    ]
     provider: str
     t_ns: int
     ok: bool = True

@@ -1,0 +1,329 @@
+"""The memory book over real processes: limits, holdings, predictions that learn, alerts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.test_census import MB, Holder
+from workbench import memory
+from workbench.ledger import Ledger
+from workbench.memory import DeviceMemory
+from workbench.pressure import Alert, Level
+from workbench.providers.base import Footprint, ResidentModel
+from workbench.providers.scripted import ScriptedProvider
+from workbench.router import Route
+from workbench.settings import Settings
+from workbench.store import ModelEvent, Store
+from workbench.upkeep import Upkeep, past_loads
+
+GB = 2**30
+MakeLedger = Callable[..., Ledger]
+
+
+class Runtime(ScriptedProvider):
+    """Models whose processes are given."""
+
+    def __init__(self, name: str = "huggingface", *, counts: bool = True) -> None:
+        super().__init__({})
+        self.name, self.counts_against_cache = name, counts
+        self.processes: dict[str, Sequence[int]] = {}
+        self.expected: dict[str, Footprint] = {}
+        self.trimmed = 0
+
+    def residents(self) -> Sequence[str]:
+        return list(self.processes)
+
+    def pids(self, model: str) -> Sequence[int]:
+        return self.processes.get(model, ())
+
+    async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
+        return self.expected.get(model)
+
+    async def trim(self) -> None:
+        self.trimmed += 1
+
+
+class Machine:
+    """Memory of the devices as a test decides; models take their part of it."""
+
+    def __init__(self) -> None:
+        self.devices = {"host": DeviceMemory(20 * GB, 24 * GB)}
+
+    def take(self, size: int, device: str = "host") -> None:
+        """Another program takes so much (or gives it back, if negative)."""
+        before = self.devices[device]
+        self.devices[device] = replace(before, available_bytes=before.available_bytes - size)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr(memory, "devices", lambda: dict(made.devices))
+    return made
+
+
+@pytest.fixture
+def holder() -> Iterator[Holder]:
+    running = Holder()
+    yield running
+    running.end()
+
+
+@pytest.fixture
+async def make(settings: Settings) -> AsyncIterator[MakeLedger]:
+    made: list[Ledger] = []
+
+    def build(*runtimes: Runtime, **more: Any) -> Ledger:
+        names = type(settings).model_fields.keys()
+        changes = {name: more.pop(name) for name in list(more) if name in names}
+        changes = {"workbench_memory_watch_s": 0.02, "workbench_memory_reserve": 2 * GB, **changes}
+        chosen = settings.model_copy(update=changes)
+        made.append(Ledger(chosen, {runtime.name: runtime for runtime in runtimes}, **more))
+        return made[-1]
+
+    yield build
+    for ledger in made:
+        ledger.close()
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def load(ledger: Ledger, runtime: Runtime, model: str, holder: Holder, size: int) -> Route:
+    """Bring a model in that holds so many megabytes."""
+    route = Route(runtime, model)
+    await ledger.prepare(route)
+    ledger.loading(route)
+    runtime.processes[model] = [holder.pid]
+    holder.hold(size)
+    ledger.loaded(route, ResidentModel(model, pids=(holder.pid,), fresh=True))
+    await eventually(lambda: ledger.account(route.model).get("memory", {}).get("peak_bytes"))
+    return route
+
+
+def leave(ledger: Ledger, runtime: Runtime, route: Route) -> Mapping[str, Any]:
+    told = ledger.account(route.model)
+    del runtime.processes[route.name]
+    ledger.gone(route.model)
+    return dict(told["memory"])
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+async def test_budget_is_what_was_free_less_the_reserve_or_what_was_set(
+    machine: Machine, make: MakeLedger
+) -> None:
+    machine.devices["cuda:0"] = DeviceMemory(70 * GB, 80 * GB)
+    assert make().limits() == {"host": 18 * GB, "cuda:0": 68 * GB}
+    tenth = make(workbench_memory_reserve=None).limits()
+    assert tenth == {"host": 20 * GB - int(2.4 * GB), "cuda:0": 62 * GB}
+    chosen = make(workbench_memory_budget=5 * GB, workbench_gpu_memory_budget=40 * GB)
+    assert chosen.limits() == {"host": 5 * GB, "cuda:0": 40 * GB}
+
+
+async def test_limits_fall_while_others_take_memory_and_come_back(
+    machine: Machine, make: MakeLedger
+) -> None:
+    ledger = make()
+    machine.take(8 * GB)
+    await eventually(lambda: ledger.limits()["host"] == 10 * GB)
+    machine.take(-100 * MB)  # less than a step: it does not flutter
+    await asyncio.sleep(0.05)
+    assert ledger.limits()["host"] == 10 * GB
+    machine.take(100 * MB - 8 * GB)
+    await eventually(lambda: ledger.limits()["host"] == 18 * GB)
+
+
+async def test_what_models_hold_does_not_lower_the_limit(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    runtime = Runtime()
+    ledger = make(runtime)
+    machine.take(200 * MB)  # as the system sees what the model takes
+    await load(ledger, runtime, "a", holder, 200)
+    await eventually(lambda: ledger.held()["huggingface/a"]["host"] > 200 * MB)
+    assert ledger.held()["huggingface/a"]["host"] < 220 * MB
+    assert ledger.limits()["host"] >= 18 * GB - 20 * MB
+
+
+async def test_the_rotation_hears_when_more_is_held_than_may_be(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    runtime, told = Runtime(), asyncio.Event()
+    ledger = make(runtime, on_change=told.set)
+    await load(ledger, runtime, "a", holder, 100)
+    machine.take(20 * GB - 50 * MB)
+    await asyncio.wait_for(told.wait(), 10)
+    await eventually(lambda: ledger.limits()["host"] < ledger.held()["huggingface/a"]["host"])
+
+
+# -- whose models ----------------------------------------------------------------------------------
+
+
+async def test_names_of_one_runner_count_once_and_others_models_too(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    ollama = Runtime("ollama", counts=False)
+    other = Holder()
+    ledger = make(ollama, workbench_evict_others=True)
+    await load(ledger, ollama, "ours", holder, 50)
+    ollama.processes |= {"twin": [holder.pid], "theirs": [other.pid]}
+    await eventually(lambda: len(ledger.held()) == 3)
+    held = ledger.held()
+    assert held["ollama/ours"]["host"] > 50 * MB
+    assert held["ollama/twin"] == {}
+    assert held["ollama/theirs"]["host"] > 0
+    assert ledger.shared("ollama/twin") == {"ollama/ours", "ollama/twin"}
+    assert [route.name for route in ledger.strangers().values()] == ["theirs"]
+    other.end()
+
+
+async def test_others_models_are_not_evicted_unless_that_is_set(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    ollama = Runtime("ollama", counts=False)
+    ollama.processes["theirs"] = [holder.pid]
+    ledger = make(ollama)
+    await eventually(lambda: ledger.held())
+    assert list(ledger.others) == ["ollama/theirs"]
+    assert ledger.strangers() == {}
+
+
+async def test_what_is_gone_is_not_held_though_the_last_look_saw_it(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    runtime = Runtime()
+    ledger = make(runtime, workbench_memory_watch_s=100.0)
+    route = await load(ledger, runtime, "a", holder, 20)
+    await eventually(lambda: ledger.held())
+    leave(ledger, runtime, route)
+    assert ledger.held() == {}
+
+
+async def test_what_cannot_be_measured_is_not_held(machine: Machine, make: MakeLedger) -> None:
+    """A server on another machine: nothing of its memory is ours."""
+    remote = Runtime("ollama", counts=False)
+    remote.processes["far"] = ()
+    remote.expected["far"] = Footprint({}, {})
+    ledger = make(remote)
+    await ledger.prepare(Route(remote, "far"))
+    assert ledger.predict(Route(remote, "far")).bytes == {}
+    await asyncio.sleep(0.05)
+    assert ledger.held() == {}
+
+
+# -- predictions -----------------------------------------------------------------------------------
+
+
+async def test_predictions_learn_from_loads_and_survive_a_restart(
+    machine: Machine, make: MakeLedger, store: Store
+) -> None:
+    runtime = Runtime()
+    runtime.expected["a"] = Footprint({"host": 100 * MB}, {"host": 100 * MB})
+    ledger = make(runtime)
+    route = Route(runtime, "a")
+    errors = []
+    for n in range(4):
+        holder = Holder()
+        await load(ledger, runtime, "a", holder, 60)
+        told = leave(ledger, runtime, route)
+        holder.end()
+        errors.append(told["error_share"])
+        for event in ("load", "unload"):
+            store.log_model_event(
+                ModelEvent(
+                    event=event,  # type: ignore[arg-type]
+                    provider="huggingface",
+                    model=route.model,
+                    t_ns=n,
+                    details={"memory": told},
+                )
+            )
+    store.flush()
+    assert errors[0] > 0.2
+    assert max(errors[1:]) < 0.1
+    again = make(runtime, past=lambda: past_loads(store))
+    await again.prepare(route)
+    prediction = again.predict(route)
+    assert (prediction.source, prediction.loads) == ("loads", 4)
+    assert prediction.bytes["host"] == pytest.approx(66 * MB, abs=8 * MB)
+    assert prediction.error_share is not None
+    assert prediction.error_share < 0.1
+
+
+async def test_a_load_that_failed_or_was_none_teaches_nothing(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    runtime = Runtime()
+    ledger = make(runtime)
+    route = Route(runtime, "a")
+    ledger.loading(route)
+    ledger.loaded(route, None)
+    ledger.gone(route.model)
+    ledger.loading(route)
+    ledger.loaded(route, ResidentModel("a", fresh=False))
+    ledger.gone(route.model)
+    assert ledger.predict(route).source == "files"
+
+
+async def test_an_unreadable_log_stops_nobody(machine: Machine, make: MakeLedger) -> None:
+    def broken() -> Any:
+        raise OSError("the disk is gone")
+
+    runtime = Runtime()
+    runtime.expected["a"] = Footprint({"host": 5}, {"host": 5})
+    ledger = make(runtime, past=broken)
+    await ledger.prepare(Route(runtime, "a"))
+    assert ledger.predict(Route(runtime, "a")).bytes == {"host": 5}
+
+
+# -- alerts ----------------------------------------------------------------------------------------
+
+
+async def test_alerts_rise_and_end_and_memory_is_given_back(
+    machine: Machine, make: MakeLedger, holder: Holder, store: Store
+) -> None:
+    runtime = Runtime()
+    upkeep = Upkeep(store, {"huggingface": runtime})
+    seen: list[tuple[str, Level, Level]] = []
+
+    def on_alert(alert: Alert, before: Level) -> None:
+        seen.append((alert.device, before, alert.level))
+        upkeep.alerted(alert, before)
+
+    ledger = make(runtime, on_alert=on_alert)
+    await load(ledger, runtime, "a", holder, 10)
+    assert ledger.alerts == ()
+    machine.take(int(18.5 * GB))  # 1.5 of 24 GB are left: 93.75 % in use
+    await eventually(lambda: runtime.trimmed)
+    (alert,) = ledger.alerts
+    assert (alert.device, alert.level) == ("host", "high")
+    machine.take(-10 * GB)
+    await eventually(lambda: not ledger.alerts and len(seen) == 2)
+    assert seen == [("host", "ok", "high"), ("host", "high", "ok")]
+    assert ledger.alert_counts == {("host", "high"): 1, ("host", "ok"): 1}
+    store.flush()
+    rows = store.rows("SELECT event, reason FROM model_events ORDER BY t_ns")
+    assert [row["event"] for row in rows] == ["pressure", "relief"]
+    assert "is short" in rows[0]["reason"]
+
+
+async def test_an_idle_book_costs_nothing(
+    machine: Machine, make: MakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = make(Runtime())
+    looks: list[float] = []
+    monkeypatch.setattr(memory, "devices", lambda: looks.append(time.monotonic()) or {})
+    await asyncio.sleep(0.2)
+    assert looks == []
+    assert ledger.held() == {}
