@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import json
 import random
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -35,6 +36,7 @@ from workbench.store import ModelEvent, Store
 from workbench.types import (
     ChatRequest,
     ErrorEvent,
+    Message,
     ModelInfo,
     Stamps,
     Status,
@@ -285,7 +287,7 @@ class Engine:
 
     def _validate(self, request: ChatRequest) -> None:
         messages = request.messages
-        if not messages or not messages[-1].content.strip():
+        if not messages or not (messages[-1].content.strip() or messages[-1].role == "tool"):
             raise invalid("The prompt is empty.", fix="Type a message.")
         if messages[-1].role not in ("user", "tool"):
             raise invalid(
@@ -294,7 +296,8 @@ class Engine:
             )
         limit = self.settings.workbench_max_prompt_bytes
         try:
-            size = sum(len(message.content.encode()) for message in messages)
+            size = sum(_size(message) for message in messages)
+            size += len(json.dumps(request.tools, ensure_ascii=False).encode())
         except UnicodeEncodeError:
             raise invalid(
                 "The prompt holds half of a surrogate pair, which is no text.",
@@ -398,6 +401,12 @@ class Engine:
                 details=error.details,
             )
         )
+
+
+def _size(message: Message) -> int:
+    """Bytes of text that a model reads of a message."""
+    calls = "".join(call.name + call.arguments for call in message.tool_calls)
+    return len((message.content + calls).encode())
 
 
 def _warning(failed: ErrorEvent, code: str, message: str) -> WarningEvent:

@@ -13,21 +13,18 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.responses import Response
+from fastapi import FastAPI
 
 from workbench import environment, logs
-from workbench.api import health, metrics, rest
+from workbench.api import handlers, health, metrics, openai, rest
 from workbench.api.connections import guarded
 from workbench.api.edge import Edge
 from workbench.api.headers import SecurityHeaders
 from workbench.api.limits import Limits
-from workbench.api.problems import Problem
 from workbench.api.security import Guard, check_address
 from workbench.discovery import announce, server_file
 from workbench.engine import Engine, build
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import ErrorCode, WorkbenchError
 from workbench.observe.health import HealthMonitor
 from workbench.observe.lag import LagSampler
 from workbench.observe.prometheus import Metrics
@@ -35,6 +32,9 @@ from workbench.settings import Settings
 from workbench.store import Store
 
 _log = logs.get(__name__)
+
+FACES = (health.router, metrics.router, rest.router, openai.router)
+"""What programs speak to; a further face is one line here."""
 
 
 def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> FastAPI:
@@ -71,11 +71,10 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
     app.add_middleware(Limits, settings=settings)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Edge, on_response=measured.responded)
-    app.add_exception_handler(WorkbenchError, _problem)
-    app.add_exception_handler(RequestValidationError, _bad_request)
-    app.include_router(health.router)
-    app.include_router(metrics.router)
-    app.include_router(rest.router)
+    handlers.install(app)
+    for router in FACES:
+        app.include_router(router)
+    handlers.fence(app, FACES)
     if page:
         import gradio as gr
 
@@ -84,18 +83,6 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
 
         gr.mount_gradio_app(app, build_page(engine), path="/", **mount_options())
     return app
-
-
-async def _problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, WorkbenchError)
-    return Problem(error, getattr(request.state, "correlation_id", None))
-
-
-async def _bad_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return await _problem(request, invalid(f"{where or 'The body'}: {first['msg']}."))
 
 
 class _Server(uvicorn.Server):

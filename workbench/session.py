@@ -8,7 +8,7 @@ import datetime as dt
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from workbench import logs, metrics, recovery
@@ -25,11 +25,13 @@ from workbench.types import (
     ChatRequest,
     DoneEvent,
     ErrorEvent,
+    FinishReason,
     LoadingEvent,
     MemoryEvent,
     PromptEvent,
     ProviderFinish,
     ProviderToken,
+    ProviderToolCall,
     ProviderWarning,
     QueuedEvent,
     SessionEvent,
@@ -38,6 +40,8 @@ from workbench.types import (
     StreamSession,
     TokenEvent,
     TokenTimeline,
+    ToolCall,
+    ToolCallEvent,
     WarningEvent,
 )
 
@@ -84,6 +88,7 @@ class LiveSession:
         self.cold = False
         self.resident: ResidentModel | None = None
         self.tokens: list[ProviderToken] = []
+        self.tool_calls: list[ToolCall] = []
         self.warnings: list[ProviderWarning] = []
         self.finish: ProviderFinish | None = None
         self.watch: Watch | None = None
@@ -253,6 +258,8 @@ class LiveSession:
                             self._take(event)
                             wait_s, phase = self._limit("between_tokens_s"), "between tokens"
                             patience.reschedule(loop.time() + wait_s)
+                        case ProviderToolCall():
+                            self._call(event)
                         case ProviderWarning():
                             self._warn(event)
                         case ProviderFinish():
@@ -285,6 +292,13 @@ class LiveSession:
             )
         )
         self.seq += 1
+
+    def _call(self, event: ProviderToolCall) -> None:
+        call = event.call
+        self.tool_calls.append(call)
+        self.mailbox.put(
+            ToolCallEvent(self.request.session_id, call.id, call.name, call.arguments, event.t_ns)
+        )
 
     def _warn(self, warning: ProviderWarning) -> None:
         self.warnings.append(warning)
@@ -404,7 +418,7 @@ class LiveSession:
             source=request.source,
             text=text,
             reasoning="".join(token.text for token in tokens if token.channel == "reasoning"),
-            finish_reason=finish.finish_reason if finish and status is Status.OK else None,
+            finish_reason=self._finish_reason() if status is Status.OK else None,
             termination_reason=termination,
             error=error,
             fallback_from=self.fallback_from,
@@ -438,8 +452,25 @@ class LiveSession:
                 mem_peak_bytes=peak,
                 overlap_ns=overlap,
             ),
-            details={**(finish.details if finish else {}), **self._attempts()},
+            details={
+                **(finish.details if finish else {}),
+                **self._attempts(),
+                **self._tools(),
+            },
         )
+
+    def _finish_reason(self) -> FinishReason | None:
+        """As the runtime says, which need not know that a call of a function ended its answer."""
+        if self.finish is None:
+            return None
+        called = self.tool_calls and self.finish.finish_reason == "stop"
+        return "tool_calls" if called else self.finish.finish_reason
+
+    def _tools(self) -> dict[str, Any]:
+        """The functions that were offered and asked for; nothing if there were none."""
+        offered = {"tools": list(self.request.tools)} if self.request.tools else {}
+        calls = [asdict(call) for call in self.tool_calls]
+        return {**offered, **({"tool_calls": calls} if calls else {})}
 
     def _attempts(self) -> dict[str, Any]:
         """What a row says of tries before its own; nothing if there were none."""

@@ -51,11 +51,26 @@ def new_id(prefix: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model asks that a function be called; ``arguments`` is JSON text, as in the OpenAI form."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation, in the OpenAI form."""
+    """One message of a conversation, in the OpenAI form.
+
+    ``tool_calls`` are those an assistant message made, ``tool_call_id`` the one that a ``tool``
+    message answers.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -208,12 +223,14 @@ class ChatRequest:
     give shares the cores among them. ``intended_ns`` is when a load pattern wanted the request to
     start (default: when it arrived). ``source`` says which face it came from; ``run_id``,
     ``cell_id`` and ``trial`` are a benchmark's. ``fallback`` is a model id to use if this one
-    fails before its first token.
+    fails before its first token. ``tools`` are the functions that the model may ask for, each in
+    the OpenAI form ``{"type": "function", "function": {"name", "description", "parameters"}}``.
     """
 
     model: str
     messages: tuple[Message, ...]
     options: Options = field(default_factory=Options)
+    tools: tuple[Mapping[str, Any], ...] = ()
     timing_mode: TimingMode = TimingMode.CONCURRENT
     fallback: str | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -288,6 +305,14 @@ class ProviderToken:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderToolCall:
+    """The model asks for a function; the tokens it is made of were told of before, without text."""
+
+    call: ToolCall
+    t_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderWarning:
     """Something the user must know about this answer; it is shown in the pane and logged."""
 
@@ -313,7 +338,7 @@ class ProviderFinish:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-ProviderEvent = ProviderToken | ProviderWarning | ProviderFinish
+ProviderEvent = ProviderToken | ProviderToolCall | ProviderWarning | ProviderFinish
 
 
 # -- what the engine yields -----------------------------------------------------------------------
@@ -383,6 +408,18 @@ class TokenEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallEvent:
+    """The model asks for a function; ``arguments`` is JSON text."""
+
+    type: ClassVar[str] = "tool_call"
+    session_id: str
+    call_id: str
+    name: str
+    arguments: str
+    t_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryEvent:
     """A reading of the model's processes while it works, for live display."""
 
@@ -431,6 +468,7 @@ StreamEvent = (
     | LoadingEvent
     | PromptEvent
     | TokenEvent
+    | ToolCallEvent
     | MemoryEvent
     | WarningEvent
     | DoneEvent

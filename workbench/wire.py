@@ -33,6 +33,8 @@ from workbench.types import (
     TimingMode,
     TokenEvent,
     TokenTimeline,
+    ToolCall,
+    ToolCallEvent,
     WarningEvent,
 )
 
@@ -44,6 +46,7 @@ _EVENTS: Final[dict[str, type[Any]]] = {
         LoadingEvent,
         PromptEvent,
         TokenEvent,
+        ToolCallEvent,
         MemoryEvent,
         WarningEvent,
         DoneEvent,
@@ -63,11 +66,18 @@ def encode_request(request: ChatRequest) -> dict[str, Any]:
 def decode_request(body: Mapping[str, Any]) -> ChatRequest:
     """The request that :func:`encode_request` described."""
     values = dict(body)
-    values["messages"] = tuple(Message(**message) for message in body["messages"])
+    values["messages"] = tuple(decode_message(message) for message in body["messages"])
+    values["tools"] = tuple(body.get("tools", ()))
     values["options"] = Options.from_mapping(body["options"])
     values["timeouts"] = Timeouts(**body["timeouts"])
     values["timing_mode"] = TimingMode(body["timing_mode"])
     return ChatRequest(**values)
+
+
+def decode_message(body: Mapping[str, Any]) -> Message:
+    """The message that ``asdict`` described."""
+    calls = tuple(ToolCall(**call) for call in body.get("tool_calls", ()))
+    return Message(**{**body, "tool_calls": calls})
 
 
 def encode_session(session: StreamSession) -> dict[str, Any]:

@@ -6,6 +6,7 @@ special tokens in the middle, no natural end.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -203,4 +204,57 @@ def save_adapter(folder: Path, base: Path, base_name: str, seed: int = 5) -> Pat
             parameter.data = torch.randn_like(parameter)
     adapted.peft_config["default"].base_model_name_or_path = base_name
     adapted.save_pretrained(folder)
+    return folder
+
+
+QWEN_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.arguments.items() | list }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""What of Qwen's template matters here; arguments of calls must come as values."""
+
+
+def save_caller(folder: Path, answer: list[str]) -> Path:
+    """Write a Qwen model that always says the same, in Qwen's form for calling functions.
+
+    Args:
+        folder: where to.
+        answer: the pieces of what it says, all different; each becomes one token.
+    """
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = wrapped(byte_level(), chat_template=QWEN_TEMPLATE, eos_token="<|end|>")
+    begin = "<|im_start|>assistant\n"
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (begin, *answer)])
+    size = -(-len(tokenizer) // 4) * 4
+    config = Qwen2Config(
+        vocab_size=size,
+        hidden_size=size,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+    )
+    model = Qwen2ForCausalLM(config)
+    chain = tokenizer.convert_tokens_to_ids([begin, *answer, "<|end|>"])
+    with torch.no_grad():
+        # Every token is a direction of its own that attention and MLP leave as it is, and the head
+        # turns it into the token that follows.
+        model.model.embed_tokens.weight.copy_(torch.eye(size))
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        for before, after in itertools.pairwise(chain):
+            model.lm_head.weight[after, before] = 50.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

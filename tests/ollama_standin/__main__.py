@@ -34,6 +34,7 @@ def _arguments() -> argparse.Namespace:
         metavar="NAME/KEY=INT",
         help="a parameter of one model, for example smollm2:135m/num_thread=1",
     )
+    parser.add_argument("--tools", default="", help="those of the names that can call functions")
     parser.add_argument("--store", type=Path, help="folder for blobs (default: a temporary one)")
     parser.add_argument("--threads", type=int, default=1, help="threads per runner")
     parser.add_argument("--max-queue", type=int, default=512)
@@ -85,7 +86,8 @@ def main() -> None:
         parameters.setdefault(name, {})[key] = int(value)
     library = Library(store)
     for name in arguments.models.split(","):
-        library.add(name, arguments.gguf, **parameters.get(name, {}))
+        tools = name in arguments.tools.split(",")
+        library.add(name, arguments.gguf, tools=tools, **parameters.get(name, {}))
 
     faults = Faults(
         html=arguments.html,

@@ -48,6 +48,7 @@ class Model:
     modified_ns: int
     parent: str = ""
     system: str = ""
+    tools: bool = False
     parameters: dict[str, Any] = field(
         default_factory=lambda: {"stop": ["<|im_start|>", "<|im_end|>"]}
     )
@@ -89,8 +90,13 @@ class Model:
                 "context_length": header.of_architecture("context_length"),
                 "embedding_length": header.of_architecture("embedding_length"),
             },
-            "capabilities": ["completion"],
+            "capabilities": self.capabilities,
         }
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What the model can do, by Ollama's words."""
+        return ["completion", "tools"] if self.tools else ["completion"]
 
     def _parameter_lines(self) -> list[tuple[str, str]]:
         lines = []
@@ -131,7 +137,7 @@ class Model:
             "details": self.details(),
             "model_info": dict(sorted(info.items())),
             "tensors": header.tensors,
-            "capabilities": ["completion"],
+            "capabilities": self.capabilities,
             "modified_at": local_time(self.modified_ns),
         }
 
@@ -144,10 +150,12 @@ class Library:
         self._models: dict[str, Model] = {}
         self._blobs: dict[Path, Blob] = {}
 
-    def add(self, name: str, gguf: Path, *, system: str = "", **parameters: Any) -> Model:
+    def add(
+        self, name: str, gguf: Path, *, system: str = "", tools: bool = False, **parameters: Any
+    ) -> Model:
         """Put a file into the store (as a link) and give it a name."""
         blob = self._blob(gguf)
-        model = Model(full_name(name), blob, time.time_ns(), system=system)
+        model = Model(full_name(name), blob, time.time_ns(), system=system, tools=tools)
         model = replace(model, parameters={**model.parameters, **parameters})
         self._models[model.name.lower()] = model
         return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -59,7 +61,7 @@ class Inference:
         if not request.messages and request.keep_alive == 0:
             await self._unload(request, model, answer)
             return
-        if request.tools:
+        if request.tools and not model.tools:
             raise ApiError(400, f"{model.registry_name} does not support tools")
         _check_thinking(request)
         messages = request.messages
@@ -128,6 +130,7 @@ class Inference:
         options = Options(model.parameters, request.options)
         parameters = self._load_parameters(model, options, shift=request.shift)
         outcome = _Outcome()
+        calls: list[str] | None = [] if _must_call(request) else None
         try:
             async with self._residency.lease(model, parameters, request.keep_alive) as resident:
                 load_duration = time.monotonic_ns() - began
@@ -139,7 +142,9 @@ class Inference:
                 events = self._complete(request, options, resident, messages, outcome)
                 async with aclosing(events):
                     async for text, logprobs in events:
-                        if request.stream:
+                        if calls is not None:
+                            calls.append(text)
+                        elif request.stream:
                             line = {**_head(request, text), "done": False}
                             if logprobs:
                                 line["logprobs"] = logprobs
@@ -147,6 +152,8 @@ class Inference:
                         else:
                             outcome.text.append(text)
                             outcome.logprobs += logprobs
+                if calls is not None:
+                    await answer.line({**_call_line(request, "".join(calls)), "done": False})
         except BackendError as problem:
             await _refuse(request, problem, answer)
             return
@@ -179,7 +186,7 @@ class Inference:
             tokens = cut_tokens(tokens, num_ctx, int(options.values["num_keep"]))
         body = {
             **options.sampling(num_ctx),
-            **constraint(request.format),
+            **constraint(_call_format(request) if _must_call(request) else request.format),
             "prompt": tokens,
             "cache_prompt": True,
             "n_probs": max(1, request.top_logprobs) if request.logprobs else 0,
@@ -204,6 +211,40 @@ class Inference:
             # The real server tokenizes the text again: the context has no end token, and it is
             # whole even where the prompt was cut.
             outcome.context = await runner.tokenize(text + said)
+
+
+def _must_call(request: InferenceRequest) -> bool:
+    """The models here are too small to decide: functions that are offered are asked for, once."""
+    if not isinstance(request, ChatRequest) or not request.tools:
+        return False
+    return request.messages[-1].role != "tool"
+
+
+def _call_format(request: InferenceRequest) -> dict[str, Any]:
+    """The JSON schema of a call of the first function, so that the tokens of it are real."""
+    assert isinstance(request, ChatRequest)
+    function = request.tools[0]["function"]
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": function["name"]},
+            "arguments": function.get("parameters", {"type": "object"}),
+        },
+        "required": ["name", "arguments"],
+    }
+
+
+def _call_line(request: InferenceRequest, text: str) -> dict[str, Any]:
+    """Calls come whole, in a line of their own without text."""
+    call = json.loads(text)
+    head = _head(request, "")
+    head["message"]["tool_calls"] = [
+        {
+            "id": f"call_{secrets.token_hex(4)}",
+            "function": {"index": 0, "name": call["name"], "arguments": call["arguments"]},
+        }
+    ]
+    return head
 
 
 def _check_top_logprobs(request: InferenceRequest) -> None:

@@ -112,7 +112,24 @@ def _messages(path: str, value: Any) -> list[Message]:
 _TEXT = _plain("string", str)
 _FLAG = _plain("bool", bool)
 _OBJECT = _plain("map[string]interface {}", dict)
-_MESSAGE: dict[str, Check] = {"role": _TEXT, "content": _TEXT, "images": _images}
+_CALL_ARGUMENTS: dict[str, Check] = {"name": _TEXT, "arguments": _OBJECT}
+
+
+def _tool_calls(path: str, value: Any) -> list[Any]:
+    """Arguments of calls are objects here, where the OpenAI form has them as text."""
+    for call in _plain("[]api.ToolCall", list)(path, value):
+        _fields(call.get("function", {}), "ToolCallFunction", _CALL_ARGUMENTS)
+    return list(value)
+
+
+_MESSAGE: dict[str, Check] = {
+    "role": _TEXT,
+    "content": _TEXT,
+    "images": _images,
+    "tool_calls": _tool_calls,
+    "tool_name": _TEXT,
+    "tool_call_id": _TEXT,
+}
 _COMMON: dict[str, Check] = {
     "model": _TEXT,
     "stream": _FLAG,
@@ -158,6 +175,9 @@ class Message:
     role: str = ""
     content: str = ""
     images: list[bytes] = field(default_factory=list)
+    tool_calls: list[Any] = field(default_factory=list)
+    tool_name: str = ""
+    tool_call_id: str = ""
 
 
 @dataclass

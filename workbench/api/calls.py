@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,52 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Terms(Body):
+    """How a call is to be run, whatever is asked."""
+
+    conversation_id: str | None = None
+    timing_mode: TimingMode = TimingMode.CONCURRENT
+    fallback: str | None = None
+    timeouts: dict[str, float | None] = Field(default_factory=dict)
+
+    def chat_request(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        options: Mapping[str, Any],
+        *,
+        correlation_id: str,
+        source: str,
+        **more: Any,
+    ) -> ChatRequest:
+        """The engine's request for one model.
+
+        Args:
+            model: model id or a bare name.
+            messages: the whole history, the new message last.
+            options: sampling options by name; an unknown one is an error.
+            correlation_id: of the HTTP request.
+            source: which face it came from.
+            more: further fields of the request.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` for options, timeouts or messages that are wrong in
+                themselves.
+        """
+        return ChatRequest(
+            model=model,
+            messages=tuple(messages),
+            options=Options.from_mapping(options),
+            timing_mode=self.timing_mode,
+            fallback=self.fallback,
+            timeouts=Timeouts.from_mapping(self.timeouts),
+            conversation_id=self.conversation_id or new_id("con"),
+            correlation_id=correlation_id,
+            source=source,
+            **more,
+        )
+
+
 class HistoryMessage(Body):
     """One earlier message."""
 
@@ -22,34 +69,24 @@ class HistoryMessage(Body):
     content: str
 
 
-class Call(Body):
+class Call(Terms):
     """What every generating request has in common; only ``message`` is required."""
 
     message: str
     history: list[HistoryMessage] = Field(default_factory=list)
-    conversation_id: str | None = None
     system: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
-    timing_mode: TimingMode = TimingMode.CONCURRENT
-    fallback: str | None = None
-    timeouts: dict[str, float | None] = Field(default_factory=dict)
 
-    def request(self, model: str, correlation_id: str, **more: Any) -> ChatRequest:
+    def request(
+        self, model: str, correlation_id: str, *, source: str = "api", **more: Any
+    ) -> ChatRequest:
         """The engine's request for one model."""
         messages = [Message(item.role, item.content) for item in self.history]
         if self.system:
             messages.insert(0, Message("system", self.system))
-        return ChatRequest(
-            model=model,
-            messages=(*messages, Message("user", self.message)),
-            options=Options.from_mapping(self.options),
-            timing_mode=self.timing_mode,
-            fallback=self.fallback,
-            timeouts=Timeouts.from_mapping(self.timeouts),
-            conversation_id=self.conversation_id or new_id("con"),
-            correlation_id=correlation_id,
-            source="api",
-            **more,
+        messages.append(Message("user", self.message))
+        return self.chat_request(
+            model, messages, self.options, correlation_id=correlation_id, source=source, **more
         )
 
 

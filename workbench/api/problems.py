@@ -1,4 +1,7 @@
-"""Errors as ``application/problem+json``, for handlers and for middleware alike."""
+"""Errors as HTTP tells them, for handlers and for middleware alike.
+
+That is ``application/problem+json``, and below ``/v1`` the form that OpenAI's clients read.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,15 @@ from workbench.errors import ErrorCode, WorkbenchError
 
 MEDIA_TYPE: Final = "application/problem+json"
 
+_OPENAI_STATUS: Final = {422: 400}
+"""What is wrong with a request is 400 there; its clients have a class of error for it."""
+
+_OPENAI_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+
 
 class Problem(JSONResponse):
     """The answer that tells of an error.
@@ -19,21 +31,50 @@ class Problem(JSONResponse):
     Args:
         error: what happened.
         correlation_id: of the request.
+        path: that was asked for; it decides about the form.
+        status: HTTP status, None for the error's own.
     """
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, error: WorkbenchError, correlation_id: str | None) -> None:
+    def __init__(
+        self,
+        error: WorkbenchError,
+        correlation_id: str | None,
+        path: str = "",
+        status: int | None = None,
+    ) -> None:
         headers = {}
         if error.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
         if error.code is ErrorCode.UNAUTHORIZED:
             headers["WWW-Authenticate"] = 'Basic realm="Workbench", charset="UTF-8"'
-        super().__init__(error.to_dict(correlation_id), error.http_status, headers)
+        status = status or error.http_status
+        if path == "/v1" or path.startswith("/v1/"):
+            status = _OPENAI_STATUS.get(status, status)
+            body = openai_body(error, correlation_id)
+            super().__init__(body, status, headers, media_type="application/json")
+        else:
+            super().__init__(error.to_dict(correlation_id), status, headers)
 
     def render(self, content: Any) -> bytes:
         """As ASCII: an error may quote what is no valid text, half a surrogate pair for example."""
         return json.dumps(content, default=str, separators=(",", ":")).encode("ascii")
+
+
+def openai_body(error: WorkbenchError, correlation_id: str | None) -> dict[str, Any]:
+    """An error in the form that OpenAI's clients read, ours beside it."""
+    status = _OPENAI_STATUS.get(error.http_status, error.http_status)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {
+        "error": {
+            "message": f"{error.message} {error.fix}".strip(),
+            "type": _OPENAI_TYPES.get(status, kind),
+            "param": error.details.get("option"),
+            "code": error.code.value,
+            "workbench": error.to_dict(correlation_id),
+        }
+    }
 
 
 async def answer(error: WorkbenchError, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,5 +83,6 @@ async def answer(error: WorkbenchError, scope: Scope, receive: Receive, send: Se
         reason = str(error).encode()[:120].decode("utf-8", "ignore")
         await send({"type": "websocket.close", "code": 1008, "reason": reason})
         return
-    problem = Problem(error, scope.get("state", {}).get("correlation_id"))
+    correlation_id = scope.get("state", {}).get("correlation_id")
+    problem = Problem(error, correlation_id, scope["path"])
     await problem(scope, receive, send)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from workbench import wire
 from workbench.api.calls import Body, Compare, StreamMessage
 from workbench.api.security import require_owner
+from workbench.api.streaming import EventStream
 from workbench.engine import Engine
 from workbench.errors import invalid
 from workbench.types import ChatRequest, new_id
@@ -131,14 +131,14 @@ async def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
 
 
 @router.post("/stream-message")
-async def stream_message(request: Request, body: StreamMessage) -> StreamingResponse:
+async def stream_message(request: Request, body: StreamMessage) -> EventStream:
     """Server-sent events of one answer: session, queued, loading, prompt, token, done, error."""
     call = body.request(body.model, request.state.correlation_id)
     return await _sse(_engine(request), [call])
 
 
 @router.post("/compare")
-async def compare(request: Request, body: Compare) -> StreamingResponse:
+async def compare(request: Request, body: Compare) -> EventStream:
     """Server-sent events of several answers; ``pane`` is the model's index."""
     comparison = new_id("cmp")
     calls = [
@@ -149,7 +149,7 @@ async def compare(request: Request, body: Compare) -> StreamingResponse:
 
 
 @router.post("/streams", include_in_schema=False)
-async def streams(request: Request, body: Encoded) -> StreamingResponse:
+async def streams(request: Request, body: Encoded) -> EventStream:
     """As ``compare``, with a full request per pane."""
     try:
         calls = [wire.decode_request(item) for item in body.requests]
@@ -181,16 +181,15 @@ def tables(request: Request) -> dict[str, Any]:
     return {"tables": _engine(request).store.tables()}
 
 
-async def _sse(engine: Engine, calls: list[ChatRequest]) -> StreamingResponse:
-    async def events() -> AsyncGenerator[str, None]:
-        async with aclosing(engine.compare(calls)) as stream:
-            async for pane, event in stream:
-                body = json.dumps({"pane": pane, **wire.encode_event(event)}, default=str)
-                yield f"event: {event.type}\ndata: {body}\n\n"
+async def _sse(engine: Engine, calls: list[ChatRequest]) -> EventStream:
+    stream = engine.compare(calls)
 
-    return StreamingResponse(
-        events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+    async def events() -> AsyncGenerator[str, None]:
+        async for pane, event in stream:
+            body = json.dumps({"pane": pane, **wire.encode_event(event)}, default=str)
+            yield f"event: {event.type}\ndata: {body}\n\n"
+
+    return EventStream(events(), stream.aclose)
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,10 @@ import torch
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.loading import LoadedModel, first_line, is_out_of_memory
 from workbench.hf.prompting import make_prompt
-from workbench.hf.protocol import Finished, Generate, Message, Token, Warned
+from workbench.hf.protocol import Called, Finished, Generate, Message, Token, Warned
 from workbench.hf.sampling import Sampler, log_probabilities
-from workbench.hf.text import AnswerText, ThinkFilter, cleans_up
+from workbench.hf.text import AnswerText, ChannelFilter, ThinkFilter, cleans_up
+from workbench.hf.tools import ToolFilter, tool_filter
 from workbench.types import Channel, Options
 
 Send = Callable[[Message], None]
@@ -40,7 +41,9 @@ class Answer:
         self._options = Options.from_mapping(request.options)
         self._send = send
         tokenizer = loaded.tokenizer
-        prompt = make_prompt(tokenizer, request.messages, self._options, loaded.context_length)
+        prompt = make_prompt(
+            tokenizer, request.messages, self._options, loaded.context_length, request.tools
+        )
         for warning in prompt.warnings:
             send(Warned(self.number, warning.code, warning.message, warning.details))
         self._prompt = prompt
@@ -60,12 +63,21 @@ class Answer:
         self._admitted_ns = self._first_ns = self._last_ns = 0
         self._finish_reason = "stop"
         self._end_token: int | None = None
-        think = None
-        if loaded.thinks:
+        self._warned = False
+        self._tools: ToolFilter | None = None
+        think: ChannelFilter | None = None
+        if request.tools:
+            think = self._tools = tool_filter(tokenizer, loaded.model, prompt.text, request.tools)
+        elif loaded.thinks:
             think = ThinkFilter(prompt.text.rstrip().endswith(ThinkFilter.OPEN))
         self._text = AnswerText(
             lambda ids: str(
-                tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                tokenizer.decode(
+                    ids,
+                    # Some families mark a call with special tokens.
+                    skip_special_tokens=not request.tools,
+                    clean_up_tokenization_spaces=False,
+                )
             ),
             tokenizer.clean_up_tokenization if cleans_up(tokenizer) else None,
             self._options.stop,
@@ -112,6 +124,7 @@ class Answer:
             pieces += self._text.finish()
         logprobs = [self._logprob(token_id, logits)] if self._options.logprobs else []
         self._send_pieces(pieces, now, logprobs)
+        self._send_calls(now)
         return last
 
     def finish(self, *, cancelled: bool) -> None:
@@ -167,6 +180,17 @@ class Answer:
         self._send(Token(self.number, text, now, 1, logprobs, channel))
         for channel, text in pieces[1:]:
             self._send(Token(self.number, text, now, 0, channel=channel))
+
+    def _send_calls(self, now: int) -> None:
+        if self._tools is None:
+            return
+        while self._tools.calls:
+            call = self._tools.calls.pop(0)
+            self._send(Called(self.number, call.id, call.name, call.arguments, now))
+        if self._tools.unreadable and not self._warned:
+            self._warned = True
+            message = "The model asked for a function in a form that cannot be read; it stays text."
+            self._send(Warned(self.number, "TOOL_CALL_UNREADABLE", message))
 
     def _logprob(self, token_id: int, logits: torch.Tensor) -> dict[str, Any]:
         value, top = log_probabilities(logits, token_id, self._options.logprobs)

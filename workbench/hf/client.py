@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.protocol import (
+    Called,
     Cancel,
     Decoder,
     Failed,
@@ -28,7 +29,7 @@ from workbench.hf.protocol import (
 )
 from workbench.hf.spawner import Ended, OutputFile, Zygote
 
-GenerationMessage = Token | Warned | Finished
+GenerationMessage = Token | Called | Warned | Finished
 
 
 class CancelSignal(Protocol):
@@ -116,12 +117,13 @@ class WorkerClient:
 
     async def generate(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         options: Mapping[str, Any],
         *,
         seed: int,
         threads: int,
         cancel: CancelSignal,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> AsyncGenerator[GenerationMessage, None]:
         """Stream one answer; the last item is its ``Finished``.
 
@@ -129,11 +131,12 @@ class WorkerClient:
         and waits until the worker has let go of it.
 
         Args:
-            messages: role and content of each.
+            messages: fields of ``types.Message``.
             options: fields of ``types.Options``.
             seed: for sampling.
             threads: compute threads for this request.
             cancel: ends the generation within a token; its ``Finished`` still comes.
+            tools: functions that the model may ask for, in the OpenAI form.
 
         Raises:
             WorkbenchError: the worker's own error, or ``HF_PIPELINE_ERROR`` if it died.
@@ -146,7 +149,14 @@ class WorkerClient:
         watcher = asyncio.create_task(self._cancel_when(cancel, number))
         try:
             await self._send(
-                Generate(number, [dict(m) for m in messages], dict(options), seed, threads)
+                Generate(
+                    number,
+                    [dict(message) for message in messages],
+                    dict(options),
+                    seed,
+                    threads,
+                    [dict(tool) for tool in tools],
+                )
             )
             while not over:
                 item = await inbox.get()
@@ -243,7 +253,7 @@ class WorkerClient:
         self._die(self._death_error(await self._exit_status()))
 
     def _dispatch(self, message: Message) -> None:
-        if isinstance(message, (Token, Warned, Finished)):
+        if isinstance(message, (Token, Called, Warned, Finished)):
             inbox = self._requests.get(message.request_id)
             if inbox is not None:
                 inbox.put_nowait(message)

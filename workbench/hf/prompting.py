@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from workbench.errors import invalid
+from workbench.errors import WorkbenchError, invalid
 from workbench.hf.protocol import Warned
+from workbench.hf.tools import template_messages
 from workbench.types import Options
 
 _NO_TEMPLATE: Final = (
@@ -17,7 +18,7 @@ _NO_TEMPLATE: Final = (
 _ROOM: Final = 4
 """When old messages are left out, at most one part in this many of the context is kept free."""
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,20 @@ class Prompt:
 
 
 def make_prompt(
-    tokenizer: Any, messages: Messages, options: Options, context_length: int | None
+    tokenizer: Any,
+    messages: Messages,
+    options: Options,
+    context_length: int | None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> Prompt:
     """Render, tokenise and fit into the context.
 
     Args:
         tokenizer: of the model.
-        messages: role and content of each, oldest first.
+        messages: fields of ``types.Message``, oldest first.
         options: ``num_ctx``, ``max_tokens`` and ``overflow`` are looked at.
         context_length: what the model was made for, in tokens, or None.
+        tools: functions that the model may ask for.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST`` if the template refuses the messages, the prompt is
@@ -54,7 +60,7 @@ def make_prompt(
             last one alone do not fit).
     """
     warnings = [] if tokenizer.chat_template else [Warned(0, "NO_CHAT_TEMPLATE", _NO_TEMPLATE)]
-    text, ids = _render(tokenizer, messages)
+    text, ids = _render(tokenizer, messages, tools)
     limits = [n for n in (options.num_ctx, context_length) if n]
     limit = min(limits, default=len(ids) + options.max_tokens)
     whole = len(ids)
@@ -64,7 +70,7 @@ def make_prompt(
         while len(ids) > limit - room and (fewer := _without_oldest(shorter)):
             left_out += len(shorter) - len(fewer)
             shorter = fewer
-            text, ids = _render(tokenizer, shorter)
+            text, ids = _render(tokenizer, shorter, tools)
         if left_out and len(ids) < limit:
             warnings.append(
                 Warned(
@@ -89,14 +95,21 @@ def make_prompt(
     return Prompt(text, ids, limit, tuple(warnings))
 
 
-def _render(tokenizer: Any, messages: Messages) -> tuple[str, list[int]]:
+def _render(
+    tokenizer: Any, messages: Messages, tools: Sequence[Mapping[str, Any]]
+) -> tuple[str, list[int]]:
     if not tokenizer.chat_template:
         text = "\n".join(message["content"] for message in messages)
         return text, list(tokenizer(text)["input_ids"])
     try:
         text = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
+            template_messages(messages),
+            tools=[dict(tool) for tool in tools] or None,
+            add_generation_prompt=True,
+            tokenize=False,
         )
+    except WorkbenchError:
+        raise
     except Exception as error:  # whatever the model's own template raises
         cause = next((line for line in str(error).splitlines() if line.strip()), "")[:500]
         raise invalid(
@@ -106,7 +119,7 @@ def _render(tokenizer: Any, messages: Messages) -> tuple[str, list[int]]:
     return text, list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _without_oldest(messages: Messages) -> list[dict[str, str]]:
+def _without_oldest(messages: Messages) -> list[dict[str, Any]]:
     """One turn less: the oldest message that is no system message, and the answer to it.
 
     Empty when only system messages and the last message are left.

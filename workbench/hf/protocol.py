@@ -78,13 +78,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Answer ``messages`` (role and content); ``options`` are those of ``types.Options``."""
+    """Answer ``messages`` (``types.Message``); ``options`` are those of ``types.Options``."""
 
     request_id: int
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     options: dict[str, Any]
     seed: int
     threads: int
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,17 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """The model asks for a function; ``arguments`` is JSON text."""
+
+    request_id: int
+    call_id: str
+    name: str
+    arguments: str
+    t_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the reader of the answer must know."""
 
@@ -170,6 +182,7 @@ Message = (
     | Trim
     | Loaded
     | Token
+    | Called
     | Warned
     | Finished
     | Failed
@@ -186,6 +199,7 @@ _TYPES: Final[dict[str, type[Message]]] = {
         Trim,
         Loaded,
         Token,
+        Called,
         Warned,
         Finished,
         Failed,

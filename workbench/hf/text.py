@@ -7,7 +7,7 @@ character may take several tokens), the tokenizer's own clean-up, and the search
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from workbench.types import Channel
 
@@ -215,6 +215,20 @@ def _overlap(text: str, tag: str) -> int:
     )
 
 
+class ChannelFilter(Protocol):
+    """What tells thinking from answer: :class:`ThinkFilter`, or ``tools.ToolFilter``."""
+
+    thinking: bool
+
+    def push(self, text: str) -> list[tuple[Channel, str]]:
+        """The pieces of text that are settled, each with its channel."""
+        ...
+
+    def finish(self) -> list[tuple[Channel, str]]:
+        """What was held back, when no more text comes."""
+        ...
+
+
 class AnswerText:
     """The steps as one.
 
@@ -222,7 +236,8 @@ class AnswerText:
         decode: text of a list of ids, without clean-up.
         clean: the tokenizer's clean-up, or None.
         stops: strings that end the answer.
-        think: tells thinking from answer; None for a model that does not think aloud.
+        think: tells thinking, and calls of functions, from the answer; None for a model that does
+            neither.
     """
 
     def __init__(
@@ -230,7 +245,7 @@ class AnswerText:
         decode: Decode,
         clean: Callable[[str], str] | None,
         stops: Sequence[str],
-        think: ThinkFilter | None = None,
+        think: ChannelFilter | None = None,
     ) -> None:
         self._decoder = IncrementalDecoder(decode)
         self._clean_up = CleanUp(clean)

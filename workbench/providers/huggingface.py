@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import cast
 
 from workbench.errors import ErrorCode, WorkbenchError
@@ -16,7 +16,7 @@ from workbench.hf.client import GenerationMessage
 from workbench.hf.folder import model_id
 from workbench.hf.manager import HuggingFaceModelManager, LoadedWorker, pss_bytes
 from workbench.hf.options import canonical, split_name
-from workbench.hf.protocol import Finished, Token, Warned
+from workbench.hf.protocol import Called, Finished, Token, Warned
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.settings import Settings
 from workbench.types import (
@@ -26,7 +26,9 @@ from workbench.types import (
     ProviderEvent,
     ProviderFinish,
     ProviderToken,
+    ProviderToolCall,
     ProviderWarning,
+    ToolCall,
 )
 
 
@@ -155,11 +157,12 @@ class HuggingFaceProvider:
         for warning in worker.warnings:
             yield warning
         messages = worker.client.generate(
-            [{"role": message.role, "content": message.content} for message in request.messages],
+            [asdict(message) for message in request.messages],
             request.options.to_dict(),
             seed=seed,
             threads=self._threads_for(request, model),
             cancel=cancel,
+            tools=request.tools,
         )
         try:
             async with aclosing(messages):
@@ -245,6 +248,9 @@ def _event(message: GenerationMessage) -> ProviderEvent:
             channel=message.channel,
             logprobs=tuple(message.logprobs),
         )
+    if isinstance(message, Called):
+        call = ToolCall(message.call_id, message.name, message.arguments)
+        return ProviderToolCall(call, message.t_ns)
     if isinstance(message, Warned):
         return ProviderWarning(message.code, message.message, message.details)
     return _finish(message)

@@ -193,6 +193,8 @@ def _explain(
             "Choose a local model, or give the server access (`ollama signin`, OLLAMA_API_KEY).",
             None,
         )
+    if status == 400 and "does not support tools" in text:
+        return ErrorCode.INVALID_REQUEST, said, "Leave tools out, or choose a model for them.", None
     if 400 <= status < 500 or (status == 500 and text.startswith(_INPUT_500)):
         return ErrorCode.INVALID_REQUEST, said, "Correct the request.", None
     if "memory" in text:

@@ -6,6 +6,7 @@ A wrong shape raises :class:`MalformedAnswer`: then the peer is not Ollama.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,15 @@ from workbench.providers.ollama_errors import MalformedAnswer, nested_error
 from workbench.types import (
     ChatRequest,
     FinishReason,
+    Message,
     ModelInfo,
     ProviderEvent,
     ProviderFinish,
     ProviderToken,
+    ProviderToolCall,
     ProviderWarning,
+    ToolCall,
+    new_id,
 )
 
 if TYPE_CHECKING:
@@ -84,17 +89,53 @@ def chat_body(request: ChatRequest, model: str, seed: int, keep_alive_s: float) 
         values["repeat_last_n"] = -1
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "messages": _messages(request.messages),
         "stream": True,
         "keep_alive": keep_alive(keep_alive_s),
         "options": values,
     }
     if options.logprobs:
         body |= {"logprobs": True, "top_logprobs": options.logprobs}
+    if request.tools:
+        body["tools"] = [dict(tool) for tool in request.tools]
     answer_format = _format(options.response_format)
     if answer_format is not None:
         body["format"] = answer_format
     return body
+
+
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Role and content, calls of functions with their arguments as objects, their results."""
+    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    written: list[dict[str, Any]] = []
+    for message in messages:
+        entry: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            entry["tool_calls"] = [
+                {"id": call.id, "function": {"name": call.name, "arguments": _arguments(call)}}
+                for call in message.tool_calls
+            ]
+        if message.tool_call_id is not None:
+            entry["tool_call_id"] = message.tool_call_id
+            # Templates name the function, not the call.
+            if message.tool_call_id in names:
+                entry["tool_name"] = names[message.tool_call_id]
+        written.append(entry)
+    return written
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    try:
+        values = json.loads(call.arguments or "{}")
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise invalid(
+            f"The arguments of the call of {call.name} are no JSON object: "
+            f"{call.arguments[:100]!r}.",
+            fix="Send them as they were received.",
+        )
+    return values
 
 
 def _format(response_format: JsonObject | None) -> str | dict[str, Any] | None:
@@ -143,7 +184,7 @@ def events(line: JsonObject, t_ns: int, details: JsonObject) -> list[ProviderEve
     return found
 
 
-def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken]:
+def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken | ProviderToolCall]:
     message = _mapping(line, "message")
     thinking, content = message.get("thinking") or "", message.get("content") or ""
     if not isinstance(thinking, str) or not isinstance(content, str):
@@ -152,8 +193,20 @@ def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken]:
     if thinking:
         yield ProviderToken(thinking, t_ns, channel="reasoning", logprobs=logprobs)
         logprobs = ()
-    if content or logprobs:
+    calls = _objects(message, "tool_calls")
+    if content or logprobs or calls:
         yield ProviderToken(content, t_ns, logprobs=logprobs)
+    for call in calls:
+        yield ProviderToolCall(_tool_call(call), t_ns)
+
+
+def _tool_call(call: JsonObject) -> ToolCall:
+    function = _mapping(call, "function")
+    name, arguments = function.get("name"), function.get("arguments") or {}
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise MalformedAnswer(_excerpt(call))
+    # Older servers give calls no id.
+    return ToolCall(str(call.get("id") or new_id("call")), name, json.dumps(arguments))
 
 
 def _finish(line: JsonObject, details: JsonObject) -> ProviderFinish:

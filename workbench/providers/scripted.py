@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.types import (
     Channel,
@@ -21,7 +21,9 @@ from workbench.types import (
     ProviderEvent,
     ProviderFinish,
     ProviderToken,
+    ProviderToolCall,
     ProviderWarning,
+    ToolCall,
 )
 
 _WORDS = ("The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "again.")
@@ -51,6 +53,8 @@ class Schedule:
     warning: ProviderWarning | None = None
     prompt_tokens: int = 10
     description: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Asked for after the last step, if the request offers functions at all."""
 
 
 def steady(
@@ -98,6 +102,11 @@ SCHEDULES: Mapping[str, Schedule] = {
         steady(10, first_s=0.1, gap_s=0.02),
         error=ErrorCode.INTERNAL,
         description="fails after ten tokens",
+    ),
+    "tools": Schedule(
+        steady(3, first_s=0.1, gap_s=0.02),
+        tool_calls=(ToolCall("call_1", "get_weather", '{"city": "Paris"}'),),
+        description="says three words, then asks for the weather of Paris",
     ),
     "slow-load": Schedule(
         steady(20, first_s=0.1, gap_s=0.02), load_s=2.0, description="takes two seconds to load"
@@ -198,6 +207,11 @@ class ScriptedProvider:
     ) -> AsyncGenerator[ProviderEvent, None]:
         """Play the schedule against absolute deadlines, so that lateness does not add up."""
         schedule = self._schedule(model)
+        if request.tools and not schedule.tool_calls:
+            raise invalid(
+                f"scripted/{model} cannot call functions.",
+                fix="Leave tools out, or choose scripted/tools.",
+            )
         if schedule.warning is not None:
             yield schedule.warning
         due = time.monotonic()
@@ -221,6 +235,8 @@ class ScriptedProvider:
                     provider=self.name,
                 )
             await _until(due + schedule.finish_s, cancel)
+            for call in schedule.tool_calls if request.tools else ():
+                yield ProviderToolCall(call, time.monotonic_ns())
         yield ProviderFinish(
             finish_reason, schedule.prompt_tokens, produced, count_source="runtime"
         )
