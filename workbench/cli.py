@@ -336,7 +336,7 @@ def _workbench(remote: bool | None = None) -> Workbench:
     from workbench.client import Workbench
 
     logs.configure("ERROR")  # what goes wrong is told in words; serve logs in full
-    return Workbench(remote=remote)
+    return Workbench(remote=remote, source="cli")
 
 
 def _list_models() -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:

@@ -64,6 +64,7 @@ class Workbench:
     Args:
         remote: True insists on a running server, False on an engine in this process; None takes
             a server if there is one.
+        source: what the log says of where loads and downloads came from.
         settings: overrides of the environment by field name, for example
             ``workbench_db="experiment.duckdb"``.
 
@@ -71,9 +72,11 @@ class Workbench:
         WorkbenchError: a bad setting, or a log that cannot be opened.
     """
 
-    def __init__(self, *, remote: bool | None = None, **settings: object) -> None:
+    def __init__(
+        self, *, remote: bool | None = None, source: str = "python", **settings: object
+    ) -> None:
         self.settings = load_settings(**settings)
-        self._transport = _connect(self.settings, remote)
+        self._transport = _connect(self.settings, remote, source)
         # A notebook seldom closes anything: models and log must be released all the same.
         self._finalizer = weakref.finalize(self, self._transport.close)
         # atexit would be too late: closing needs threads, and by then none can be started.
@@ -450,12 +453,12 @@ class _Transport(Protocol):
     def close(self) -> None: ...
 
 
-def _connect(settings: Settings, remote: bool | None) -> _Transport:
+def _connect(settings: Settings, remote: bool | None, source: str) -> _Transport:
     from workbench.discovery import running_server
 
     found = running_server(settings) if remote is not False else None
     if found is not None:
-        return _Remote(found["url"], found["token"])
+        return _Remote(found["url"], found["token"], source)
     if remote:
         raise WorkbenchError(
             ErrorCode.SERVER_UNREACHABLE,
@@ -463,13 +466,13 @@ def _connect(settings: Settings, remote: bool | None) -> _Transport:
             fix="Start one with: workbench serve.",
             operation="connect",
         )
-    return _Local(settings)
+    return _Local(settings, source)
 
 
 class _Local:
     """An engine in this process, on an event loop of its own in a background thread."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, source: str) -> None:
         from workbench import environment
         from workbench.engine import build
         from workbench.store import Store
@@ -477,6 +480,7 @@ class _Local:
         # In a notebook or script only what goes wrong is worth a line, unless it asked for more.
         chosen = "workbench_log_level" in settings.model_fields_set
         logs.configure_default(settings.workbench_log_level if chosen else "WARNING")
+        self._source = source
         store = Store.open(settings.workbench_db)
         store.set_environment(environment.capture(settings))
         self._engine = build(settings, store)
@@ -485,7 +489,8 @@ class _Local:
         self._thread.start()
 
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with logs.correlation(new_id("cor"), source=self._source):
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -506,7 +511,8 @@ class _Local:
         self._await(self._engine.unload(model))
 
     def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
-        return self._engine.download(model, revision, gguf_file)
+        with logs.correlation(new_id("cor"), source=self._source):
+            return self._engine.download(model, revision, gguf_file)
 
     def verify(self, model: str | None) -> Job:
         return self._await(self._engine.verify(model))
@@ -563,13 +569,13 @@ class _Local:
 class _Remote:
     """The engine of a running server, over REST and server-sent events."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, source: str) -> None:
         import httpx
 
         # Loopback must not go through a proxy; a stream may be silent for as long as a model loads.
         self._http = httpx.Client(
             base_url=f"{url}/api/v1",
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}", wire.SOURCE_HEADER: source},
             timeout=httpx.Timeout(10, read=None),
             trust_env=False,
         )

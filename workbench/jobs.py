@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime as dt
 import threading
 import time
@@ -84,6 +85,8 @@ class _Entry:
     work: Work
     cancelled: threading.Event
     on_end: Callable[[Job, float], None]
+    context: contextvars.Context
+    """Of who asked for it, for the log."""
 
 
 class JobRegistry:
@@ -122,7 +125,7 @@ class JobRegistry:
                 if not entry.job.ended and (entry.job.kind, entry.job.model) == (kind, model):
                     return entry.job
             job = Job(new_id("job"), kind, model, dt.datetime.now(dt.UTC))
-            entry = _Entry(job, work, threading.Event(), on_end)
+            entry = _Entry(job, work, threading.Event(), on_end, contextvars.copy_context())
             self._entries[job.id] = entry
             self._waiting.append(entry)
             self._start_waiting()
@@ -186,7 +189,7 @@ class JobRegistry:
             entry.job = replace(entry.job, status="running", started_at=now)
             # A daemon: what a job leaves behind can be taken up again, so nothing waits for it.
             threading.Thread(
-                target=self._run, args=(entry,), daemon=True, name=entry.job.id
+                target=entry.context.run, args=(self._run, entry), daemon=True, name=entry.job.id
             ).start()
 
     def _run(self, entry: _Entry) -> None:

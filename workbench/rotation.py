@@ -7,6 +7,7 @@ snapshot, wakes the requests that the plan admits, and does the loading and unlo
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections import Counter
@@ -616,7 +617,10 @@ class ModelRotationService:
 
     def _ensure_sweeper(self) -> None:
         if self._sweeper is None or self._sweeper.done():
-            self._sweeper = asyncio.ensure_future(self._sweep())
+            # In a context of its own: what it unloads is nobody's request.
+            self._sweeper = asyncio.get_running_loop().create_task(
+                self._sweep(), context=contextvars.Context()
+            )
 
     async def _sweep(self) -> None:
         """Unload idle models whose keep_alive has passed; ends when none is left to watch.

@@ -7,6 +7,7 @@ A running server owns the models and the log. It says so in ``server.json`` besi
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 from collections.abc import AsyncGenerator
@@ -66,6 +67,8 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
     app.state.health = watched
     app.state.metrics = measured
     app.state.token = secrets.token_urlsafe(32)
+    hub_tokens = (os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
+    logs.hide(settings.workbench_api_key, app.state.token, *hub_tokens)
     # The last one added is the first to see a request.
     app.add_middleware(Guard, settings=settings, token=app.state.token)
     app.add_middleware(Limits, settings=settings)

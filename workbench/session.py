@@ -99,7 +99,10 @@ class LiveSession:
         """Do it all; every outcome ends with a row and a last event."""
         request, error = self.request, None
         with logs.correlation(
-            request.correlation_id, session_id=request.session_id, model=self.route.model
+            request.correlation_id,
+            session_id=request.session_id,
+            model=self.route.model,
+            source=request.source,
         ):
             self.mailbox.put(
                 SessionEvent(

@@ -38,6 +38,9 @@ from workbench.types import (
     WarningEvent,
 )
 
+SOURCE_HEADER: Final = "X-Workbench-Source"
+"""With which our own clients say through which face a request came."""
+
 _EVENTS: Final[dict[str, type[Any]]] = {
     event.type: event
     for event in (

@@ -9,7 +9,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workbench import logs
+from workbench import logs, wire
 from workbench.api.problems import answer
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.types import new_id
@@ -56,7 +56,12 @@ class Edge:
             await send(message)
 
         client = scope.get("client")
-        with logs.correlation(correlation_id, client=client[0] if client else None):
+        face = Headers(scope=scope).get(wire.SOURCE_HEADER, "")
+        with logs.correlation(
+            correlation_id,
+            source=face if face in ("cli", "python") else "api",
+            client=client[0] if client else None,
+        ):
             try:
                 await self._app(scope, receive, stamped)
             except Exception as error:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import logging
 import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.protocol import (
     Called,
@@ -20,6 +24,7 @@ from workbench.hf.protocol import (
     Generate,
     Load,
     Loaded,
+    Logged,
     Message,
     ProtocolError,
     Token,
@@ -40,6 +45,7 @@ class CancelSignal(Protocol):
         ...
 
 
+_log = logs.get(__name__)
 _EXIT_STATUS_S: Final = 5.0
 
 
@@ -88,7 +94,10 @@ class WorkerClient:
             ours.close()
             output.close()
             raise
-        client._reading = asyncio.create_task(client._read(reader), name=f"hf-worker-{pid}")
+        # In a context of its own: it serves all requests, not only the one that loads the model.
+        client._reading = asyncio.get_running_loop().create_task(
+            client._read(reader), name=f"hf-worker-{pid}", context=contextvars.Context()
+        )
         return client
 
     @property
@@ -109,7 +118,7 @@ class WorkerClient:
         """
         self._loading = asyncio.get_running_loop().create_future()
         try:
-            await self._send(wanted)
+            await self._send(replace(wanted, correlation_id=logs.bound("correlation_id")))
             self.loaded = await self._loading
         finally:
             self._loading = None
@@ -156,6 +165,7 @@ class WorkerClient:
                     seed,
                     threads,
                     [dict(tool) for tool in tools],
+                    logs.bound("correlation_id"),
                 )
             )
             while not over:
@@ -263,6 +273,10 @@ class WorkerClient:
                 self._settle_load(error)
             elif message.request_id in self._requests:
                 self._requests[message.request_id].put_nowait(error)
+        elif isinstance(message, Logged):
+            line = dict(message.line)
+            level = logging.getLevelName(str(line.pop("level", "info")).upper())
+            _log.log(level, line.pop("event", "worker"), **line, pid=self.pid)
         elif isinstance(message, Loaded) and self._loading and not self._loading.done():
             self._loading.set_result(message)
 

@@ -340,6 +340,7 @@ class HuggingFaceModelManager:
             max_batch=self._settings.hf_max_batch,
             cache_bytes=self._cache_bytes(),
             converted=await asyncio.to_thread(self._copy_of, model, options),
+            log_level=self._settings.workbench_log_level,
         )
         self._starting[name] = client.pid
         try:

@@ -74,6 +74,8 @@ class Load:
     max_batch: int = 1
     cache_bytes: int = 2**30
     converted: str | None = None
+    correlation_id: str | None = None
+    log_level: str = "INFO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Generate:
     seed: int
     threads: int
     tools: list[dict[str, Any]] = field(default_factory=list)
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,13 @@ class Failed:
     error: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A line for the server's log, with the correlation id of the request it is about."""
+
+    line: dict[str, Any]
+
+
 Message = (
     Fork
     | Forked
@@ -186,6 +196,7 @@ Message = (
     | Warned
     | Finished
     | Failed
+    | Logged
 )
 _TYPES: Final[dict[str, type[Message]]] = {
     cls.__name__: cls
@@ -203,6 +214,7 @@ _TYPES: Final[dict[str, type[Message]]] = {
         Warned,
         Finished,
         Failed,
+        Logged,
     )
 }
 

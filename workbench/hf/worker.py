@@ -13,11 +13,13 @@ import queue
 import socket
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import transformers
 
+from workbench import logs
 from workbench.errors import WorkbenchError
 from workbench.hf.batch import Batch
 from workbench.hf.loading import load
@@ -28,11 +30,14 @@ from workbench.hf.protocol import (
     Finished,
     Generate,
     Load,
+    Logged,
     Message,
     ProtocolError,
     Trim,
     encode,
 )
+
+_log = logs.get(__name__)
 
 
 class Worker:
@@ -47,6 +52,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._batch: Batch | None = None
+        self._correlation: dict[int, str | None] = {}
 
     def serve(self) -> None:
         """Handle messages for ever; the reading thread ends the process."""
@@ -57,6 +63,7 @@ class Worker:
                     self._load(message)
                 elif isinstance(message, Generate):
                     assert self._batch is not None
+                    self._correlation[message.request_id] = message.correlation_id
                     self._batch.add(message)
                 elif isinstance(message, Trim) and self._batch is not None:
                     self._batch.trim()
@@ -85,10 +92,14 @@ class Worker:
         os._exit(0)
 
     def _load(self, message: Load) -> None:
+        logs.configure(message.log_level, self._tell)
+        log = _log.bind(correlation_id=message.correlation_id)
+        log.debug("worker_loading", threads=message.threads)
         try:
             loaded = load(message)
         except WorkbenchError as error:
             traceback.print_exc()
+            log.warning("worker_load_failed", code=error.code, exc_info=error)
             self._send(Failed(None, error.to_dict()))
             return
         self._batch = Batch(
@@ -98,15 +109,34 @@ class Worker:
             send=self._send,
             cancelled=self._cancelled.__contains__,
         )
-        self._send(loaded.description)
+        told = loaded.description
+        log.info("worker_loaded", device=told.device, dtype=told.dtype, load_s=told.load_ns / 1e9)
+        self._send(told)
 
     def _send(self, message: Message) -> None:
         if isinstance(message, (Finished, Failed)) and message.request_id is not None:
             self._cancelled.discard(message.request_id)
+            self._report(message)
         try:
             self._sock.sendall(encode(message))
         except OSError:
             os._exit(0)
+
+    def _report(self, message: Finished | Failed) -> None:
+        log = _log.bind(correlation_id=self._correlation.pop(message.request_id or 0, None))
+        if isinstance(message, Failed):
+            log.warning("worker_failed", code=message.error.get("code"))
+        else:
+            log.debug(
+                "worker_finished",
+                finish_reason=message.finish_reason,
+                cancelled=message.cancelled,
+                prompt_tokens=message.prompt_tokens,
+                output_tokens=message.output_tokens,
+            )
+
+    def _tell(self, line: Mapping[str, Any]) -> None:
+        self._send(Logged(dict(line)))
 
 
 def run(sock: socket.socket) -> int:

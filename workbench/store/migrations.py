@@ -234,9 +234,16 @@ ALTER TABLE model_events ADD COLUMN host_after_bytes BIGINT;
 ALTER TABLE stream_sessions ADD COLUMN retry_ns BIGINT;       -- lost in failed attempts
 """
 
+_AUDIT: Final = """
+ALTER TABLE model_events ADD COLUMN correlation_id VARCHAR;   -- of the request that caused it
+ALTER TABLE model_events ADD COLUMN source VARCHAR;           -- api, ui, cli, notebook
+ALTER TABLE model_events ADD COLUMN client VARCHAR;           -- the address it came from
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
+    Migration(3, "who loaded, unloaded, downloaded and deleted", _AUDIT),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

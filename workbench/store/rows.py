@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+from workbench import logs
 from workbench.errors import WorkbenchError
 from workbench.types import Message, Status, StreamSession, new_id
 
@@ -60,6 +61,8 @@ class ModelEvent:
     ``died`` is a process that ended though nobody had asked it to. ``pressure`` and ``relief``
     are of a device's memory that came to another level, without a model. ``details.memory`` of a
     load and of what ended its stay says what was predicted and what was measured.
+    ``died`` is a process that ended though nobody had asked it to. Whose doing it was is taken from
+    the request in whose context the event is made; all None: the workbench's own.
     """
 
     event: Literal[
@@ -80,6 +83,9 @@ class ModelEvent:
     host_before_bytes: int | None = None
     host_after_bytes: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    correlation_id: str | None = field(default_factory=lambda: logs.bound("correlation_id"))
+    source: str | None = field(default_factory=lambda: logs.bound("source"))
+    client: str | None = field(default_factory=lambda: logs.bound("client"))
     event_id: str = field(default_factory=lambda: new_id("evt"))
     at: dt.datetime = field(default_factory=_now)
 

@@ -149,6 +149,16 @@ class Store:
 
     def log_model_event(self, event: ModelEvent) -> Future[None]:
         """Log that a model was found, downloaded, loaded, unloaded or evicted."""
+        logs.get(__name__).info(
+            "model_operation",
+            operation=event.event,
+            model=event.model,
+            ok=event.ok,
+            duration_s=event.duration_s,
+            correlation_id=event.correlation_id,
+            source=event.source,
+            client=event.client,
+        )
         return self.insert("model_events", columns_of(event))
 
     def log_error(

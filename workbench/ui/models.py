@@ -8,13 +8,14 @@ from typing import Any, Final
 import gradio as gr
 import pandas as pd
 
-from workbench import figures
+from workbench import figures, logs
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
 from workbench.figures import DASH
 from workbench.jobs import Job
-from workbench.types import ModelInfo
+from workbench.types import ModelInfo, new_id
 from workbench.ui import hints, notices
+from workbench.ui.asking import SOURCE
 from workbench.ui.catalogue import Catalogue, ordered
 from workbench.ui.markup import html
 
@@ -156,7 +157,8 @@ class ModelsTab:
         if not model:
             return await self._show(notices.note("Choose a model first."))
         try:
-            await self._engine.load(model)
+            with logs.correlation(new_id("cor"), source=SOURCE):
+                await self._engine.load(model)
         except WorkbenchError as problem:
             return await self._show(notices.error_card(problem))
         return await self._show(notices.note(f"{model} is resident."))
@@ -165,7 +167,8 @@ class ModelsTab:
         if not model:
             return await self._show(notices.note("Choose a model first."))
         try:
-            await self._engine.unload(model)
+            with logs.correlation(new_id("cor"), source=SOURCE):
+                await self._engine.unload(model)
         except WorkbenchError as problem:
             return await self._show(notices.error_card(problem))
         return await self._show(notices.note(f"{model} is unloaded."))
@@ -174,7 +177,8 @@ class ModelsTab:
 
     async def _download(self, name: str, revision: str, seen: tuple[str, ...]) -> Any:
         try:
-            job = self._engine.download(name, revision.strip() or None)
+            with logs.correlation(new_id("cor"), source=SOURCE):
+                job = self._engine.download(name, revision.strip() or None)
         except WorkbenchError as problem:
             progress, cancel, seen = self._running(seen)
             return gr.skip(), gr.skip(), notices.error_card(problem), progress, cancel, seen
@@ -224,7 +228,8 @@ class ModelsTab:
     async def _delete(self, model: str) -> Any:
         hidden = gr.update(visible=False)
         try:
-            gone = await self._engine.delete(model)
+            with logs.correlation(new_id("cor"), source=SOURCE):
+                gone = await self._engine.delete(model)
         except WorkbenchError as problem:
             return *await self._show(notices.error_card(problem)), hidden
         freed = figures.size(gone["freed_bytes"])
