@@ -118,11 +118,11 @@ def test_tracebacks_name_places_and_classes_only(
     except RuntimeError:
         logs.get("x").exception("failed")
     (line,) = lines(capsys.readouterr().err)
-    assert [link["type"] for link in line["exception"]] == [
+    assert [link["type"] for link in line["traceback"]] == [
         "builtins.ValueError",
         "builtins.RuntimeError",
     ]
-    assert all("test_logs.py" in place for link in line["exception"] for place in link["at"])
+    assert all("test_logs.py" in place for link in line["traceback"] for place in link["at"])
     assert PROMPT not in str(line)
 
 

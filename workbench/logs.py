@@ -92,7 +92,7 @@ def _traceback(
     while error is not None and error not in chain:
         chain.append(error)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    event["exception"] = [
+    event["traceback"] = [
         {
             "type": f"{type(link).__module__}.{type(link).__qualname__}",
             "at": [

@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -29,8 +30,12 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.observe.health import HealthMonitor
 from workbench.observe.lag import LagSampler
 from workbench.observe.prometheus import Metrics
+from workbench.observe.tracing import Tracing, provider_from_environment
 from workbench.settings import Settings
 from workbench.store import Store
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 _log = logs.get(__name__)
 
@@ -38,18 +43,24 @@ FACES = (health.router, metrics.router, rest.router, openai.router)
 """What programs speak to; a further face is one line here."""
 
 
-def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> FastAPI:
+def create_app(
+    settings: Settings, engine: Engine, *, page: bool = True, spans: TracerProvider | None = None
+) -> FastAPI:
     """The ASGI application around an engine.
 
     Args:
         settings: of the process.
         engine: closed when the application shuts down.
         page: False leaves out the Gradio page (it takes seconds to import).
+        spans: where traces go; None: as the ``OTEL_*`` variables say.
     """
     measured = Metrics(engine)
     lag = LagSampler(measured.lagged)
     watched = HealthMonitor(engine, lag)
     engine.observers.append(measured)
+    spans = spans or provider_from_environment()
+    if spans is not None:
+        engine.observers.append(Tracing(spans))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -60,8 +71,23 @@ def create_app(settings: Settings, engine: Engine, *, page: bool = True) -> Fast
         watched.stop()
         await lag.close()
         await engine.close()
+        if spans is not None:
+            await asyncio.to_thread(spans.shutdown)
 
-    app = FastAPI(title="Workbench", lifespan=lifespan, docs_url="/api/docs", redoc_url=None)
+    app = FastAPI(
+        title="Workbench",
+        lifespan=lifespan,
+        docs_url="/api/docs",
+        redoc_url=None,
+        telemetry={
+            "tracing": spans is not None,
+            "tracer_provider": spans,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
+    )
     app.state.settings = settings
     app.state.engine = engine
     app.state.health = watched
