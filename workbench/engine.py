@@ -195,6 +195,10 @@ class Engine:
         for session in self._live.values():
             session.cancel.cancel(reason)
 
+    def active(self) -> list[dict[str, Any]]:
+        """The streams that run or wait, the oldest first, each with its ``phase``."""
+        return [session.describe() for session in self._live.values()]
+
     @property
     def active_sessions(self) -> list[str]:
         """Ids of the streams that run or wait."""

@@ -11,7 +11,8 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
                unreachable, forbidden (gated or private), download failed
     OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
                stream broken (the connection or its framing), timeout
-    general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, JOB_NOT_FOUND, QUEUE_FULL,
+    general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, JOB_NOT_FOUND, SESSION_NOT_FOUND,
+               STREAM_NOT_FOUND, EVENTS_GONE (of a stream, from the buffer), QUEUE_FULL,
                TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
                UNAUTHORIZED, FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL,
                STORE_UNAVAILABLE, SERVER_UNREACHABLE, PORT_IN_USE, CANCELLED, INTERNAL
@@ -49,6 +50,9 @@ class ErrorCode(StrEnum):
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     MODEL_AMBIGUOUS = "MODEL_AMBIGUOUS"
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
+    SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    STREAM_NOT_FOUND = "STREAM_NOT_FOUND"
+    EVENTS_GONE = "EVENTS_GONE"
     QUEUE_FULL = "QUEUE_FULL"
     TIMEOUT = "TIMEOUT"
     TOO_LARGE = "TOO_LARGE"
@@ -86,6 +90,9 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.MODEL_NOT_FOUND: 404,
     ErrorCode.MODEL_AMBIGUOUS: 409,
     ErrorCode.JOB_NOT_FOUND: 404,
+    ErrorCode.SESSION_NOT_FOUND: 404,
+    ErrorCode.STREAM_NOT_FOUND: 404,
+    ErrorCode.EVENTS_GONE: 410,
     ErrorCode.QUEUE_FULL: 503,
     ErrorCode.TIMEOUT: 504,
     ErrorCode.TOO_LARGE: 413,

@@ -10,6 +10,25 @@ from dataclasses import replace
 from workbench.types import LoadingEvent, MemoryEvent, StreamEvent, TokenEvent
 
 
+def joined(last: TokenEvent, event: TokenEvent, chunk_size: int) -> TokenEvent | None:
+    """Two token events of a stream as one, if they may be.
+
+    The first one of a stream stays alone, channels are not mixed, and the text does not grow
+    beyond ``chunk_size`` characters.
+    """
+    if not last.seq or last.channel != event.channel:
+        return None
+    if len(last.text) + len(event.text) > chunk_size:
+        return None
+    return replace(
+        event,
+        seq=last.seq,
+        text=last.text + event.text,
+        n_tokens=last.n_tokens + event.n_tokens,
+        logprobs=last.logprobs + event.logprobs,
+    )
+
+
 class Mailbox:
     """Hands events from the run to its reader without ever making the run wait.
 
@@ -28,19 +47,12 @@ class Mailbox:
     def put(self, event: StreamEvent) -> None:
         """Add an event; never blocks. Call it in the event loop's thread."""
         last = self._events[-1] if self._events else None
+        both = None
+        if isinstance(last, TokenEvent) and isinstance(event, TokenEvent):
+            both = joined(last, event, self._chunk_size)
         match last, event:
-            case TokenEvent(), TokenEvent() if (
-                last.seq > 0
-                and last.channel == event.channel
-                and len(last.text) + len(event.text) <= self._chunk_size
-            ):
-                self._events[-1] = replace(
-                    event,
-                    seq=last.seq,
-                    text=last.text + event.text,
-                    n_tokens=last.n_tokens + event.n_tokens,
-                    logprobs=last.logprobs + event.logprobs,
-                )
+            case TokenEvent(), TokenEvent() if both is not None:
+                self._events[-1] = both
             case MemoryEvent(), MemoryEvent():
                 self._events[-1] = event
             case _:

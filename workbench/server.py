@@ -18,9 +18,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from workbench import environment, logs
-from workbench.api import handlers, health, metrics, openai, rest
+from workbench.api import handlers, health, metrics, openai, rest, sessions, streams
 from workbench.api.connections import guarded
 from workbench.api.edge import Edge
+from workbench.api.feeds import Feeds
 from workbench.api.headers import SecurityHeaders
 from workbench.api.limits import Limits
 from workbench.api.security import Guard, check_address
@@ -39,7 +40,14 @@ if TYPE_CHECKING:
 
 _log = logs.get(__name__)
 
-FACES = (health.router, metrics.router, rest.router, openai.router)
+FACES = (
+    health.router,
+    metrics.router,
+    rest.router,
+    streams.router,
+    sessions.router,
+    openai.router,
+)
 """What programs speak to; a further face is one line here."""
 
 
@@ -70,6 +78,7 @@ def create_app(
         yield
         watched.stop()
         await lag.close()
+        await app.state.feeds.close()
         await engine.close()
         if spans is not None:
             await asyncio.to_thread(spans.shutdown)
@@ -90,6 +99,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.engine = engine
+    app.state.feeds = Feeds(engine, settings)
     app.state.health = watched
     app.state.metrics = measured
     app.state.token = secrets.token_urlsafe(32)

@@ -28,6 +28,7 @@ from workbench.types import (
     FinishReason,
     LoadingEvent,
     MemoryEvent,
+    Phase,
     PromptEvent,
     ProviderFinish,
     ProviderToken,
@@ -94,6 +95,31 @@ class LiveSession:
         self.watch: Watch | None = None
         self.seq = 0
         self.stopped_by: str | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """How far it has come."""
+        if self.tokens:
+            return "thinking" if self.tokens[-1].channel == "reasoning" else "answering"
+        if self.sent is not None:
+            return "prompt"
+        return "queued" if self.mailbox.loading_since is None else "loading"
+
+    def describe(self) -> dict[str, Any]:
+        """What is known of it while it runs."""
+        request = self.request
+        return {
+            "session_id": request.session_id,
+            "model": self.route.model,
+            "requested_model": self.fallback_from or self.route.model,
+            "phase": self.phase,
+            "streamed_tokens": sum(token.n_tokens for token in self.tokens),
+            "conversation_id": request.conversation_id,
+            "comparison_id": request.comparison_id,
+            "correlation_id": request.correlation_id,
+            "source": request.source,
+            "created_at": self.created_at.isoformat(),
+        }
 
     async def execute(self) -> None:
         """Do it all; every outcome ends with a row and a last event."""

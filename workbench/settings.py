@@ -154,6 +154,10 @@ class Settings(BaseSettings):
     workbench_low_memory: Reserve = 2**30
     workbench_low_disk: Reserve = 2 * 2**30
     workbench_lag_warning_ms: int = Field(250, ge=1, le=60_000)
+    workbench_detach_grace_s: Seconds = 60
+    workbench_stream_buffer: int = Field(10_000, ge=16, le=10_000_000)
+    workbench_stream_keep_s: Seconds = 120
+    workbench_streams_kept: int = Field(100, ge=0, le=100_000)
     workbench_keep_alive_s: float = Field(300, ge=0, allow_inf_nan=False)
     workbench_queue_timeout_s: Seconds = 600
     workbench_first_token_timeout_s: Seconds = 300

@@ -91,6 +91,7 @@ def save_model(
     end_token: bool = False,
     broken_numbers: bool = False,
     layers: int = 2,
+    context: int = CONTEXT,
     shards: bool = False,
 ) -> Path:
     """Write a random Llama to ``folder``.
@@ -102,6 +103,7 @@ def save_model(
         end_token: False for a model that never ends by itself.
         broken_numbers: True for one that computes NaN.
         layers: depth.
+        context: longest prompt and answer, in tokens.
         shards: True for weights in several files.
     """
     import torch
@@ -117,7 +119,7 @@ def save_model(
         num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         bos_token_id=None,
         eos_token_id=0 if end_token else None,
         pad_token_id=None,

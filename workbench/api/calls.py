@@ -90,13 +90,20 @@ class Call(Terms):
         )
 
 
-class StreamMessage(Call):
+class Generate(Call):
     """One model answers."""
 
     model: str
 
 
-class Compare(Call):
-    """Several models answer the same message."""
+class StreamMessage(Generate):
+    """One model answers; with ``detach`` the work survives the loss of its reader for a while."""
 
+    detach: bool = False
+
+
+class Compare(Call):
+    """Several models answer the same message; ``detach`` as for one."""
+
+    detach: bool = False
     models: list[str] = Field(min_length=1, max_length=16)

@@ -18,9 +18,8 @@ from starlette.responses import JSONResponse, Response
 
 from workbench.api.openai_calls import ChatCompletion
 from workbench.api.problems import openai_body
-from workbench.api.streaming import EventStream, while_connected
+from workbench.api.streaming import EventStream, collect, finished, stopped, while_connected
 from workbench.engine import Engine
-from workbench.errors import ErrorCode, WorkbenchError
 from workbench.types import (
     ChatRequest,
     DoneEvent,
@@ -62,12 +61,12 @@ async def chat_completions(request: Request, body: ChatCompletion) -> Response:
     events = _engine(request).stream(call)
     if not body.stream:
         async with aclosing(events):
-            told = await while_connected(request, _collect(events, until_token=False))
+            told = await while_connected(request, collect(events))
         answer = _Answer(call, body)
-        session = _finished(told[-1])
+        session = finished(told[-1])
         return JSONResponse(answer.whole(session, told), headers=_headers(call))
     try:
-        told = await while_connected(request, _collect(events, until_token=True))
+        told = await while_connected(request, collect(events, until_token=True))
         if isinstance(told[-1], ErrorEvent):
             raise told[-1].error
     except BaseException:
@@ -103,43 +102,6 @@ def _created(model: ModelInfo) -> int:
         return int(dt.datetime.fromisoformat(str(model.details.get("modified_at"))).timestamp())
     except ValueError:
         return 0
-
-
-async def _collect(
-    events: AsyncGenerator[StreamEvent, None], *, until_token: bool
-) -> list[StreamEvent]:
-    """Events up to the end, or up to the first that carries some of the answer."""
-    told: list[StreamEvent] = []
-    async for event in events:
-        told.append(event)
-        if until_token and isinstance(event, TokenEvent | ToolCallEvent | DoneEvent | ErrorEvent):
-            break
-    return told
-
-
-def _finished(event: StreamEvent) -> StreamSession:
-    """The record of an answer that may be told as one.
-
-    Raises:
-        WorkbenchError: why it failed, or ``CANCELLED``.
-    """
-    if isinstance(event, ErrorEvent):
-        raise event.error
-    assert isinstance(event, DoneEvent)
-    if event.session.status is Status.CANCELLED:
-        raise _stopped(event.session)
-    return event.session
-
-
-def _stopped(session: StreamSession) -> WorkbenchError:
-    return WorkbenchError(
-        ErrorCode.CANCELLED,
-        f"The answer was stopped ({session.termination_reason}).",
-        fix="Ask again.",
-        operation="stream",
-        provider=session.provider,
-        details={"session_id": session.session_id},
-    )
 
 
 async def _stream(
@@ -213,7 +175,7 @@ class _Answer:
             case ErrorEvent():
                 return [_data(openai_body(event.error, self._call.correlation_id))]
             case DoneEvent(session=session) if session.status is Status.CANCELLED:
-                return [_data(openai_body(_stopped(session), self._call.correlation_id))]
+                return [_data(openai_body(stopped(session), self._call.correlation_id))]
             case DoneEvent(session=session):
                 return self._end(session)
         return []

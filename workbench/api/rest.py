@@ -1,30 +1,19 @@
-"""REST and server-sent events: what the command line, notebooks and scripts speak to a server."""
+"""REST: models, jobs and queries; what generates is in :mod:`workbench.api.streams`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from workbench import wire
-from workbench.api.calls import Body, Compare, StreamMessage
+from workbench.api.calls import Body
 from workbench.api.security import require_owner
-from workbench.api.streaming import EventStream
 from workbench.engine import Engine
-from workbench.errors import invalid
-from workbench.types import ChatRequest, new_id
 
 router = APIRouter(prefix="/api/v1")
-
-
-class Encoded(Body):
-    """Requests as :func:`workbench.wire.encode_request` writes them (our own client's form)."""
-
-    requests: list[dict[str, Any]] = Field(min_length=1, max_length=64)
 
 
 class ModelName(Body):
@@ -130,40 +119,6 @@ async def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
     return _engine(request).disk.jobs.cancel(job_id).to_dict()
 
 
-@router.post("/stream-message")
-async def stream_message(request: Request, body: StreamMessage) -> EventStream:
-    """Server-sent events of one answer: session, queued, loading, prompt, token, done, error."""
-    call = body.request(body.model, request.state.correlation_id)
-    return await _sse(_engine(request), [call])
-
-
-@router.post("/compare")
-async def compare(request: Request, body: Compare) -> EventStream:
-    """Server-sent events of several answers; ``pane`` is the model's index."""
-    comparison = new_id("cmp")
-    calls = [
-        body.request(model, request.state.correlation_id, comparison_id=comparison)
-        for model in body.models
-    ]
-    return await _sse(_engine(request), calls)
-
-
-@router.post("/streams", include_in_schema=False)
-async def streams(request: Request, body: Encoded) -> EventStream:
-    """As ``compare``, with a full request per pane."""
-    try:
-        calls = [wire.decode_request(item) for item in body.requests]
-    except (KeyError, TypeError, ValueError) as error:
-        raise invalid(f"A request is not in the form of wire.encode_request: {error!r}.") from None
-    return await _sse(_engine(request), calls)
-
-
-@router.delete("/streams/{session_id}")
-async def cancel(request: Request, session_id: str) -> dict[str, bool]:
-    """Stop a running stream; ``cancelled`` is false when there is none of that id."""
-    return {"cancelled": _engine(request).cancel(session_id)}
-
-
 @router.post("/query", dependencies=[Depends(require_owner)])
 def query(request: Request, body: Query) -> Response:
     """Rows of one statement that only reads, for the server's own user; dtypes are pandas'."""
@@ -179,17 +134,6 @@ def query(request: Request, body: Query) -> Response:
 def tables(request: Request) -> dict[str, Any]:
     """Tables and views of the log."""
     return {"tables": _engine(request).store.tables()}
-
-
-async def _sse(engine: Engine, calls: list[ChatRequest]) -> EventStream:
-    stream = engine.compare(calls)
-
-    async def events() -> AsyncGenerator[str, None]:
-        async for pane, event in stream:
-            body = json.dumps({"pane": pane, **wire.encode_event(event)}, default=str)
-            yield f"event: {event.type}\ndata: {body}\n\n"
-
-    return EventStream(events(), stream.aclose)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,15 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.types import (
+    DoneEvent,
+    ErrorEvent,
+    Status,
+    StreamEvent,
+    StreamSession,
+    TokenEvent,
+    ToolCallEvent,
+)
 
 T = TypeVar("T")
 
@@ -41,6 +50,44 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def collect(
+    events: AsyncGenerator[StreamEvent, None], *, until_token: bool = False
+) -> list[StreamEvent]:
+    """Events up to the end, or up to the first that carries some of the answer."""
+    told: list[StreamEvent] = []
+    async for event in events:
+        told.append(event)
+        if until_token and isinstance(event, TokenEvent | ToolCallEvent | DoneEvent | ErrorEvent):
+            break
+    return told
+
+
+def finished(event: StreamEvent) -> StreamSession:
+    """The record of an answer that may be told as one.
+
+    Raises:
+        WorkbenchError: why it failed, or ``CANCELLED``.
+    """
+    if isinstance(event, ErrorEvent):
+        raise event.error
+    assert isinstance(event, DoneEvent)
+    if event.session.status is Status.CANCELLED:
+        raise stopped(event.session)
+    return event.session
+
+
+def stopped(session: StreamSession) -> WorkbenchError:
+    """The error that tells of an answer which was stopped from elsewhere."""
+    return WorkbenchError(
+        ErrorCode.CANCELLED,
+        f"The answer was stopped ({session.termination_reason}).",
+        fix="Ask again.",
+        operation="stream",
+        provider=session.provider,
+        details={"session_id": session.session_id},
+    )
 
 
 class EventStream(StreamingResponse):

@@ -1,0 +1,154 @@
+"""A client that leaves: its work stops in every phase, its row says so, its place is free."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.hf.tiny import save_model
+from tests.live import LiveServer
+
+PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server that answers one request to a model at a time, so that a second one waits."""
+    folder = tmp_path_factory.mktemp("small")
+    save_model(folder / "models" / "tiny")
+    save_model(folder / "models" / "deep", layers=24, context=32_768)
+    with LiveServer(
+        folder,
+        HF_MODEL_PATH=str(folder / "models"),
+        HF_MAX_BATCH="1",
+        WORKBENCH_THREADS="1",
+    ) as running:
+        yield running
+
+
+class Caller:
+    """A client that sends a request and may hang up at any time."""
+
+    def __init__(self, server: LiveServer, path: str, body: dict[str, Any]) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", server.port))
+        data = json.dumps(body).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+            "\r\n"
+        )
+        self._socket.sendall(head.encode() + data)
+
+    def hang_up(self) -> None:
+        self._socket.close()
+
+
+def request(path: str, model: str, prompt: str = "Hi", **options: Any) -> dict[str, Any]:
+    if path.startswith("/v1"):
+        messages = [{"role": "user", "content": prompt}]
+        return {"model": model, "messages": messages, "stream": "stream" in path, **options}
+    return {"model": model, "message": prompt, "options": options}
+
+
+PATHS = [
+    "/v1/chat/completions",
+    "/v1/chat/completions?stream",
+    "/api/v1/generate",
+    "/api/v1/stream-message",
+]
+
+
+def row(server: LiveServer, model: str, before: int) -> list[Any]:
+    """The newest row of a model, once there is one more than before."""
+    sql = (
+        "SELECT status, termination_reason, sent_ns IS NOT NULL, streamed_tokens "
+        f"FROM stream_sessions WHERE model = '{model}' ORDER BY seq DESC"
+    )
+    until = time.monotonic() + PATIENCE_S
+    while len(rows := server.query(sql)) <= before:
+        assert time.monotonic() < until, "the work was not stopped"
+        time.sleep(0.05)
+    return rows[0]
+
+
+def count(server: LiveServer, model: str) -> int:
+    sql = f"SELECT count(*) FROM stream_sessions WHERE model = '{model}'"
+    return int(server.query(sql)[0][0])
+
+
+def wait_for_phases(server: LiveServer, *phases: str) -> None:
+    """Until the streams that run are in these phases, the oldest first."""
+    until = time.monotonic() + PATIENCE_S
+    with server.client() as http:
+        while True:
+            now = tuple(item["phase"] for item in http.get("/api/v1/streams").json()["streams"])
+            if now == phases:
+                return
+            assert time.monotonic() < until, now
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_while_loading(small: LiveServer, path: str) -> None:
+    """The row is there long before the two seconds of the load are over."""
+    model = "scripted/slow-load"
+    with small.client() as http:
+        http.post("/api/v1/models/unload", json={"model": model})
+    before = count(small, model)
+    caller = Caller(small, path, request(path, model))
+    wait_for_phases(small, "loading")
+    caller.hang_up()
+    assert row(small, model, before)[:3] == ["cancelled", "disconnect", False]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_in_the_prompt(small: LiveServer, path: str) -> None:
+    """A real model reads a prompt that takes it long."""
+    model = "huggingface/deep"
+    with small.client() as http:
+        http.post("/api/v1/models/load", json={"model": model})
+    before = count(small, model)
+    caller = Caller(small, path, request(path, model, "word " * 6000))
+    wait_for_phases(small, "prompt")
+    caller.hang_up()
+    got = row(small, model, before)
+    assert got[:3] == ["cancelled", "disconnect", True]
+    assert got[3] == 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_while_decoding(small: LiveServer, path: str) -> None:
+    model = "scripted/stall"
+    before = count(small, model)
+    caller = Caller(small, path, request(path, model))
+    wait_for_phases(small, "answering")
+    caller.hang_up()
+    got = row(small, model, before)
+    assert got[:3] == ["cancelled", "disconnect", True]
+    assert got[3] < 20
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_in_the_queue_and_in_a_real_model(small: LiveServer, path: str) -> None:
+    """One answers for long, the next one waits; both leave, and the model answers a third."""
+    model = "huggingface/tiny"
+    with small.client() as http:
+        http.post("/api/v1/models/load", json={"model": model})
+    before = count(small, model)
+    first = Caller(small, path, request(path, model, max_tokens=1500))
+    wait_for_phases(small, "answering")
+    second = Caller(small, path, request(path, model, max_tokens=1500))
+    wait_for_phases(small, "answering", "queued")
+    second.hang_up()
+    assert row(small, model, before)[:3] == ["cancelled", "disconnect", False]
+    first.hang_up()
+    got = row(small, model, before + 1)
+    assert got[:3] == ["cancelled", "disconnect", True]
+    with small.client() as http:
+        body = request("/v1", model, max_tokens=2)
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
