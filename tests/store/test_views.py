@@ -103,6 +103,22 @@ def test_a_known_session_has_the_figures_of_its_schedule(store: Store) -> None:
     assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-12)
 
 
+def test_the_median_gap_of_the_row_is_that_of_the_stored_tokens(store: Store) -> None:
+    """It is the one figure of the view that is not computed from stamps."""
+    uneven = TokenTimeline(
+        (0, 10 * MS, 40 * MS, 100 * MS), (1, 1, 2, 0), (1,) * 4, ("content",) * 4
+    )
+    for session in (make_session(), make_session(timeline=uneven)):
+        store.log_session(session, ASKED).result()
+    rows = store.rows(
+        "SELECT any_value(itl_p50_s) AS kept_s, median(gap_s / n_tokens) AS p50_s FROM ("
+        "  SELECT *, unnest(range(n_tokens)) FROM token_events WHERE gap_s IS NOT NULL"
+        ") JOIN latencies USING (session_id) GROUP BY session_id"
+    )
+    assert sorted(row["kept_s"] for row in rows) == pytest.approx([0.015, 0.02])
+    assert all(row["kept_s"] == pytest.approx(row["p50_s"]) for row in rows)
+
+
 def test_a_session_without_a_timeline_row_still_has_latencies(store: Store) -> None:
     session = make_session(timeline=TokenTimeline())
     store.log_session(session, ASKED).result()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +19,7 @@ from workbench.analysis.frames import (
     typed,
     whole,
 )
-from workbench.analysis.statistics import Estimate, difference, holm, ratio
+from workbench.analysis.statistics import Estimate, estimate, exponential, holm
 from workbench.errors import invalid
 
 if TYPE_CHECKING:
@@ -75,7 +74,48 @@ CONTENTION_COST: Final[Columns] = {
     "p": real("of no cost"),
 }
 
-Pairs = dict[Hashable, list[tuple[float, float]]]
+NEWEST: Final = 200_000
+"""A comparison looks at the newest so many sessions of a longer log."""
+
+MAX_PROMPTS: Final = 2_000
+"""And at so many prompts, a random part of more."""
+
+_EVER: Final = "0001-01-01T00:00:00+00:00"
+_RECENT: Final = f"seq > (SELECT max(seq) FROM stream_sessions) - {NEWEST}"  # noqa: S608
+
+_PAIRS: Final = f"""
+WITH answers AS (
+    SELECT model, prompt_untagged AS prompt, {{metric}} AS figure, row_number() OVER (
+        PARTITION BY model, prompt_untagged ORDER BY created_at, seq) AS repeat
+    FROM latencies JOIN session_prompts USING (session_id, created_at)
+    WHERE {{condition}} AND {_RECENT} AND model IN ($a, $b) AND {{metric}} > 0
+        AND created_at >= $since AND ($run_id IS NULL OR run_id = $run_id)
+)
+SELECT hash(prompt)::VARCHAR AS prompt, count(*) AS pairs,
+    avg(b.figure - a.figure) AS difference, avg(ln(b.figure / a.figure)) AS log_ratio
+FROM answers a JOIN answers b USING (prompt, repeat)
+WHERE a.model = $a AND b.model = $b
+GROUP BY prompt ORDER BY hash(prompt) LIMIT {MAX_PROMPTS}
+"""  # noqa: S608
+
+# One row a model and prompt, and one a model with the medians (prompt is null there).
+_CONTENTION: Final = f"""
+WITH answers AS (
+    SELECT {", ".join(GROUP)}, contended, prompt_untagged AS prompt,
+        unnest(['ttft_s', 'tpot_s']) AS metric, unnest([ttft_s, tpot_s]) AS figure
+    FROM latencies LEFT JOIN session_prompts USING (session_id, created_at)
+    WHERE {condition(True)} AND {_RECENT}
+)
+SELECT {", ".join(GROUP)}, metric, grouping(prompt) = 1 AS whole, hash(prompt)::VARCHAR AS prompt,
+    count(*) FILTER (NOT contended) AS alone, count(*) FILTER (contended) AS beside,
+    avg(ln(figure)) FILTER (contended) - avg(ln(figure)) FILTER (NOT contended) AS log_ratio,
+    median(figure) FILTER (NOT contended) AS alone_p50_s,
+    median(figure) FILTER (contended) AS contended_p50_s
+FROM answers WHERE figure > 0
+GROUP BY GROUPING SETS (({", ".join(GROUP)}, metric, prompt), ({", ".join(GROUP)}, metric))
+HAVING log_ratio IS NOT NULL
+ORDER BY {", ".join(GROUP)}, metric DESC, hash(prompt)
+"""  # noqa: S608
 
 
 def model_differences(
@@ -90,7 +130,7 @@ def model_differences(
     """Every pair of these models on the prompts that both answered.
 
     Answers are paired by prompt (a tag in square brackets at its beginning does not count) and
-    by repeat, in order of time.
+    by repeat, in order of time. Values of zero are left out: they have no ratio.
 
     Args:
         read: runs the query.
@@ -111,61 +151,39 @@ def model_differences(
     for metric in metrics:
         if metric not in UNITS:
             raise invalid(f"{metric!r} cannot be compared.", fix=f"Use one of {', '.join(UNITS)}.")
-    answers = read(
-        f"""
-        SELECT model, hash(prompt_untagged)::VARCHAR AS prompt,
-            row_number() OVER (PARTITION BY model, prompt_untagged ORDER BY created_at, seq) AS n,
-            {", ".join(metrics)}
-        FROM latencies JOIN session_prompts USING (session_id)
-        WHERE {condition(contended)} AND model IN (SELECT unnest($models))
-            AND created_at >= $since AND ($run_id IS NULL OR run_id = $run_id)
-        """,  # noqa: S608
-        {
-            "models": list(models),
-            "since": since.isoformat() if since is not None else "0001-01-01T00:00:00+00:00",
-            "run_id": run_id,
-        },
-    )
-    by_model = {model: rows.set_index(["prompt", "n"]) for model, rows in answers.groupby("model")}
-    rows = [
-        row
-        for a, b in combinations(dict.fromkeys(models), 2)
-        if a in by_model and b in by_model
-        for metric in metrics
-        if (row := _difference(by_model[a][metric], by_model[b][metric]))
-        and row.update(model_a=a, model_b=b, metric=metric, unit=UNITS[metric]) is None
-    ]
+    rows = []
+    for a, b in combinations(dict.fromkeys(models), 2):
+        for metric in metrics:
+            found = read(
+                _PAIRS.format(metric=metric, condition=condition(contended)),
+                {
+                    "a": a,
+                    "b": b,
+                    "since": since.isoformat() if since is not None else _EVER,
+                    "run_id": run_id,
+                },
+            )
+            if len(found):
+                known = {"model_a": a, "model_b": b, "metric": metric, "unit": UNITS[metric]}
+                rows.append(known | _difference(found))
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return typed(pd.DataFrame(rows, columns=list(MODEL_DIFFERENCES)), MODEL_DIFFERENCES)
 
 
-def _difference(a: pd.Series[Any], b: pd.Series[Any]) -> dict[str, Any]:
-    """The figures of one pair of models, or nothing."""
-    found = _pairs(a.dropna().astype(float), b.dropna().astype(float))
-    if not found:
-        return {}
-    absolute, relative = difference(found), ratio(found)
+def _difference(prompts: pd.DataFrame) -> dict[str, Any]:
+    """The figures of two models from the means of each prompt."""
+    pairs = int(prompts["pairs"].sum())
+    absolute = estimate(prompts["difference"].tolist(), pairs)
+    relative = exponential(estimate(prompts["log_ratio"].tolist(), pairs))
     return {
         "prompts": relative.prompts,
-        "pairs": relative.pairs,
+        "pairs": pairs,
         **_bounds("ratio", relative),
         **_bounds("difference", absolute),
         "p": relative.p,
         "detectable_ratio": relative.detectable,
     }
-
-
-def _pairs(a: pd.Series[Any], b: pd.Series[Any]) -> Pairs:
-    """By prompt, the values of each repeat that both have; those of zero have no ratio."""
-    import pandas as pd
-
-    found: defaultdict[Hashable, list[tuple[float, float]]] = defaultdict(list)
-    both = pd.concat([a.rename("a"), b.rename("b")], axis=1, join="inner")
-    for (prompt, _), x, y in zip(both.index, both["a"], both["b"], strict=True):
-        if x > 0 and y > 0:
-            found[prompt].append((x, y))
-    return dict(found)
 
 
 def _bounds(name: str, found: Estimate) -> dict[str, float | None]:
@@ -199,52 +217,31 @@ def contention_cost(read: Read) -> pd.DataFrame:
     """
     import pandas as pd
 
-    answers = read(
-        f"""
-        SELECT model, dtype, quantization, contended,
-            hash(prompt_untagged)::VARCHAR AS prompt, ttft_s, tpot_s
-        FROM latencies LEFT JOIN session_prompts USING (session_id)
-        WHERE {condition(True)}
-        """  # noqa: S608
-    )
+    found = read(_CONTENTION)
     rows = []
-    for key, part in answers.groupby(list(GROUP), dropna=False):
-        for metric in ("ttft_s", "tpot_s"):
-            timed = part[part[metric].astype("float64") > 0]
-            alone, beside = (
-                timed[timed["contended"].astype(bool) == kind] for kind in (False, True)
+    for key, part in found.groupby([*GROUP, "metric"], dropna=False, sort=False):
+        whole = part["whole"].astype(bool)
+        for total in rows_of(part[whole]):
+            rows.append(
+                dict(zip((*GROUP, "metric"), key, strict=True)) | _cost(total, part[~whole])
             )
-            if len(alone) and len(beside):
-                rows.append(dict(zip(GROUP, key, strict=True)) | _cost(alone, beside, metric))
     return typed(pd.DataFrame(rows, columns=list(CONTENTION_COST)), CONTENTION_COST)
 
 
-def _cost(alone: pd.DataFrame, beside: pd.DataFrame, metric: str) -> dict[str, Any]:
-    import numpy as np
-
-    middle = {
-        kind: part[metric].astype(float).transform(np.log).groupby(part["prompt"]).mean()
-        for kind, part in (("alone", alone), ("beside", beside))
-    }
-    shared = middle["alone"].index.intersection(middle["beside"].index)
-    medians = float(alone[metric].median()), float(beside[metric].median())
+def _cost(total: Any, prompts: pd.DataFrame) -> dict[str, Any]:
+    """The figures of a model from its medians and from the prompts that it answered both ways."""
+    shared = prompts["log_ratio"].tolist()[:MAX_PROMPTS]
     row: dict[str, Any] = {
-        "metric": metric,
-        "alone_p50_s": medians[0],
-        "contended_p50_s": medians[1],
-        "sessions_alone": len(alone),
-        "sessions_contended": len(beside),
-        "paired": len(shared) > 0,
+        "alone_p50_s": total.alone_p50_s,
+        "contended_p50_s": total.contended_p50_s,
+        "sessions_alone": total.alone,
+        "sessions_contended": total.beside,
+        "paired": bool(shared),
         "prompts": len(shared),
     }
-    if not len(shared):
-        return row | {"ratio": medians[1] / medians[0]}
-    cost = ratio(
-        {
-            key: [(float(np.exp(middle["alone"][key])), float(np.exp(middle["beside"][key])))]
-            for key in shared
-        }
-    )
+    if not shared:
+        return row | {"ratio": total.contended_p50_s / total.alone_p50_s}
+    cost = exponential(estimate(shared, len(shared)))
     return row | _bounds("ratio", cost) | {"p": cost.p}
 
 

@@ -83,6 +83,16 @@ GROUP: Final[Columns] = {
 """What every summary by model begins with."""
 
 
+# Two look-ups, each by one equality: those that DuckDB answers without reading the whole column.
+CHOSEN: Final = """
+SELECT session_id FROM stream_sessions WHERE session_id = $id
+UNION
+SELECT session_id FROM stream_sessions WHERE comparison_id = coalesce(
+    (SELECT comparison_id FROM stream_sessions WHERE session_id = $id), $id)
+"""
+"""SQL: the sessions of a comparison, named by its id or by that of one of its sessions."""
+
+
 def condition(contended: bool, alias: str = "") -> str:
     """SQL: answers of the model itself that ended well, and alone unless ``contended``."""
     own = f"{alias}status = 'ok' AND {alias}fallback_from IS NULL"

@@ -12,7 +12,7 @@ from workbench.analysis.drawing import (
     styled,
     styles,
 )
-from workbench.analysis.frames import Columns, Read, real, rows_of, text, typed, whole
+from workbench.analysis.frames import CHOSEN, Columns, Read, real, rows_of, text, typed, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +36,12 @@ PHASE_SPANS: Final[Columns] = {
     "end_s": real("end of the phase"),
 }
 
-_CHOSEN: Final = """
+_CHOSEN: Final = f"""
 WITH chosen AS (
     SELECT session_id, model, queued_ns, min(queued_ns) OVER () AS start_ns FROM stream_sessions
-    WHERE session_id = $id OR comparison_id = $id
-        OR comparison_id = (SELECT comparison_id FROM stream_sessions WHERE session_id = $id)
+    WHERE session_id IN ({CHOSEN})
 )
-"""
+"""  # noqa: S608
 
 # The processes of a model are read in one go: samples of one stamp are one reading.
 _MEMORY: Final = f"""
@@ -66,6 +65,7 @@ _PHASES: Final = f"""
             finish_s]) AS length_s,
         unnest(range(8)) AS position
     FROM latencies JOIN chosen c USING (session_id)
+    WHERE session_id IN (SELECT session_id FROM chosen)
 ), ends AS (
     SELECT *, arrived_s + sum(length_s) OVER (PARTITION BY session_id ORDER BY position) AS end_s
     FROM lengths

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from workbench.analysis.drawing import empty, label_at_end, short, styled, styles
-from workbench.analysis.frames import GROUP, Columns, Read, real, rows_of, text, typed, whole
+from workbench.analysis.frames import (
+    CHOSEN,
+    GROUP,
+    Columns,
+    Read,
+    real,
+    rows_of,
+    text,
+    typed,
+    whole,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,11 +47,10 @@ TOKEN_EFFICIENCY: Final[Columns] = {
 }
 
 # Ids first: with them the lists of one comparison are read and no others.
-_GAPS: Final = """
+_GAPS: Final = f"""
 WITH chosen AS (
     SELECT session_id, model, provider, comparison_id, sent_ns FROM stream_sessions
-    WHERE session_id = $id OR comparison_id = $id
-        OR comparison_id = (SELECT comparison_id FROM stream_sessions WHERE session_id = $id)
+    WHERE session_id IN ({CHOSEN})
 ), events AS (
     SELECT session_id,
         unnest(range(len(t_ns))) AS position, unnest(t_ns) AS t_ns,
@@ -56,7 +65,7 @@ SELECT model, provider, comparison_id, session_id, position, n_tokens, n_chars, 
     (t_ns - sent_ns) / 1e9 AS since_sent_s
 FROM spaced JOIN chosen USING (session_id)
 ORDER BY model, session_id, position
-"""
+"""  # noqa: S608
 
 
 def token_gaps(read: Read, id: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from workbench.metrics import MIN_SAMPLES
@@ -22,6 +23,26 @@ _PROMPT_FROM: Final = (
 """Classes of prompt length: below 16, 64, 256, 1,024, 4,096 tokens and so on."""
 
 
+def quantiles(name: str, unit: str, wanted: Sequence[str], *, where: str = "true") -> str:
+    """SQL for quantiles of a column; each is null where it has fewer samples than it needs.
+
+    Args:
+        name: the column without its unit.
+        unit: as it ends the names of the results, for example ``_s``.
+        wanted: some of :data:`QUANTILES`.
+        where: which rows count.
+
+    The sample is gathered once for all of them.
+    """
+    column, levels = f"{name}{unit}", ", ".join(str(QUANTILES[one]) for one in wanted)
+    return ",\n    ".join(
+        f"CASE WHEN count({column}) FILTER ({where}) >= {MIN_SAMPLES.get(QUANTILES[one], 1)} "
+        f"THEN (quantile_cont({column}, [{levels}]) FILTER ({where}))[{position}] END "
+        f"AS {name}_{one}{unit}"
+        for position, one in enumerate(wanted, start=1)
+    )
+
+
 def percentiles(condition: str) -> str:
     """SQL for latency percentiles by model, form, timing mode and prompt length.
 
@@ -30,12 +51,7 @@ def percentiles(condition: str) -> str:
 
     A percentile is null where there are fewer samples than it needs (``metrics.MIN_SAMPLES``).
     """
-    columns = ",\n    ".join(
-        f"CASE WHEN count({name}_s) >= {MIN_SAMPLES.get(q, 1)} "
-        f"THEN quantile_cont({name}_s, {q}) END AS {name}_{suffix}_s"
-        for name in DURATIONS
-        for suffix, q in QUANTILES.items()
-    )
+    columns = ",\n    ".join(quantiles(name, "_s", tuple(QUANTILES)) for name in DURATIONS)
     return f"""
 SELECT
     model, dtype, quantization, device, timing_mode,
@@ -54,12 +70,14 @@ CREATE OR REPLACE VIEW latency_percentiles AS
 {percentiles(ALONE)}
 """
 
-# Every session stores its own question under its id, also when it was asked before. A tag in square
-# brackets at the beginning (to defeat a prefix cache) is not part of what was asked.
+# Every session stores its own question under its id and time, also when it was asked before. Joined
+# by both, only the part of a long log from that time is read. A tag in square brackets at the
+# beginning (to defeat a prefix cache) is not part of what was asked.
 _SESSION_PROMPTS: Final = r"""
 CREATE OR REPLACE VIEW session_prompts AS
 SELECT
     session_id,
+    created_at,
     content AS prompt,
     regexp_replace(content, '^\s*\[[^\]]*\]\s*', '') AS prompt_untagged
 FROM messages

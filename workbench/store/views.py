@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from workbench.store.summaries import SUMMARIES
+from workbench.store.summaries import SUMMARIES, quantiles
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,9 +34,9 @@ FROM events
 # Phases: a stamp that was never reached takes the value of the next one that was, so each bound is
 # the least of the stamps from it on (least() passes over nulls).
 #
-# itl_p50_s is a list expression instead of a join on unnested tokens: it is only computed, and the
-# lists are only read, when a query asks for it. Events without a token (not "counted") are left
-# out; an event of n tokens gives n samples of its gap / n.
+# itl_p50_s alone is not computed here but taken from the figures that metrics.py computed when the
+# session ended: from the stamps it would take a join with token_streams, which every query of this
+# view would pay for, also those that do not ask for it (seven times over with a million sessions).
 _LATENCIES: Final = """
 CREATE OR REPLACE VIEW latencies AS
 WITH bounds AS (
@@ -52,12 +52,8 @@ WITH bounds AS (
         least(coalesce(retry_ns, 0), waited) AS retried,
         least(load_ns, waited - retried) AS loaded,
         (last_ns - first_any_ns) / 1e9 AS streaming_s,
-        (end_ns - sent_ns) / 1e9 AS e2e_s,
-        t_ns,
-        n_tokens,
-        list_filter(range(1, len(t_ns) + 1), lambda i: n_tokens[i] > 0) AS counted
+        (end_ns - sent_ns) / 1e9 AS e2e_s
     FROM stream_sessions AS s
-    LEFT JOIN token_streams USING (session_id)
 ), figures AS (
     SELECT
         *,
@@ -83,13 +79,7 @@ SELECT
     (first_any_ns - sent_ns) / 1e9 AS ttft_s,
     (first_content_ns - sent_ns) / 1e9 AS ttfo_s,
     tpot_s,
-    list_median(flatten(list_transform(
-        range(2, len(counted) + 1),
-        lambda k: repeat(
-            [(t_ns[counted[k]] - t_ns[counted[k - 1]]) / 1e9 / n_tokens[counted[k]]],
-            n_tokens[counted[k]]
-        )
-    ))) AS itl_p50_s,
+    (metrics->>'$.itl_p50_s')::DOUBLE AS itl_p50_s,
     e2e_s,
     (end_ns - coalesce(intended_ns, queued_ns)) / 1e9 AS e2e_eff_s,
     output_tokens / nullif(e2e_s, 0) AS output_tps,
@@ -105,7 +95,12 @@ FROM figures
 
 # Speed is taken from answers that ran alone. A fallback's answer is its own model's, never the
 # requested one's, and it started from a failure: it is counted, but its figures are left out.
-_MODEL_LEADERBOARD: Final = """
+_BOARD: Final = ",\n    ".join(
+    quantiles(name, unit, ("p50", "p90"), where="alone")
+    for name, unit in (("ttft", "_s"), ("tpot", "_s"), ("decode_tps", ""), ("chars_per_s", ""))
+)
+
+_MODEL_LEADERBOARD: Final = f"""
 CREATE OR REPLACE VIEW model_leaderboard AS
 WITH marked AS (
     SELECT *, status = 'ok' AND fallback_from IS NULL AND NOT contended AS alone FROM latencies
@@ -116,23 +111,12 @@ SELECT
     count(*) FILTER (status = 'ok') AS sessions_ok,
     count(*) FILTER (alone) AS sessions_uncontended,
     count(*) FILTER (fallback_from IS NOT NULL) AS sessions_as_fallback,
-    median(ttft_s) FILTER (alone) AS ttft_p50_s,
-    CASE WHEN count(ttft_s) FILTER (alone) >= 64
-        THEN quantile_cont(ttft_s, 0.9) FILTER (alone) END AS ttft_p90_s,
-    median(tpot_s) FILTER (alone) AS tpot_p50_s,
-    CASE WHEN count(tpot_s) FILTER (alone) >= 64
-        THEN quantile_cont(tpot_s, 0.9) FILTER (alone) END AS tpot_p90_s,
-    median(decode_tps) FILTER (alone) AS decode_tps_p50,
-    CASE WHEN count(decode_tps) FILTER (alone) >= 64
-        THEN quantile_cont(decode_tps, 0.9) FILTER (alone) END AS decode_tps_p90,
-    median(chars_per_s) FILTER (alone) AS chars_per_s_p50,
-    CASE WHEN count(chars_per_s) FILTER (alone) >= 64
-        THEN quantile_cont(chars_per_s, 0.9) FILTER (alone) END AS chars_per_s_p90,
+    {_BOARD},
     max(mem_peak_bytes) AS mem_peak_bytes,
     max(created_at) AS last_used_at
 FROM marked
 GROUP BY model, provider, dtype, quantization, device
-"""
+"""  # noqa: S608
 
 # The processes of a model are read in one go: samples of one stamp are added up to one reading.
 # The host's own reading is not memory of the model.
@@ -172,9 +156,10 @@ CREATE OR REPLACE VIEW error_rates AS
 WITH tried AS (
     SELECT model, count(*) AS sessions
     FROM (
-        SELECT model, session_id FROM stream_sessions
-        UNION
-        SELECT fallback_from, session_id FROM stream_sessions WHERE fallback_from IS NOT NULL
+        SELECT model FROM stream_sessions
+        UNION ALL
+        SELECT fallback_from FROM stream_sessions
+        WHERE fallback_from IS NOT NULL AND fallback_from <> model
     )
     GROUP BY model
 ), failed AS (

@@ -18,17 +18,14 @@ from workbench.ui.markup import html
 ROWS: Final = 200
 """The newest sessions that the tab shows."""
 
+# The question is found by its time too: a log is in order of time, so little of it is read.
 _SESSIONS: Final = """
-WITH latest AS (SELECT * FROM latencies ORDER BY created_at DESC LIMIT $rows),
-asked AS (
-    SELECT session_id, left(content, 400) AS prompt
-    FROM messages WHERE role <> 'assistant' AND session_id IN (SELECT session_id FROM latest)
-)
+WITH latest AS (SELECT * FROM latencies ORDER BY created_at DESC LIMIT $rows)
 SELECT l.session_id, l.comparison_id, l.created_at, l.model, l.provider, l.status, l.error_code,
     l.timing_mode, l.contended, l.overlap_s, l.e2e_s, l.ttft_s, l.decode_tps, l.output_tokens,
-    l.count_source, l.fallback_from, coalesce(asked.prompt, '') AS prompt
+    l.count_source, l.fallback_from, coalesce(left(asked.prompt, 400), '') AS prompt
 FROM latest l
-LEFT JOIN asked USING (session_id)
+LEFT JOIN session_prompts asked USING (session_id, created_at)
 ORDER BY l.created_at DESC
 """
 
