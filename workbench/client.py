@@ -37,7 +37,12 @@ from workbench.types import (
 )
 
 if TYPE_CHECKING:
+    import httpx
     import pandas as pd
+
+    from workbench.store import MemorySample
+    from workbench.store.remote import QuackReader
+    from workbench.store.rows import Mode
 
 T = TypeVar("T")
 
@@ -355,6 +360,35 @@ class Workbench:
         """Tables and views of the log with their columns."""
         return self._transport.tables()
 
+    def log(self, table: str, *rows: Mapping[str, Any], mode: Mode = "add") -> None:
+        """Log rows of your own, scores or votes for example; on return they are on disk.
+
+        Args:
+            table: any but those of sessions, for which there is :meth:`log_session`.
+            rows: mappings from column to value; columns left out are null.
+            mode: what to do about a primary key that exists: ``add`` (an error), ``keep`` the old
+                row, or ``replace`` it.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``; none of the rows was logged.
+        """
+        self._transport.log_rows(table, rows, mode)
+
+    def log_session(
+        self,
+        session: StreamSession,
+        messages: Sequence[Message] = (),
+        samples: Sequence[MemorySample] = (),
+    ) -> None:
+        """Log a finished session that was measured elsewhere; on return it is on disk.
+
+        Args:
+            session: the finished record.
+            messages: the history that the model was given.
+            samples: memory readings taken while it ran.
+        """
+        self._transport.log_session(session, messages, samples)
+
     # -- life
 
     @property
@@ -450,6 +484,13 @@ class _Transport(Protocol):
         self, query: str, params: Mapping[str, Any] | None, limit: int | None
     ) -> pd.DataFrame: ...
     def tables(self) -> list[dict[str, Any]]: ...
+    def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None: ...
+    def log_session(
+        self,
+        session: StreamSession,
+        messages: Sequence[Message],
+        samples: Sequence[MemorySample],
+    ) -> None: ...
     def close(self) -> None: ...
 
 
@@ -458,7 +499,7 @@ def _connect(settings: Settings, remote: bool | None, source: str) -> _Transport
 
     found = running_server(settings) if remote is not False else None
     if found is not None:
-        return _Remote(found["url"], found["token"], source)
+        return _Remote(settings, found, source)
     if remote:
         raise WorkbenchError(
             ErrorCode.SERVER_UNREACHABLE,
@@ -557,6 +598,19 @@ class _Local:
     def tables(self) -> list[dict[str, Any]]:
         return self._engine.store.tables()
 
+    def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
+        from workbench.store.outside import check_rows
+
+        self._engine.store.submit(check_rows(table, rows, mode)).result()
+
+    def log_session(
+        self,
+        session: StreamSession,
+        messages: Sequence[Message],
+        samples: Sequence[MemorySample],
+    ) -> None:
+        self._engine.store.log_session(session, messages, samples).result()
+
     def close(self) -> None:
         if self._loop.is_closed():
             return
@@ -569,23 +623,59 @@ class _Local:
 class _Remote:
     """The engine of a running server, over REST and server-sent events."""
 
-    def __init__(self, url: str, token: str, source: str) -> None:
+    def __init__(self, settings: Settings, server: Mapping[str, Any], source: str) -> None:
+        self._settings = settings
+        self._source = source
+        self._log: QuackReader | None = None
+        self._use(server)
+
+    def _use(self, server: Mapping[str, Any]) -> None:
         import httpx
 
+        self._server = server
+        self._parks = bool(server.get("log"))
         # Loopback must not go through a proxy; a stream may be silent for as long as a model loads.
         self._http = httpx.Client(
-            base_url=f"{url}/api/v1",
-            headers={"Authorization": f"Bearer {token}", wire.SOURCE_HEADER: source},
+            base_url=f"{server['url']}/api/v1",
+            headers={
+                "Authorization": f"Bearer {server['token']}",
+                wire.SOURCE_HEADER: self._source,
+            },
             timeout=httpx.Timeout(10, read=None),
             trust_env=False,
         )
 
+    def _moved(self) -> bool:
+        """Follow a server that was restarted meanwhile; False if there is none, or no other."""
+        from workbench.discovery import running_server
+
+        found = running_server(self._settings)
+        if found is None or found == self._server:
+            return False
+        self.close()
+        self._use(found)
+        return True
+
     def _call(self, method: str, path: str, body: object = None) -> Any:
         with self._explained():
-            answer = self._http.request(method, path, json=body)
+            answer = self._send(method, path, body)
         if answer.is_error:
             raise _refused(answer.status_code, answer.text)
-        return json.loads(answer.text)
+        return json.loads(answer.text) if answer.text else None
+
+    def _send(self, method: str, path: str, body: object) -> httpx.Response:
+        import httpx
+
+        try:
+            answer = self._http.request(method, path, json=body)
+        except (httpx.ConnectError, httpx.RemoteProtocolError):  # nothing was done
+            if not self._moved():
+                raise
+        else:
+            # Another server on the same port does not know the token of the one before.
+            if answer.status_code != httpx.codes.UNAUTHORIZED or not self._moved():
+                return answer
+        return self._http.request(method, path, json=body)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -662,16 +752,58 @@ class _Remote:
         import pandas as pd
 
         asked = {"sql": query, "params": params, "limit": limit}
-        body = self._call("POST", "/query", asked)
+        body = self._call("POST", "/query", {**asked, "park": self._parks})
+        if "parked" in body:
+            frame = self._fetch(body["parked"])
+            if frame is not None:
+                return frame
+            body = self._call("POST", "/query", asked)
         dtypes = {column["name"]: column["dtype"] for column in body["columns"]}
         return pd.DataFrame(body["rows"], columns=list(dtypes)).astype(dtypes)
+
+    def _fetch(self, table: str) -> pd.DataFrame | None:
+        """A large result, over Quack; None if that is not to be had here."""
+        place = self._server["log"]
+        try:
+            if place is None:  # restarted without it, between two questions
+                return None
+            if self._log is None:
+                from workbench.store.remote import QuackReader
+
+                offline = self._settings.workbench_offline
+                self._log = QuackReader(place["uri"], place["token"], offline=offline)
+            return self._log.fetch(table)
+        except WorkbenchError as error:
+            logs.get(__name__).warning("quack_unusable", reason=str(error))
+            self._parks = False
+            return None
+        finally:
+            self._call("DELETE", f"/query/{table}")
 
     def tables(self) -> list[dict[str, Any]]:
         tables: list[dict[str, Any]] = self._call("GET", "/tables")["tables"]
         return tables
 
+    def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
+        from workbench.store.outside import encode_rows
+
+        self._call("POST", "/log", {"items": [encode_rows(table, rows, mode)]})
+
+    def log_session(
+        self,
+        session: StreamSession,
+        messages: Sequence[Message],
+        samples: Sequence[MemorySample],
+    ) -> None:
+        from workbench.store.outside import encode_session
+
+        self._call("POST", "/log", {"items": [encode_session(session, messages, samples)]})
+
     def close(self) -> None:
         self._http.close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
 
 def _model_path(model: str) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from workbench.settings import Settings
+
+if TYPE_CHECKING:
+    from workbench.store.serving import Serving
 
 
 def database(settings: Settings) -> Path:
@@ -23,7 +26,9 @@ def server_file(settings: Settings) -> Path:
 
 
 def running_server(settings: Settings) -> dict[str, Any] | None:
-    """The server that holds this database, if one is alive: ``pid``, ``url``, ``token``.
+    """The server that holds this database, if one is alive: ``pid``, ``url``, ``token``, ``log``.
+
+    ``log`` has the ``uri`` and the ``token`` for DuckDB's Quack protocol, or is None.
 
     A file that a killed server left behind is told by the start time of its process.
     """
@@ -36,7 +41,7 @@ def running_server(settings: Settings) -> dict[str, Any] | None:
     return found if alive and same else None
 
 
-def announce(settings: Settings, url: str, token: str) -> None:
+def announce(settings: Settings, url: str, token: str, serving: Serving) -> None:
     """Write the server file for this process, readable by its user only."""
     path = server_file(settings)
     body = {
@@ -45,6 +50,7 @@ def announce(settings: Settings, url: str, token: str) -> None:
         "url": url,
         "token": token,
         "db": str(database(settings)),
+        "log": {"uri": serving.local_uri, "token": serving.token} if serving.uri else None,
     }
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -91,7 +91,17 @@ def _server_and_log(settings: Settings) -> Iterator[Finding]:
     if server is not None:
         yield Finding("server", "ok", f"running at {server['url']} (pid {server['pid']})")
         yield Finding("log", "ok", f"{database(settings)}, held by the server")
+        if server["log"]:
+            yield Finding("log over Quack", "ok", f"served at {server['log']['uri']}")
+        else:
+            yield Finding(
+                "log over Quack",
+                "note",
+                "not served; queries come over REST, large results are slower",
+                "See not_served of the store in /health, or WORKBENCH_LOG_SERVING.",
+            )
         return
+    yield _quack()
     with socket.socket() as probe:
         probe.settimeout(1)
         taken = probe.connect_ex(("127.0.0.1", settings.workbench_port)) == 0
@@ -113,6 +123,20 @@ def _server_and_log(settings: Settings) -> Iterator[Finding]:
         yield Finding("log", "ok", f"{database(settings)}, {count} sessions")
     except WorkbenchError as error:
         yield Finding("log", "bad", error.message, error.fix)
+
+
+def _quack() -> Finding:
+    from workbench.store.extension import NEEDED, packaged_file
+
+    missing = [name for name in NEEDED if packaged_file(name) is None]
+    if not missing:
+        return Finding("log over Quack", "ok", "DuckDB's extension is installed")
+    return Finding(
+        "log over Quack",
+        "note",
+        f"no package of {', '.join(missing)} for this DuckDB; it is fetched from the network",
+        "Without a network all comes over REST, large results slower.",
+    )
 
 
 async def _models(settings: Settings) -> list[Finding]:

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from workbench import environment, logs
-from workbench.api import handlers, health, metrics, openai, rest, sessions, streams
+from workbench.api import handlers, health, log, metrics, openai, rest, sessions, streams
 from workbench.api.connections import guarded
 from workbench.api.edge import Edge
 from workbench.api.feeds import Feeds
@@ -34,6 +34,7 @@ from workbench.observe.prometheus import Metrics
 from workbench.observe.tracing import Tracing, provider_from_environment
 from workbench.settings import Settings
 from workbench.store import Store
+from workbench.store.serving import Address
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -46,6 +47,7 @@ FACES = (
     rest.router,
     streams.router,
     sessions.router,
+    log.router,
     openai.router,
 )
 """What programs speak to; a further face is one line here."""
@@ -134,7 +136,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            announce(self._settings, self._url, self._app.state.token)
+            serving = self._app.state.engine.store.serving
+            announce(self._settings, self._url, self._app.state.token, serving)
             _log.info("started", url=self._url, db=str(self._settings.workbench_db))
             print(f"Workbench is at {self._url}", flush=True)  # noqa: T201
 
@@ -159,7 +162,7 @@ def serve(settings: Settings) -> None:
     check_address(settings)
     listening = _bind(settings)
     with listening:
-        store = Store.open(settings.workbench_db)
+        store = Store.open(settings.workbench_db, address=_log_address(settings))
         try:
             app = create_app(settings, build(settings, store))
         except BaseException:
@@ -189,10 +192,22 @@ def serve(settings: Settings) -> None:
             store.close()
 
 
+def _log_address(settings: Settings) -> Address | None:
+    if not settings.workbench_log_serving:
+        return None
+    return Address(
+        token=settings.workbench_log_token or secrets.token_urlsafe(32),
+        host=settings.workbench_log_host,
+        port=settings.workbench_log_port,
+        offline=settings.workbench_offline,
+    )
+
+
 def _bind(settings: Settings) -> socket.socket:
     """Take the port before anything costly is started, so that a clash is told at once."""
     family = socket.AF_INET6 if ":" in settings.workbench_host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named: asyncio sends small packets at once (TCP_NODELAY) only then.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.workbench_host, settings.workbench_port))

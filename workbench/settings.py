@@ -96,6 +96,7 @@ OptionalReserve = Annotated[
     BeforeValidator(lambda v: None if v is None or v == "" else parse_size(v) or 0),
 ]
 Share = Annotated[float, Field(gt=0, le=1)]
+Budget = Annotated[int, Field(ge=2**26), BeforeValidator(parse_size)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -175,6 +176,15 @@ class Settings(BaseSettings):
     workbench_disk_reserve: Reserve = 2**30
     workbench_job_history: int = Field(100, ge=1, le=100_000)
 
+    # the log served to other processes, and SQL from outside
+    workbench_log_serving: bool = True
+    workbench_log_host: str = "127.0.0.1"
+    workbench_log_port: int = Field(0, ge=0, le=65_535)
+    workbench_log_token: str | None = Field(None, min_length=16, max_length=200)
+    workbench_query_timeout_s: Seconds = 30
+    workbench_query_max_rows: int = Field(1_000_000, ge=1, le=1_000_000_000)
+    workbench_query_memory: Budget = 2**30
+
     @field_validator("hf_enable_gpu", "workbench_log_level", mode="before")
     @classmethod
     def _fold_case(cls, value: object, info: object) -> object:
@@ -196,6 +206,7 @@ class Settings(BaseSettings):
         return self
 
     @field_validator("workbench_api_key", mode="before")
+    @field_validator("workbench_api_key", "workbench_log_token", mode="before")
     @classmethod
     def _no_empty_key(cls, value: object) -> object:
         return value or None

@@ -64,14 +64,6 @@ def test_the_message_of_bad_sql_is_duckdbs(shared_store: Store) -> None:
         shared_store.rows("SELECT * FROM nowhere")
 
 
-def test_a_query_neither_reads_the_variables_of_the_program_nor_fetches_software(
-    shared_store: Store,
-) -> None:
-    names = "python_enable_replacements", "autoinstall_known_extensions"
-    for name in names:
-        assert shared_store.rows("SELECT current_setting(?) AS on", [name]) == [{"on": False}]
-
-
 @pytest.mark.parametrize(
     "sql", ["DESCRIBE votes", "SUMMARIZE votes", "EXPLAIN SELECT 1", "SHOW TABLES"]
 )

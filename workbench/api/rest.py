@@ -1,16 +1,12 @@
-"""REST: models, jobs and queries; what generates is in :mod:`workbench.api.streams`."""
+"""REST: models and jobs; what generates is in :mod:`workbench.api.streams`."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
-from pydantic import Field
-from starlette.responses import Response
+from fastapi import APIRouter, Request
 
 from workbench.api.calls import Body
-from workbench.api.security import require_owner
 from workbench.engine import Engine
 
 router = APIRouter(prefix="/api/v1")
@@ -33,14 +29,6 @@ class Verify(Body):
     """One model, or all."""
 
     model: str | None = None
-
-
-class Query(Body):
-    """One statement that only reads."""
-
-    sql: str
-    params: dict[str, Any] | None = None
-    limit: int | None = Field(None, ge=1)
 
 
 def _engine(request: Request) -> Engine:
@@ -117,25 +105,3 @@ async def job(request: Request, job_id: str) -> dict[str, Any]:
 async def cancel_job(request: Request, job_id: str) -> dict[str, Any]:
     """Stop a job; it is ``cancelled`` once its work has stopped."""
     return _engine(request).disk.jobs.cancel(job_id).to_dict()
-
-
-@router.post("/query", dependencies=[Depends(require_owner)])
-def query(request: Request, body: Query) -> Response:
-    """Rows of one statement that only reads, for the server's own user; dtypes are pandas'."""
-    frame = _engine(request).store.query(body.sql, body.params, limit=body.limit)
-    content = {
-        "columns": [{"name": name, "dtype": str(dtype)} for name, dtype in frame.dtypes.items()],
-        "rows": frame.astype(object).where(frame.notna(), None).values.tolist(),
-    }
-    return Response(json.dumps(content, default=_plain), media_type="application/json")
-
-
-@router.get("/tables", dependencies=[Depends(require_owner)])
-def tables(request: Request) -> dict[str, Any]:
-    """Tables and views of the log."""
-    return {"tables": _engine(request).store.tables()}
-
-
-def _plain(value: Any) -> Any:
-    """JSON for what a query may hold: arrays as lists, times and the rest as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)

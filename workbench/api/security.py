@@ -41,7 +41,7 @@ _ONCE: Final = ("host", "origin", "authorization", "content-length", "sec-fetch-
 
 
 def check_address(settings: Settings) -> None:
-    """Refuse to listen beyond loopback without an API key.
+    """Refuse to listen beyond loopback without an API key, or a token for the log.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST`` that names both settings.
@@ -51,6 +51,14 @@ def check_address(settings: Settings) -> None:
             ErrorCode.INVALID_REQUEST,
             f"WORKBENCH_HOST={settings.workbench_host} would let other machines in without a key.",
             fix="Set WORKBENCH_API_KEY, or listen on 127.0.0.1.",
+            operation="serve",
+        )
+    if settings.workbench_log_token is None and not is_loopback(settings.workbench_log_host):
+        raise WorkbenchError(
+            ErrorCode.INVALID_REQUEST,
+            f"WORKBENCH_LOG_HOST={settings.workbench_log_host} would let other machines read the "
+            "log without a token of yours.",
+            fix="Set WORKBENCH_LOG_TOKEN (16 characters or more), or leave WORKBENCH_LOG_HOST out.",
             operation="serve",
         )
 

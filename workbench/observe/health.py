@@ -206,7 +206,14 @@ class HealthMonitor:
 
     async def _store(self) -> Part:
         store = self._engine.store
-        figures = {"queue_depth": store.queue_depth, "dropped": store.dropped}
+        serving = store.serving
+        figures = {
+            "queue_depth": store.queue_depth,
+            "dropped": store.dropped,
+            "size_bytes": await asyncio.to_thread(store.size_bytes),
+            "served_at": serving.uri,
+            **({"not_served": str(serving.problem)} if serving.problem else {}),
+        }
         if (problem := store.last_error) is not None:
             return Part("down", str(problem), problem.fix or None, figures)
         return Part("ok", figures=figures)

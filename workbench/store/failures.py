@@ -120,16 +120,44 @@ def is_about_the_database(error: Exception) -> bool:
     )
 
 
+def query_timeout(timeout_s: float | None) -> WorkbenchError:
+    """A query took too long, or was stopped because the log is being closed."""
+    limit = f" after {timeout_s:g} s" if timeout_s is not None else ""
+    return WorkbenchError(
+        ErrorCode.TIMEOUT,
+        f"The query was stopped{limit}.",
+        fix="Ask for less, or allow more time (WORKBENCH_QUERY_TIMEOUT_S).",
+        operation="query",
+    )
+
+
+def query_stopped() -> WorkbenchError:
+    """Who asked has gone."""
+    return WorkbenchError(ErrorCode.CANCELLED, "The query was stopped.", operation="query")
+
+
+def too_many_rows(max_rows: int) -> WorkbenchError:
+    """A query has a larger result than is allowed."""
+    return invalid(
+        f"The result has more than {max_rows} rows.",
+        fix="Add a LIMIT, aggregate, or raise WORKBENCH_QUERY_MAX_ROWS.",
+        max_rows=max_rows,
+    )
+
+
+def out_of_memory(max_bytes: int) -> WorkbenchError:
+    """A query was stopped because of the memory that it took."""
+    return invalid(
+        f"The query needs more than {max_bytes / 2**20:.0f} MiB of memory.",
+        fix="Ask for less, or raise WORKBENCH_QUERY_MEMORY.",
+        max_bytes=max_bytes,
+    )
+
+
 def querying(error: duckdb.Error, *, timeout_s: float | None = None) -> WorkbenchError:
     """Why a query gave no result."""
     if isinstance(error, duckdb.InterruptException):
-        limit = f" after {timeout_s:g} s" if timeout_s is not None else ""
-        return WorkbenchError(
-            ErrorCode.TIMEOUT,
-            f"The query was stopped{limit}.",
-            fix="Ask for less, or allow more time.",
-            operation="query",
-        )
+        return query_timeout(timeout_s)
     if isinstance(error, duckdb.OutOfMemoryException):
         return invalid(f"The query needs too much memory: {error}", fix="Ask for less.")
     if isinstance(error, (duckdb.FatalException, duckdb.ConnectionException, duckdb.IOException)):

@@ -62,6 +62,21 @@ def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
         return connection
 
 
+def exchange_folder(path: Path) -> Path:
+    """The one folder besides its own that an open log may write: what leaves it is made there."""
+    return path.with_name(f".{path.name}.exchange")
+
+
+def seal(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Take access to other files, to the network and to its own settings from an open log.
+
+    It keeps its own files (write-ahead log, temporary ones) and :func:`exchange_folder`.
+    """
+    connection.execute("SET GLOBAL allowed_directories = [?]", [str(exchange_folder(path))])
+    connection.execute("SET GLOBAL enable_external_access = false")
+    connection.execute("SET GLOBAL lock_configuration = true")
+
+
 def protect_wal(path: Path) -> None:
     """Take the rights of others off the write-ahead log, which DuckDB makes anew now and then."""
     wal = path.with_name(f"{path.name}.wal")

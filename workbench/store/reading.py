@@ -3,20 +3,69 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
+import psutil
 
-from workbench.errors import invalid
-from workbench.store.failures import closed, querying
-from workbench.store.rows import clean
+from workbench.errors import WorkbenchError, invalid
+from workbench.store.failures import (
+    closed,
+    out_of_memory,
+    query_stopped,
+    query_timeout,
+    querying,
+    too_many_rows,
+)
+from workbench.store.gate import admit
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Params = Sequence[Any] | Mapping[str, Any]
+
+_LOOK_S: Final = 0.02
+"""Time between two looks at a query that has limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a query may take; None is no limit.
+
+    Args:
+        limit: the rows wanted; the others are not asked for.
+        timeout_s: it is stopped after this many seconds.
+        max_rows: it is refused if it has more rows.
+        max_bytes: it is stopped when this process has grown by so much. DuckDB's own limit does
+            not count the values that it is computing, nor the result in Python.
+        stop: set by who asked, when nobody waits for the result any more.
+    """
+
+    limit: int | None = None
+    timeout_s: float | None = None
+    max_rows: int | None = None
+    max_bytes: int | None = None
+    stop: threading.Event | None = None
+
+    def around(self, statement: str, is_select: bool) -> str:
+        """The statement that asks for no more rows than are wanted or allowed."""
+        if self.limit is not None and self.limit < 0:
+            raise invalid(f"limit is {self.limit}.", fix="Give 0 or more.")
+        bounds = [self.limit, None if self.max_rows is None else self.max_rows + 1]
+        most = min((bound for bound in bounds if bound is not None), default=None)
+        if most is None or not is_select:
+            return statement
+        # On a line of its own, so that a comment at the end cannot swallow the bracket.
+        return f"SELECT * FROM (\n{statement}\n) LIMIT {most}"  # noqa: S608
+
+    def check(self, rows: int) -> None:
+        """Refuse a result that has more rows than are allowed."""
+        if self.max_rows is not None and rows > self.max_rows:
+            raise too_many_rows(self.max_rows)
 
 
 class Reader:
@@ -42,41 +91,68 @@ class Reader:
                 # Again and again: an interrupt between two statements of a query has no effect.
                 self._changed.wait(0.05)
 
-    def frame(
-        self, sql: str, params: Params | None, *, limit: int | None, timeout_s: float | None
-    ) -> pd.DataFrame:
+    def frame(self, sql: str, params: Params | None, limits: Limits) -> pd.DataFrame:
         """The result as a DataFrame."""
-        with self._run(sql, params, limit=limit, timeout_s=timeout_s) as result:
-            kinds = [str(column[1]) for column in result.description or []]
-            arrays = result.fetchnumpy()
-        return _frame(arrays, kinds)
+        with self._run(sql, params, limits) as result:
+            frame = fetch_frame(result)
+        limits.check(len(frame))
+        return frame
 
-    def rows(
-        self, sql: str, params: Params | None, *, limit: int | None, timeout_s: float | None
-    ) -> list[dict[str, Any]]:
+    def rows(self, sql: str, params: Params | None, limits: Limits) -> list[dict[str, Any]]:
         """The result as dictionaries of Python values."""
-        with self._run(sql, params, limit=limit, timeout_s=timeout_s) as result:
+        with self._run(sql, params, limits) as result:
             names = _distinct([str(column[0]) for column in result.description or []])
-            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+            found = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        limits.check(len(found))
+        return found
+
+    def trusted(self, sql: str) -> pd.DataFrame:
+        """The result of a statement of our own, which needs no gate."""
+        with self._cursor() as cursor:
+            try:
+                return fetch_frame(cursor.execute(sql))
+            except duckdb.Error as error:
+                raise querying(error) from None
+
+    def into(
+        self, table: str, sql: str, params: Params | None, limits: Limits
+    ) -> tuple[int, pd.DataFrame | None]:
+        """Put the result into a new table of another database, or return it if it is no SELECT.
+
+        Returns:
+            Its rows, and the result itself if nothing was put anywhere.
+        """
+        with self._cursor() as cursor:
+            statement, is_select = admit(sql, cursor)
+            if is_select:
+                watch = _Watch(cursor, limits)
+                try:
+                    # One statement, and DuckDB lets it write into one database only: that of the
+                    # table. So it cannot write into the log.
+                    with watch:
+                        made = f"CREATE TABLE {table} AS {limits.around(statement, True)}"
+                        cursor.execute(made, params)
+                    row = cursor.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+                except duckdb.Error as error:
+                    raise watch.reason or querying(error, timeout_s=limits.timeout_s) from None
+                return (row[0] if row else 0), None
+        frame = self.frame(sql, params, limits)
+        return len(frame), frame
 
     @contextmanager
     def _run(
-        self, sql: str, params: Params | None, *, limit: int | None, timeout_s: float | None
+        self, sql: str, params: Params | None, limits: Limits
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        statement = _checked(sql, limit)
         with self._cursor() as cursor:
-            timer = threading.Timer(timeout_s, _interrupt, [cursor]) if timeout_s else None
+            statement = limits.around(*admit(sql, cursor))
+            watch = _Watch(cursor, limits)
             try:
                 # The statement's type is no proof that it only reads; the transaction is.
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
-                if timer is not None:
-                    timer.start()
-                yield cursor.execute(statement, params)
+                with watch:
+                    yield cursor.execute(statement, params)
             except duckdb.Error as error:
-                raise querying(error, timeout_s=timeout_s) from None
-            finally:
-                if timer is not None:
-                    timer.cancel()
+                raise watch.reason or querying(error, timeout_s=limits.timeout_s) from None
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -95,51 +171,47 @@ class Reader:
                 self._changed.notify_all()
 
 
+class _Watch:
+    """Interrupts a query that passes its limits; ``reason`` then says which."""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, limits: Limits) -> None:
+        self.reason: WorkbenchError | None = None
+        self._cursor = cursor
+        self._limits = limits
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> None:
+        limits = self._limits
+        if limits.timeout_s or limits.max_bytes or limits.stop:
+            self._thread = threading.Thread(target=self._look, name="query-watch", daemon=True)
+            self._thread.start()
+
+    def __exit__(self, *unused: object) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _look(self) -> None:
+        process = psutil.Process()
+        limits, started = self._limits, time.monotonic()
+        before = process.memory_info().rss
+        while not self._ended.wait(_LOOK_S):
+            if limits.timeout_s is not None and time.monotonic() - started > limits.timeout_s:
+                self.reason = query_timeout(limits.timeout_s)
+            elif limits.max_bytes and process.memory_info().rss - before > limits.max_bytes:
+                self.reason = out_of_memory(limits.max_bytes)
+            elif limits.stop is not None and limits.stop.is_set():
+                self.reason = query_stopped()
+            if self.reason is not None:
+                # Again and again: an interrupt between two steps of a query has no effect.
+                _interrupt(self._cursor)
+
+
 def _interrupt(cursor: duckdb.DuckDBPyConnection) -> None:
     # The query may have ended and its cursor be closed just now.
     with suppress(duckdb.Error):
         cursor.interrupt()
-
-
-def _checked(sql: str, limit: int | None) -> str:
-    """The statement to run, if it is one and asks for something.
-
-    COPY, ATTACH, SET and the like are no writes to the log and pass a read-only transaction, so
-    only statements that return rows are let through.
-    """
-    sql = clean(sql)
-    try:
-        statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
-        raise querying(error) from None
-    if len(statements) != 1:
-        raise invalid(
-            f"Give exactly one SQL statement, not {len(statements)}.", fix="Send them one by one."
-        )
-    kind = statements[0].type
-    if kind not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-        raise invalid(
-            f"{kind.name} is not allowed: queries only read.",
-            fix="Use SELECT, WITH, FROM, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN.",
-        )
-    if limit is None or kind != duckdb.StatementType.SELECT:
-        return sql
-    if limit < 0:
-        raise invalid(f"limit is {limit}.", fix="Give 0 or more.")
-    # On a line of its own, so that a comment at the end cannot swallow the bracket.
-    return f"SELECT * FROM (\n{_bare(sql)}\n) LIMIT {limit}"  # noqa: S608
-
-
-def _bare(sql: str) -> str:
-    """The text of the one statement in ``sql`` without the semicolons around it."""
-    raw = sql.encode()  # DuckDB counts bytes
-    tokens = [
-        (offset, kind == duckdb.token_type.operator and raw[offset : offset + 1] == b";")
-        for offset, kind in duckdb.tokenize(sql)
-    ]
-    start = next(offset for offset, is_end in tokens if not is_end)
-    end = next((offset for offset, is_end in tokens if is_end and offset > start), len(raw))
-    return raw[start:end].decode()
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -154,8 +226,8 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _frame(arrays: Mapping[str, Any], kinds: Sequence[str]) -> pd.DataFrame:
-    """Arrays as a DataFrame; integers with nulls stay integers, times are aware and UTC.
+def fetch_frame(result: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    """A result as a DataFrame; integers with nulls stay integers, times are aware and UTC.
 
     Not DuckDB's own ``df()``: for a column with a time zone it calls pandas in a way that pandas
     3.1 warns about.
@@ -163,6 +235,8 @@ def _frame(arrays: Mapping[str, Any], kinds: Sequence[str]) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
+    kinds = [str(column[1]) for column in result.description or []]
+    arrays: Mapping[str, Any] = result.fetchnumpy()
     columns: dict[str, Any] = {}
     for (name, array), kind in zip(arrays.items(), kinds, strict=True):
         masked = isinstance(array, np.ma.MaskedArray)

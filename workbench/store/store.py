@@ -14,10 +14,11 @@ import duckdb
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.store import failures
-from workbench.store.files import open_for_reading, open_log, protect_wal
+from workbench.store import failures, serving
+from workbench.store.files import open_for_reading, open_log, protect_wal, seal
 from workbench.store.inserts import Inserter
-from workbench.store.reading import Params, Reader
+from workbench.store.parking import Parking
+from workbench.store.reading import Limits, Params, Reader
 from workbench.store.rows import (
     Environment,
     Item,
@@ -31,6 +32,7 @@ from workbench.store.rows import (
     environment_row,
     error_row,
 )
+from workbench.store.serving import Address, Serving
 from workbench.store.writer import Writer
 from workbench.types import Message, StreamSession
 
@@ -54,9 +56,15 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, connection: duckdb.DuckDBPyConnection, *, max_queue: int | None
+        self,
+        path: Path,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        max_queue: int | None,
+        address: Address | None = None,
     ) -> None:
         self.path = path
+        self.serving = Serving()
         self._connection = connection
         self._reader = Reader(connection)
         self._environment_id: str | None = None
@@ -65,17 +73,29 @@ class Store:
         self.on_commit: Callable[[int, float], None] = lambda items, seconds: None
         """Told, in the writer's thread, how many items a transaction had and how long it took."""
         self._writer: Writer | None = None
+        self._parking: Parking | None = None
         if max_queue is not None:
             self._inserter = Inserter(connection)
+            self._parking = Parking(connection, self._reader)
+            if address is not None:
+                self.serving = serving.serve(connection, address)
+            seal(connection, path)
             self._writer = Writer(self._commit, self._explain, max_queue=max_queue)
 
     @classmethod
-    def open(cls, path: Path | str, *, max_queue: int = MAX_QUEUE) -> Store:
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        max_queue: int = MAX_QUEUE,
+        address: Address | None = None,
+    ) -> Store:
         """Open the log for writing and reading; make it if there is none.
 
         Args:
             path: the DuckDB file (setting ``WORKBENCH_DB``).
             max_queue: the most items that wait for the disk.
+            address: where to serve it to other processes; ``serving`` then says what came of it.
 
         Raises:
             WorkbenchError: ``STORE_UNAVAILABLE`` (no permission, held by another process, not a
@@ -87,7 +107,7 @@ class Store:
                 raise failures.already_open(path)
             connection = open_log(path)
             try:
-                store = cls(path, connection, max_queue=max_queue)
+                store = cls(path, connection, max_queue=max_queue, address=address)
             except BaseException:
                 connection.close()
                 raise
@@ -188,6 +208,11 @@ class Store:
         return self.insert("environments", environment_row(environment), mode="keep")
 
     @property
+    def environment_id(self) -> str | None:
+        """Id of the environment that sessions get."""
+        return self._environment_id
+
+    @property
     def healthy(self) -> bool:
         """Whether what is logged reaches the disk."""
         return not self._closed and self.last_error is None
@@ -232,7 +257,7 @@ class Store:
             WorkbenchError: ``INVALID_REQUEST`` with DuckDB's message, ``TIMEOUT``, or
                 ``STORE_UNAVAILABLE``.
         """
-        return self._reader.frame(sql, params, limit=limit, timeout_s=timeout_s)
+        return self._reader.frame(sql, params, Limits(limit, timeout_s))
 
     def rows(
         self,
@@ -243,7 +268,31 @@ class Store:
         timeout_s: float | None = None,
     ) -> list[dict[str, Any]]:
         """As :meth:`query`, but as dictionaries of Python values; nulls are None."""
-        return self._reader.rows(sql, params, limit=limit, timeout_s=timeout_s)
+        return self._reader.rows(sql, params, Limits(limit, timeout_s))
+
+    def query_within(
+        self, sql: str, params: Params | None, limits: Limits, *, park: bool = False
+    ) -> tuple[pd.DataFrame | None, str | None, int]:
+        """As :meth:`query`, for SQL from outside.
+
+        Args:
+            sql: as for :meth:`query`.
+            params: as for :meth:`query`.
+            limits: what it may take.
+            park: True leaves a large result in a table, for a reader over Quack.
+
+        Returns:
+            The result, or the table that has it until :meth:`release`; and its rows.
+        """
+        if park and self._parking is not None:
+            return self._parking.query(sql, params, limits)
+        frame = self._reader.frame(sql, params, limits)
+        return frame, None, len(frame)
+
+    def release(self, table: str) -> None:
+        """Drop a parked result."""
+        if self._parking is not None:
+            self._parking.release(table)
 
     def tables(self) -> list[dict[str, Any]]:
         """What can be queried: ``name``, ``kind`` (table or view), ``rows``, ``columns``.
@@ -253,7 +302,8 @@ class Store:
         found = self.rows(
             "SELECT table_name AS name, list(column_name ORDER BY column_index) AS columns, "
             "table_name IN (SELECT view_name FROM duckdb_views()) AS is_view "
-            "FROM duckdb_columns() WHERE NOT internal GROUP BY table_name ORDER BY is_view, name"
+            "FROM duckdb_columns() WHERE NOT internal AND database_name = current_database() "
+            "GROUP BY table_name ORDER BY is_view, name"
         )
         counting = " UNION ALL ".join(
             f"SELECT '{item['name']}' AS name, count(*) AS rows FROM {item['name']}"  # noqa: S608
@@ -270,6 +320,11 @@ class Store:
             }
             for item in found
         ]
+
+    def size_bytes(self) -> int:
+        """What the log takes on disk, its write-ahead log included."""
+        files = (self.path, self.path.with_name(f"{self.path.name}.wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -299,6 +354,7 @@ class Store:
             self._reader.close()
             try:
                 if self._writer is not None:
+                    serving.stop(self._connection, self.serving)
                     self._connection.execute("CHECKPOINT")
             except duckdb.Error as error:
                 # All is in the write-ahead log, from which the next open takes it.

@@ -1,0 +1,192 @@
+"""A server's log for other processes: large results, writing, a restart, a second machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.live import LiveServer, free_port
+from tests.store.attacks import STATEMENTS
+from tests.store.conftest import make_session
+from workbench import Workbench
+from workbench.api.security import check_address
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.settings import load_settings
+from workbench.store import Store
+from workbench.store.extension import load_quack
+from workbench.store.serving import Address
+from workbench.types import Message
+
+TOKEN = "a-token-for-other-machines"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("log-service")
+    with LiveServer(folder, WORKBENCH_QUERY_TIMEOUT_S="2", WORKBENCH_LOG_TOKEN=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture
+def wb(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workbench]:
+    monkeypatch.setenv("WORKBENCH_DB", server.environment["WORKBENCH_DB"])
+    with Workbench(remote=True) as opened:
+        yield opened
+
+
+LARGE = (
+    "SELECT range AS i, 'x' || range AS text, range / 7 AS x, range % 2 = 0 AS even, "
+    "CASE WHEN range > 3 THEN range END AS some, TIMESTAMPTZ '2026-01-01 00:00:00+00' AS at, "
+    "[range, 2] AS list FROM range($n) ORDER BY i DESC"
+)
+
+
+def test_a_large_result_is_the_same_as_a_small_one(wb: Workbench) -> None:
+    small, large = wb.sql(LARGE, {"n": 1000}), wb.sql(LARGE, {"n": 50_000})
+    assert len(large) == 50_000
+    assert large.i.tolist()[:2] == [49_999, 49_998]
+    assert [str(kind) for kind in large.dtypes] == [str(kind) for kind in small.dtypes]
+    tail = large.tail(1000).reset_index(drop=True)
+    for column in ("i", "text", "x", "even", "some", "at"):
+        assert tail[column].equals(small[column]), column
+    assert [list(value) for value in tail["list"]] == [list(value) for value in small["list"]]
+
+
+def test_a_large_result_comes_over_quack_and_leaves_nothing_behind(
+    server: LiveServer, wb: Workbench
+) -> None:
+    assert len(wb.sql(LARGE, {"n": 50_000})) == 50_000
+    assert wb._transport._log is not None  # type: ignore[attr-defined]
+    with duckdb.connect() as other:
+        load_quack(other)
+        uri = server.announced()["log"]["uri"]
+        other.execute(f"ATTACH '{uri}' AS wb (TOKEN '{TOKEN}')")
+        parked = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'parked'"
+        assert other.execute(parked).fetchone() == (0,)
+
+
+def test_the_server_file_is_for_its_user_alone(server: LiveServer) -> None:
+    assert (server.folder / "server.json").stat().st_mode & 0o777 == 0o600
+    assert server.announced()["log"]["uri"].startswith("quack:127.0.0.1:")
+
+
+def test_every_attack_is_refused_over_http(server: LiveServer) -> None:
+    with server.client() as http:
+        for number, sql in enumerate(STATEMENTS):
+            got = http.post("/api/v1/query", json={"sql": sql, "park": number % 2 == 0})
+            assert (got.status_code, got.json()["code"]) == (422, "INVALID_REQUEST"), sql
+        slow = "SELECT sum(a.range) FROM range(100000000000) a"
+        got = http.post("/api/v1/query", json={"sql": slow})
+        assert (got.status_code, got.json()["code"]) == (504, "TIMEOUT")
+        got = http.post("/api/v1/query", json={"sql": "FROM range(1000001)"})
+        assert got.json()["details"] == {"max_rows": 1_000_000}
+        assert http.get("/health/live").json() == {"status": "ok"}
+
+
+def test_other_processes_log_rows_and_sessions(wb: Workbench) -> None:
+    wb.log("errors", *[{**ERROR, "error_id": f"err_{number}"} for number in range(3)])
+    assert wb.sql("SELECT count(*) AS n FROM errors WHERE message = 'from afar'").n[0] == 3
+    session = make_session()
+    wb.log_session(session, [Message("user", "hi")])
+    (row,) = wb.sql(
+        "SELECT seq, model, ttft_s FROM latencies WHERE session_id = $id",
+        {"id": session.session_id},
+    ).itertuples(index=False)
+    assert (row.model, row.ttft_s) == ("scripted/steady", 0.03)
+    assert row.seq > 0, "numbered by the one writer"
+
+
+ERROR = {
+    "created_at": "2026-01-01T00:00:00+00:00",
+    "code": "INTERNAL",
+    "message": "from afar",
+    "details": {"answer": 42},
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "message"),
+    [
+        ("stream_sessions", {"seq": 1}, "no single rows"),
+        ("schema_migrations", {"version": 9}, "no single rows"),
+        ("nowhere", {"a": 1}, "no table"),
+        ("errors", {"nothing": 1}, "no column"),
+        ("errors; DROP TABLE errors", {"a": 1}, "no table"),
+        ("errors", {"error_id": "x"}, "refused a row"),
+    ],
+)
+def test_what_cannot_be_logged_is_refused(
+    wb: Workbench, table: str, row: dict[str, object], message: str
+) -> None:
+    with pytest.raises(WorkbenchError, match=message) as caught:
+        wb.log(table, row)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
+def test_a_client_follows_a_restarted_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DB", str(tmp_path / "workbench.duckdb"))
+    with LiveServer(tmp_path):
+        wb = Workbench(remote=True)
+        assert len(wb.sql("FROM range(5000)")) == 5000
+        before = wb._transport._http  # type: ignore[attr-defined]
+    with pytest.raises(WorkbenchError) as caught:
+        wb.sql("SELECT 1")
+    assert caught.value.code is ErrorCode.SERVER_UNREACHABLE
+    with LiveServer(tmp_path, WORKBENCH_LOG_SERVING="false") as again:
+        assert again.announced()["log"] is None
+        assert len(wb.sql("FROM range(5000)")) == 5000, "over REST"
+        assert wb._transport._http is not before  # type: ignore[attr-defined]
+        wb.log("errors", {**ERROR, "error_id": "err_0"})
+        wb.close()
+        with again.client() as http:
+            store = http.get("/health").json()["parts"]["store"]
+        assert (store["status"], store["served_at"]) == ("ok", None)
+
+
+def test_without_the_extension_everything_comes_over_rest(
+    server: LiveServer, wb: Workbench, tmp_path: Path
+) -> None:
+    """The package is hidden from a client of its own process, and there is no network."""
+    code = (
+        "import sys; sys.modules['duckdb_extension_quack'] = None\n"
+        "from workbench import Workbench\n"
+        "from workbench.store import extension\n"
+        "extension.packaged_file = lambda name: None\n"
+        "with Workbench(remote=True) as wb: print(len(wb.sql('FROM range(5000)')))\n"
+    )
+    environment = {**server.environment, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == "5000", done.stderr
+
+
+def test_another_machine_is_let_in_only_where_its_user_said_so(tmp_path: Path) -> None:
+    with pytest.raises(WorkbenchError, match="WORKBENCH_LOG_TOKEN"):
+        check_address(load_settings(workbench_log_host="0.0.0.0"))
+    with pytest.raises(WorkbenchError, match="WORKBENCH_LOG_TOKEN"):
+        load_settings(workbench_log_host="0.0.0.0", workbench_log_token="short")
+    port = free_port()
+    address = Address(TOKEN, host="0.0.0.0", port=port)
+    with Store.open(tmp_path / "x.duckdb", address=address) as store, duckdb.connect() as other:
+        assert store.serving.local_uri == f"quack:127.0.0.1:{port}"
+        load_quack(other)
+        with pytest.raises(duckdb.Error, match="token"):
+            other.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS wb (DISABLE_SSL true)")
+        with pytest.raises(duckdb.Error, match="Authentication failed"):
+            other.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS wb (DISABLE_SSL true, TOKEN 'no!!')")
+        # As in the README.
+        other.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS wb (DISABLE_SSL true, TOKEN '{TOKEN}')")
+        other.execute("CREATE TABLE latencies AS FROM wb.latencies")
+        assert other.execute("SELECT count(*) FROM latencies").fetchone() == (0,)
