@@ -205,7 +205,6 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("workbench_api_key", mode="before")
     @field_validator("workbench_api_key", "workbench_log_token", mode="before")
     @classmethod
     def _no_empty_key(cls, value: object) -> object:
