@@ -73,6 +73,7 @@ def test_what_is_held_and_the_peak_between_two_looks(holder: Holder) -> None:
     seen = census.look().holdings["a"]
     assert seen.now["host"] - empty == pytest.approx(40 * MB, abs=8 * MB)
     assert seen.peak["host"] - empty == pytest.approx(100 * MB, abs=8 * MB)
+    assert seen.high_water_bytes >= seen.peak["host"]
 
 
 def test_pages_are_walked_only_when_much_has_changed(

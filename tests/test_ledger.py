@@ -261,6 +261,25 @@ async def test_predictions_learn_from_loads_and_survive_a_restart(
     assert prediction.error_share < 0.1
 
 
+async def test_what_it_holds_afterwards_is_told_apart_from_the_peak_of_its_load(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    runtime = Runtime()
+    ledger = make(runtime)
+    route = Route(runtime, "a")
+    holder.hold(80)  # both copies of the weights
+    holder.let_go()
+    await load(ledger, runtime, "a", holder, 40)
+    await eventually(lambda: ledger.account(route.model)["memory"]["answering_bytes"]["host"] > 0)
+    told = ledger.account(route.model)["memory"]
+    assert told["peak_bytes"]["host"] > 80 * MB
+    assert 40 * MB < told["answering_bytes"]["host"] < 60 * MB
+    holder.hold(70)  # an answer that takes more than the load
+    told = leave(ledger, runtime, route)
+    assert told["answering_bytes"] == told["peak_bytes"]
+    assert told["peak_bytes"]["host"] > 110 * MB
+
+
 async def test_a_load_that_failed_or_was_none_teaches_nothing(
     machine: Machine, make: MakeLedger, holder: Holder
 ) -> None:

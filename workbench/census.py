@@ -37,6 +37,8 @@ class Holding:
     peak: Mapping[str, int]
     droppable_bytes: int
     """The host's part that are pages of files, which the system counts as available."""
+    high_water_bytes: int = 0
+    """The kernel's own marks, shared pages in full: whether they rose is exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Census:
     ) -> Holding:
         now: dict[str, int] = {}
         peak: dict[str, int] = {}
-        droppable = 0
+        droppable = high_water = 0
         tree = self._trees.get(roots)
         readings = [(process, procfs.status(process.pid)) for process in tree or ()]
         changed = any(r is None or process.due(r.rss_bytes) for process, r in readings)
@@ -185,6 +187,7 @@ class Census:
             now["host"] = now.get("host", 0) + held
             peak["host"] = peak.get("host", 0) + max(reading.peak_bytes - process.gap, held)
             droppable += process.file_bytes
+            high_water += reading.peak_bytes
         for (device, pid), size in gpu.items():
             if any(pid == process.pid for process in tree):
                 now[device] = now.get(device, 0) + size
@@ -192,7 +195,7 @@ class Census:
         for device, size in now.items():
             if device != "host":
                 peaks[device] = max(peaks.get(device, 0), size)
-        return Holding(roots, now, {**peak, **peaks}, droppable)
+        return Holding(roots, now, {**peak, **peaks}, droppable, high_water)
 
     def _run(self) -> None:
         while True:

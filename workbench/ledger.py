@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from workbench import logs, memory, pressure
@@ -23,8 +23,6 @@ _log = logs.get(__name__)
 
 _STEP_SHARE: Final = 0.02
 """Of the capacity: by how much room must grow before a lowered limit rises."""
-_BEYOND: Final = 1.03
-"""A peak that is so much above the load's is an answer's; less is the error of the readings."""
 _REFRESH_S: Final = 10.0
 _NEWS_S: Final = 1.0
 """While more is held than may be, the rotation is told again after this time."""
@@ -43,7 +41,8 @@ class _Stay:
     prediction: Prediction
     loaded: bool = False
     peak: DeviceBytes = field(default_factory=dict)
-    peak_of_load: DeviceBytes = field(default_factory=dict)
+    high_water: int = 0
+    """Of its load, as the kernel has it."""
     answering: DeviceBytes = field(default_factory=dict)
 
     def see(self, holding: Holding) -> None:
@@ -51,13 +50,12 @@ class _Stay:
         self.peak = _most(self.peak, holding.peak)
         if not self.loaded:
             return
-        self.peak_of_load = self.peak_of_load or self.peak
-        beyond = {
-            device: size
-            for device, size in self.peak.items()
-            if size > _BEYOND * self.peak_of_load.get(device, 0)
-        }
-        self.answering = _most(self.answering, _most(holding.now, beyond))
+        self.answering = _most(self.answering, holding.now)
+        if not self.high_water:
+            self.high_water = holding.high_water_bytes
+        elif holding.high_water_bytes > self.high_water:
+            # Above the load's peak: that was an answer.
+            self.answering = _most(self.answering, holding.peak)
 
     def load(self) -> Load:
         """What is to be remembered of it."""
@@ -203,6 +201,13 @@ class Ledger:
         if key not in self._files:
             self._files[key] = await route.provider.footprint(route.name, num_ctx)
 
+    async def prepare_listed(self, models: Iterable[str]) -> None:
+        """As :meth:`prepare` for many, of those whose files lie here: nobody else is asked."""
+        for model in models:
+            provider = self._providers.get(model.partition("/")[0])
+            if provider is not None and provider.counts_against_cache:
+                await self.prepare(Route(provider, model.partition("/")[2]))
+
     def predict(self, route: Route, num_ctx: int | None = None) -> Prediction:
         """See the protocol."""
         files = self._files.get((route.model, num_ctx))
@@ -211,6 +216,20 @@ class Ledger:
         # Where loading is ours the context is a matter of each request.
         of_load = None if route.provider.counts_against_cache else num_ctx
         return predict(files, self._loads.get(route.model, ()), of_load)
+
+    def expectation(self, model: str) -> Prediction:
+        """What was predicted of a model: of one in memory for its load, with its own error.
+
+        Of any other as :meth:`predict`, with the error of such predictions so far.
+        """
+        stay = self._stays.get(model)
+        if stay is not None and stay.prediction.bytes:
+            own = stay.load().error_share if stay.loaded and stay.peak else None
+            return replace(stay.prediction, error_share=own)
+        provider = self._providers.get(model.partition("/")[0])
+        if provider is None:
+            return Prediction({}, {}, "files")
+        return self.predict(Route(provider, model.partition("/")[2]))
 
     # -- what the rotation tells
 

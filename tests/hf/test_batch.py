@@ -400,3 +400,18 @@ def test_a_plain_model_answers_one_after_the_other(tiny_models: Path) -> None:
         run.add(number, max_tokens=4)
     run.finish()
     assert order == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
+def test_an_idle_batch_lets_go_of_its_cache_when_asked(loaded: LoadedModel) -> None:
+    run = Run(loaded)
+    run.add(1)
+    run.batch.step()
+    run.batch.trim()  # somebody is being answered: nothing happens
+    assert loaded.runner.cache.slots
+    run.finish()
+    assert run.count(1) == 30
+    assert loaded.runner.cache.slots, "a small cache is kept for the next"
+    run.batch.trim()
+    assert loaded.runner.cache.slots == 0
+    run.add(2)
+    assert run.finish().text(2) == run.text(1)

@@ -246,3 +246,24 @@ async def test_more_threads_than_cores_are_refused(provider: HuggingFaceProvider
     with pytest.raises(WorkbenchError, match="cores") as caught:
         await provider.load("org/endless?threads=1024", keep_alive_s=60)
     assert caught.value.code is ErrorCode.HF_INVALID_CONFIG
+
+
+async def test_a_worker_that_was_trimmed_still_answers(
+    manager: HuggingFaceModelManager, provider: HuggingFaceProvider
+) -> None:
+    before = await ask(provider, MODEL)
+    await manager.trim()
+    assert (await ask(provider, MODEL)).text == before.text
+
+
+async def test_a_worker_is_known_while_it_loads(
+    manager: HuggingFaceModelManager, provider: HuggingFaceProvider
+) -> None:
+    assert provider.residents() == []
+    load = asyncio.create_task(manager.load(MODEL))
+    async with asyncio.timeout(20):
+        while not provider.pids(MODEL):
+            await asyncio.sleep(0.005)
+    assert provider.residents() == [MODEL]
+    worker = await load
+    assert list(provider.pids(MODEL)) == [worker.client.pid]

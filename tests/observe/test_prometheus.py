@@ -184,3 +184,14 @@ async def test_dashboard_names_only_metrics_that_exist(measured: tuple[Engine, M
     # And the other way: what is measured is also shown, but for the parts of histograms.
     shown = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in named}
     assert {family.name for family in counted.registry.collect()} <= shown
+
+
+async def test_the_budget_and_its_alerts_are_told(measured: tuple[Engine, Metrics]) -> None:
+    engine, counted = measured
+    engine.book.alert_counts["host", "high"] += 2
+    for _ in range(2):  # asked twice, counted once
+        found = await series(counted)
+    limit = found["workbench_models_memory_bytes"][labels(device="host", kind="limit")]
+    assert limit == engine.book.limits()["host"] > 0
+    assert found["workbench_models_memory_bytes"][labels(device="host", kind="held")] == 0
+    assert found["workbench_memory_alerts_total"] == {labels(device="host", level="high"): 2}

@@ -242,3 +242,34 @@ def test_the_device_follows_from_the_bytes_on_the_gpu(on_gpu: int, device: str) 
     resident = wire.resident_model("m", None, entry, shown, [7])
     assert resident.device == device
     assert (resident.threads, resident.context_length, resident.pids) == (3, 512, (7,))
+
+
+@pytest.mark.parametrize(
+    ("num_ctx", "parameters", "running", "tokens"),
+    [
+        (1024, None, None, 1024),
+        (None, None, None, 4096),
+        (None, "num_ctx   2048\nstop  x", None, 2048),
+        (None, "num_ctx   2048", {"context_length": 512}, 512),
+        (10**6, None, None, 8192),  # more than the model was trained for is not kept
+    ],
+)
+def test_a_runners_memory_is_file_cache_and_buffers(
+    num_ctx: int | None, parameters: str | None, running: dict[str, int] | None, tokens: int
+) -> None:
+    shown = {
+        "parameters": parameters,
+        "model_info": {
+            "general.architecture": "llama",
+            "llama.block_count": 30,
+            "llama.attention.head_count": 9,
+            "llama.attention.head_count_kv": 3,
+            "llama.embedding_length": 576,
+            "llama.context_length": 8192,
+        },
+    }
+    size = 98_362_574
+    peak = wire.peak_bytes({"size": size}, shown, num_ctx, running)
+    cache = 2 * 30 * 3 * 64 * 2 * tokens  # keys and values, layers, heads, size, float16
+    assert peak == int(size * 1.05 + cache + 60 * 2**20)
+    assert wire.peak_bytes({}, shown, num_ctx) is None

@@ -8,9 +8,7 @@ application has a registry of its own.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -43,7 +41,6 @@ _REQUEST: Final = (
 _COMMIT: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAG: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _MODEL: Final = ("model", "provider")
-_MEMORY_AGE_S: Final = 5.0
 
 
 class Metrics:
@@ -56,7 +53,7 @@ class Metrics:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._models: set[tuple[str, str]] = set()
-        self._memory: tuple[float, Mapping[str, int]] = (0.0, {})
+        self._alerts_seen: dict[tuple[str, str], int] = {}
         self.registry = registry = CollectorRegistry()
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -91,6 +88,12 @@ class Metrics:
         self._waiting = gauge("num_requests_waiting", "requests in the queue now", *_MODEL)
         self._model_memory = gauge(
             "model_memory_bytes", "measured memory of a model's processes, GPU included", *_MODEL
+        )
+        self._budget = gauge(
+            "models_memory_bytes", "what all models hold, and may hold now", "device", "kind"
+        )
+        self._alerts = counter(
+            "memory_alerts", "times that a device's memory came to a level", "device", "level"
         )
         self._depth = gauge("log_queue_depth", "rows that are not on disk yet")
         self._commit = Histogram(
@@ -169,7 +172,7 @@ class Metrics:
     # -- what is
 
     async def expose(self) -> bytes:
-        """All series as text; gauges are read now, memory of models at most every few seconds."""
+        """All series as text; gauges are read now."""
         rotation = self._engine.rotation
         for gauge in (self._running, self._waiting, self._model_memory):
             gauge.clear()
@@ -177,8 +180,7 @@ class Metrics:
             self._running.labels(*self._of(model)).inc(count)
         for ticket in rotation.queue:
             self._waiting.labels(*self._of(ticket.model)).inc()
-        for model, held in (await self._held()).items():
-            self._model_memory.labels(*self._of(model)).inc(held)
+        self._read_book()
         store = self._engine.store
         self._depth.set(store.queue_depth)
         self._dropped.set(store.dropped)
@@ -195,14 +197,20 @@ class Metrics:
             self._disk.labels(place, kind).set(size)
         return generate_latest(self.registry)
 
-    async def _held(self) -> Mapping[str, int]:
-        """Measured bytes by model, kept a while: a reading walks all pages of a process."""
-        at, held = self._memory
-        if time.monotonic() - at > _MEMORY_AGE_S:
-            figures: dict[str, Any] = await self._engine.rotation.figures()
-            held = figures["resident_bytes"]
-            self._memory = (time.monotonic(), held)
-        return held
+    def _read_book(self) -> None:
+        """Measured bytes by model and device, limits and alerts."""
+        book = self._engine.book
+        held = book.held()
+        for model, sizes in held.items():
+            self._model_memory.labels(*self._of(model)).inc(sum(sizes.values()))
+        for device, limit in book.limits().items():
+            total = sum(sizes.get(device, 0) for sizes in held.values())
+            self._budget.labels(device, "limit").set(limit)
+            self._budget.labels(device, "held").set(total)
+        for (device, level), count in list(book.alert_counts.items()):
+            new = count - self._alerts_seen.get((device, level), 0)
+            self._alerts.labels(device, level).inc(new)
+            self._alerts_seen[device, level] = count
 
     def _of(self, model: str) -> tuple[str, str]:
         return self._labels(model, model.partition("/")[0])

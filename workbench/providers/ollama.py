@@ -229,7 +229,12 @@ class OllamaProvider:
         """Ask the server what is in memory, if it ever was reached."""
         if self._client is not None:
             with suppress(WorkbenchError), self._guard("list_models"):
-                await self._tags_and_ps()
+                tags, running = await self._tags_and_ps()
+                for key, entry in running.items():
+                    # By its weights its runner is found; one that was deleted has no description.
+                    with suppress(WorkbenchError), self._guard("show"):
+                        if key not in self._shown:
+                            await self._describe(key, wire.name_of(entry), tags.get(key, {}))
 
     async def close(self) -> None:
         """Close the connections; models stay as long as their keep_alive says."""
