@@ -18,7 +18,19 @@ import uvicorn
 from fastapi import FastAPI
 
 from workbench import environment, logs
-from workbench.api import handlers, health, log, metrics, openai, rest, sessions, streams
+from workbench.api import (
+    document,
+    explorer,
+    graphql,
+    handlers,
+    health,
+    log,
+    metrics,
+    openai,
+    rest,
+    sessions,
+    streams,
+)
 from workbench.api.connections import guarded
 from workbench.api.edge import Edge
 from workbench.api.feeds import Feeds
@@ -49,6 +61,7 @@ FACES = (
     sessions.router,
     log.router,
     openai.router,
+    explorer.router,
 )
 """What programs speak to; a further face is one line here."""
 
@@ -88,7 +101,7 @@ def create_app(
     app = FastAPI(
         title="Workbench",
         lifespan=lifespan,
-        docs_url="/api/docs",
+        docs_url=None,
         redoc_url=None,
         telemetry={
             "tracing": spans is not None,
@@ -113,9 +126,12 @@ def create_app(
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Edge, on_response=measured.responded)
     handlers.install(app)
-    for router in FACES:
+    app.state.graphql_schema = graphql.make_schema(settings)
+    faces = (*FACES, graphql.make_router(app.state.graphql_schema, settings))
+    for router in faces:
         app.include_router(router)
-    handlers.fence(app, FACES)
+    handlers.fence(app, faces)
+    document.install(app)
     if page:
         import gradio as gr
 
@@ -183,7 +199,7 @@ def serve(settings: Settings) -> None:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=5,
-            ws="auto",
+            ws="websockets-sansio",
         )
         try:
             with suppress(KeyboardInterrupt):  # Ctrl+C is how a server is stopped

@@ -155,6 +155,10 @@ class Settings(BaseSettings):
     workbench_low_memory: Reserve = 2**30
     workbench_low_disk: Reserve = 2 * 2**30
     workbench_lag_warning_ms: int = Field(250, ge=1, le=60_000)
+    workbench_graphql_introspection: bool = True
+    workbench_graphql_max_depth: int = Field(10, ge=1, le=1000)
+    workbench_graphql_max_aliases: int = Field(15, ge=0, le=10_000)
+    workbench_graphql_max_tokens: int = Field(2000, ge=10, le=1_000_000)
     workbench_detach_grace_s: Seconds = 60
     workbench_stream_buffer: int = Field(10_000, ge=16, le=10_000_000)
     workbench_stream_keep_s: Seconds = 120

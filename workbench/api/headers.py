@@ -14,8 +14,8 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-EXPLORERS: Final = ("/api/docs", "/graphql")
-"""Pages for developers that fetch their own scripts from public hosts."""
+EXPLORERS: Final = ("/graphql",)
+"""Where GraphiQL may be asked for, which fetches its own scripts from a public host."""
 
 _ALWAYS: Final = {
     "X-Content-Type-Options": "nosniff",

@@ -97,6 +97,7 @@ class EventStream(StreamingResponse):
         events: as written on the wire.
         close: called when the response is over, however it ended, also if it never began.
         headers: further ones.
+        status_code: HTTP status; FastAPI reads its default for the OpenAPI document.
     """
 
     media_type = "text/event-stream"
@@ -106,8 +107,10 @@ class EventStream(StreamingResponse):
         events: AsyncGenerator[str, None],
         close: Callable[[], Awaitable[None]],
         headers: Mapping[str, str] | None = None,
+        status_code: int = 200,
     ) -> None:
-        super().__init__(events, headers={"Cache-Control": "no-store", **(headers or {})})
+        headers = {"Cache-Control": "no-store", **(headers or {})}
+        super().__init__(events, status_code, headers)
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,174 @@
+"""The OpenAPI document: what FastAPI finds, completed with examples and with every error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from workbench import __version__
+from workbench.api.problems import MEDIA_TYPE, openai_body
+from workbench.errors import ErrorCode, invalid
+
+_DESCRIPTION: Final = (
+    "Models of Ollama and Hugging Face behind one API, every call logged with its figures. "
+    "Errors are `application/problem+json` with a code and a fix; below `/v1` they have OpenAI's "
+    "form. Times end in `_s` (seconds) or `_ns`, sizes in `_bytes`."
+)
+_PROBLEM: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["code", "message", "fix", "operation", "timestamp", "details", "correlation_id"],
+    "properties": {
+        "code": {"type": "string", "enum": [code.value for code in ErrorCode]},
+        "message": {"type": "string"},
+        "fix": {"type": "string"},
+        "operation": {"type": "string"},
+        "provider": {"type": ["string", "null"]},
+        "timestamp": {"type": "string", "format": "date-time"},
+        "details": {"type": "object"},
+        "correlation_id": {"type": ["string", "null"]},
+        "retry_after_s": {"type": "number"},
+    },
+}
+_OPENAI_ERROR: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+                "workbench": {"$ref": "#/components/schemas/Problem"},
+            },
+        }
+    },
+}
+
+_MODEL: Final = {"model": "scripted/chunks"}
+_CALL: Final = {
+    "message": "Name three colors.",
+    "options": {"max_tokens": 64, "temperature": 0, "seed": 1},
+}
+_BODIES: Final[Mapping[str, Any]] = {
+    "POST /api/v1/models/load": _MODEL,
+    "POST /api/v1/models/unload": _MODEL,
+    "POST /api/v1/models/download": {"model": "Qwen/Qwen3-0.6B", "revision": "main"},
+    "POST /api/v1/models/verify": {"model": None},
+    "POST /api/v1/generate": {**_MODEL, **_CALL},
+    "POST /api/v1/stream-message": {**_MODEL, **_CALL, "detach": True},
+    "POST /api/v1/compare": {"models": ["scripted/chunks", "scripted/steady"], **_CALL},
+    "POST /api/v1/query": {"sql": "SELECT model, ttft_s FROM latencies", "limit": 10},
+}
+_EVENTS: Final = (
+    'id: 1\nevent: session\ndata: {"pane": 0, "type": "session", "session_id": "ses_1", ...}\n\n'
+    'id: 4\nevent: token\ndata: {"pane": 0, "type": "token", "seq": 0, "text": "Red", ...}\n\n'
+    'id: 9\nevent: done\ndata: {"pane": 0, "type": "done", "session": {"status": "ok", ...}}\n\n'
+)
+_ANSWERS: Final[Mapping[str, Any]] = {
+    "GET /health/live": {"status": "ok"},
+    "GET /api/v1/models": {
+        "models": [{"id": "scripted/chunks", "provider": "scripted", "status": "available"}],
+        "problems": {},
+    },
+    "GET /api/v1/streams": {
+        "streams": [{"session_id": "ses_1", "model": "scripted/chunks", "phase": "answering"}]
+    },
+    "GET /api/v1/sessions": {
+        "sessions": [{"session_id": "ses_1", "status": "ok", "ttft_s": 0.1, "output_tokens": 9}],
+        "next": "41",
+    },
+    "DELETE /api/v1/streams/{stream_id}": {"cancelled": True},
+    "POST /api/v1/generate": {"session_id": "ses_1", "status": "ok", "text": "Red.", "ttft_s": 0.1},
+    "GET /v1/models": {
+        "object": "list",
+        "data": [{"id": "scripted/chunks", "object": "model", "owned_by": "scripted"}],
+    },
+    "POST /v1/chat/completions": {
+        "id": "chatcmpl-ses_1",
+        "object": "chat.completion",
+        "model": "scripted/chunks",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Red, green, blue."},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16},
+    },
+}
+
+
+def install(app: FastAPI) -> None:
+    """Serve the document at ``/openapi.json``; made at the first request."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title="Workbench", version=__version__, description=_DESCRIPTION, routes=app.routes
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas["Problem"], schemas["OpenAIError"] = _PROBLEM, _OPENAI_ERROR
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for path, verbs in document["paths"].items():
+        for verb, operation in verbs.items():
+            _complete(operation, f"{verb.upper()} {path}")
+    return document
+
+
+def _complete(operation: dict[str, Any], name: str) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)  # FastAPI's own form, which is not ours
+    example = invalid("max_tokens must be a whole number, not 'x'.", option="max_tokens")
+    if " /v1/" in name:
+        form, media = "OpenAIError", "application/json"
+        body = openai_body(example, "cor_1")
+    else:
+        form, media = "Problem", MEDIA_TYPE
+        body = example.to_dict("cor_1")
+    responses["default"] = {
+        "description": "An error, with its code and the fix.",
+        "headers": {
+            "X-Correlation-ID": {"schema": {"type": "string"}},
+            "Retry-After": {"schema": {"type": "integer"}},
+        },
+        "content": {
+            media: {
+                "schema": {"$ref": f"#/components/schemas/{form}"},
+                "example": json.loads(json.dumps(body)),
+            }
+        },
+    }
+    if name in _BODIES:
+        for content in operation["requestBody"]["content"].values():
+            content["example"] = _BODIES[name]
+    if name in ("GET /health", "GET /health/ready"):
+        # Also an answer: what is not well is in it.
+        responses["503"] = {**responses["200"], "description": "No model can be served."}
+    if name == "GET /metrics":
+        responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    for status, response in responses.items():
+        if not status.startswith("2"):
+            continue
+        content = response.setdefault("content", {})
+        if name == "POST /v1/chat/completions":
+            content["text/event-stream"] = {"schema": {"type": "string"}}
+        if "text/event-stream" in content:
+            content["text/event-stream"].setdefault("example", _EVENTS)
+        if name in _ANSWERS and "application/json" in content:
+            content["application/json"]["example"] = _ANSWERS[name]

@@ -1,0 +1,351 @@
+"""The GraphQL face: the same engine, for clients that want just the fields they name."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import strawberry
+from graphql import GraphQLError, NoSchemaIntrospectionCustomRule
+from pydantic import ValidationError
+from strawberry.extensions import (
+    AddValidationRules,
+    MaxAliasesLimiter,
+    MaxTokensLimiter,
+    QueryDepthLimiter,
+    SchemaExtension,
+)
+from strawberry.fastapi import GraphQLRouter
+from strawberry.schema.config import StrawberryConfig
+from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
+from strawberry.types.execution import ExecutionResult, StreamExecutionResult
+
+from workbench import logs
+from workbench.api import graphql_types as types
+from workbench.api.calls import Generate
+from workbench.api.feeds import Feeds
+from workbench.api.graphql_types import Long, build
+from workbench.engine import Engine
+from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.settings import Settings
+from workbench.store import records
+from workbench.types import Status
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Info = strawberry.Info[dict[str, Any], None]
+
+_log = logs.get(__name__)
+_Limit = Annotated[int, strawberry.argument(description="Rows of the page, 200 at most.")]
+_Cursor = Annotated[str | None, strawberry.argument(description="`next` of the page before.")]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of ours in GraphQL's form, with code, fix and details as extensions."""
+    try:
+        yield
+    except WorkbenchError as error:
+        raise GraphQLError(
+            f"{error.message} {error.fix}".strip(), extensions=error.to_dict()
+        ) from error
+
+
+def _state(info: Info) -> Any:
+    connection = info.context.get("request") or info.context["ws"]
+    return connection.app.state
+
+
+def _engine(info: Info) -> Engine:
+    engine: Engine = _state(info).engine
+    return engine
+
+
+def _correlation(info: Info) -> str:
+    connection = info.context.get("request") or info.context["ws"]
+    return str(connection.state.correlation_id)
+
+
+async def _read(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Ask the log in a thread."""
+    with _told():
+        return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def _page_size(limit: int) -> int:
+    if not 1 <= limit <= records.MAX_PAGE:
+        raise invalid(
+            f"limit is {limit}.", fix=f"Choose between 1 and {records.MAX_PAGE}.", option="limit"
+        )
+    return limit
+
+
+def _moment(name: str, value: str | None) -> dt.datetime | None:
+    if value is None:
+        return None
+    try:
+        return dt.datetime.fromisoformat(value)
+    except ValueError:
+        raise invalid(
+            f"{name} is {value[:40]!r}.", fix="Give a time as 2026-01-31T12:00:00Z.", option=name
+        ) from None
+
+
+@strawberry.type
+class Query:
+    """What can be asked."""
+
+    @strawberry.field(description="All models of all providers.")
+    async def available_models(self, info: Info, provider: str | None = None) -> list[types.Model]:
+        """As ``GET /api/v1/models``; ``health`` says which provider could not be asked."""
+        with _told():
+            listing = await _engine(info).list_models()
+        return [
+            build(types.Model, model.to_dict())
+            for model in listing.models
+            if provider in (None, model.provider)
+        ]
+
+    @strawberry.field(description="One model, by its id or a bare name.")
+    async def model(self, info: Info, id: str) -> types.Model:
+        """As ``GET /api/v1/models/{id}``."""
+        return await _shown(info, id)
+
+    @strawberry.field(description="Finished sessions, the newest first.")
+    async def stream_sessions(
+        self,
+        info: Info,
+        model: str | None = None,
+        provider: str | None = None,
+        status: str | None = None,
+        source: str | None = None,
+        error_code: str | None = None,
+        conversation_id: str | None = None,
+        comparison_id: str | None = None,
+        run_id: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        limit: _Limit = 50,
+        cursor: _Cursor = None,
+    ) -> types.StreamSessions:
+        """As ``GET /api/v1/sessions``."""
+        with _told():
+            if status is not None and status not in set(Status):
+                raise invalid(f"status is {status[:40]!r}.", fix=f"Use {', '.join(Status)}.")
+            wanted = {
+                "model": model,
+                "provider": provider,
+                "status": status,
+                "source": source,
+                "error_code": error_code,
+                "conversation_id": conversation_id,
+                "comparison_id": comparison_id,
+                "run_id": run_id,
+            }
+            page = await _read(
+                records.sessions,
+                _engine(info).store,
+                wanted,
+                since=_moment("since", since),
+                until=_moment("until", until),
+                limit=_page_size(limit),
+                cursor=cursor,
+            )
+        return types.StreamSessions(
+            sessions=[build(types.StreamSession, row) for row in page.rows], next=page.next
+        )
+
+    @strawberry.field(description="A conversation and its messages.")
+    async def conversation(self, info: Info, id: str) -> types.Conversation:
+        """As ``GET /api/v1/conversations/{id}``."""
+        found = await _read(records.conversation, _engine(info).store, id)
+        messages = [build(types.Message, message) for message in found["messages"]]
+        return build(types.Conversation, {**found, "messages": messages})
+
+    @strawberry.field(description="The streams that run or wait, the oldest first.")
+    async def queue(self, info: Info) -> list[types.ActiveStream]:
+        """As ``GET /api/v1/streams``."""
+        return [build(types.ActiveStream, item) for item in _engine(info).active()]
+
+    @strawberry.field(description="Every part with its reason.")
+    async def health(self, info: Info) -> types.Health:
+        """As ``GET /health``."""
+        found = (await _state(info).health.check()).to_dict()
+        parts = []
+        for name, part in found["parts"].items():
+            known = {key: part.pop(key, None) for key in ("reason", "fix", "last_good_at")}
+            status = part.pop("status")
+            parts.append(types.HealthPart(name=name, status=status, details=part, **known))
+        return types.Health(status=found["status"], ready=found["ready"], parts=parts)
+
+    @strawberry.field(description="Benchmark runs, the newest first.")
+    async def benchmark_runs(
+        self, info: Info, limit: _Limit = 50, cursor: _Cursor = None
+    ) -> types.BenchmarkRuns:
+        """Pages of ``benchmark_runs``."""
+        with _told():
+            size = _page_size(limit)
+        page = await _read(records.benchmark_runs, _engine(info).store, limit=size, cursor=cursor)
+        return types.BenchmarkRuns(
+            runs=[build(types.BenchmarkRun, row) for row in page.rows], next=page.next
+        )
+
+
+@strawberry.type
+class Mutation:
+    """What can be done."""
+
+    @strawberry.mutation(description="Bring a model into memory.")
+    async def load_model(self, info: Info, model: str) -> types.Model:
+        """As ``POST /api/v1/models/load``."""
+        with _told():
+            await _engine(info).load(model)
+        return await _shown(info, model)
+
+    @strawberry.mutation(description="Take a model out of memory.")
+    async def unload_model(self, info: Info, model: str) -> types.Model:
+        """As ``POST /api/v1/models/unload``."""
+        with _told():
+            await _engine(info).unload(model)
+        return await _shown(info, model)
+
+    @strawberry.mutation(description="Begin a download from the hub, or join the one under way.")
+    async def download_model(
+        self, info: Info, model: str, revision: str | None = None, gguf_file: str | None = None
+    ) -> types.Job:
+        """As ``POST /api/v1/models/download``."""
+        with _told():
+            job = _engine(info).download(model, revision, gguf_file)
+        return build(types.Job, job.to_dict())
+
+    @strawberry.mutation(description="Stop a stream of whatever face.")
+    async def terminate_stream(self, info: Info, id: str) -> types.Termination:
+        """As ``DELETE /api/v1/streams/{id}``."""
+        feeds: Feeds = _state(info).feeds
+        return types.Termination(cancelled=feeds.cancel(id))
+
+
+@strawberry.type
+class Subscription:
+    """What can be watched."""
+
+    @strawberry.subscription(description="One answer as it comes; leaving stops the work.")
+    async def stream_message(
+        self, info: Info, input: types.StreamMessageInput
+    ) -> AsyncGenerator[types.StreamEvent, None]:
+        """As ``POST /api/v1/stream-message``."""
+        with _told():
+            call = _call(input).request(input.model, _correlation(info), source="graphql")
+            feeds: Feeds = _state(info).feeds
+            feed = feeds.start([call], call.session_id, detach=False)
+            async with aclosing(feed.follow()) as items:
+                async for item in items:
+                    yield types.StreamEvent.of(item)
+
+
+async def _shown(info: Info, model: str) -> types.Model:
+    with _told():
+        return build(types.Model, (await _engine(info).show(model)).to_dict())
+
+
+def _call(input: types.StreamMessageInput) -> Generate:
+    try:
+        return Generate.model_validate(input.body())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise invalid(f"{where}: {first['msg']}.", option=where) from None
+
+
+class Explained(SchemaExtension):
+    """Gives every error a code; what nobody expected is logged and told without its message."""
+
+    def on_operation(self) -> Iterator[None]:
+        """Complete the errors of a result."""
+        yield
+        result = self.execution_context.result
+        if isinstance(result, ExecutionResult) and result.errors:
+            result.errors = [_explained(error) for error in result.errors]
+
+    def on_stream_result(self, result: StreamExecutionResult) -> Iterator[None]:
+        """Complete the errors of one item of a subscription."""
+        errors = getattr(result, "errors", None)
+        if errors:
+            result.errors = [_explained(error) for error in errors]  # type: ignore[union-attr]
+        yield
+
+
+def _explained(error: GraphQLError) -> GraphQLError:
+    extensions = error.extensions or {}
+    if "code" in extensions:
+        return error
+    cause = error.original_error
+    if cause is None or isinstance(cause, GraphQLError):  # the query itself is wrong
+        told = invalid(error.message)
+        message = error.message
+    else:
+        _log.error("graphql_failed", path=error.path, exc_info=cause)
+        told = WorkbenchError(
+            ErrorCode.INTERNAL,
+            f"{type(cause).__name__} in the workbench.",
+            fix="This is a defect of ours; the server's log has the traceback.",
+            operation="graphql",
+        )
+        message = told.message
+    return GraphQLError(
+        message,
+        nodes=error.nodes,
+        source=error.source,
+        positions=error.positions,
+        path=error.path,
+        extensions=told.to_dict(),
+    )
+
+
+def make_schema(settings: Settings) -> strawberry.Schema:
+    """The schema with its bounds."""
+
+    def extensions() -> list[Callable[[], SchemaExtension]]:
+        found: list[Callable[[], SchemaExtension]] = [
+            Explained,
+            lambda: MaxTokensLimiter(settings.workbench_graphql_max_tokens),
+            lambda: QueryDepthLimiter(settings.workbench_graphql_max_depth),
+            lambda: MaxAliasesLimiter(settings.workbench_graphql_max_aliases),
+        ]
+        if not settings.workbench_graphql_introspection:
+            found.append(lambda: AddValidationRules([NoSchemaIntrospectionCustomRule]))
+        return found
+
+    scalar = strawberry.scalar(
+        name="Long",
+        description="A whole number of up to 64 bits: bytes, nanoseconds.",
+        serialize=int,
+        parse_value=int,
+    )
+    return strawberry.Schema(
+        Query,
+        Mutation,
+        Subscription,
+        extensions=extensions(),
+        config=StrawberryConfig(
+            scalar_map={Long: scalar},
+            # Names in error messages are introspection by another door.
+            disable_field_suggestions=not settings.workbench_graphql_introspection,
+        ),
+    )
+
+
+def make_router(schema: strawberry.Schema, settings: Settings) -> GraphQLRouter[Any, None]:
+    """``POST /graphql``, and subscriptions over WebSocket (``graphql-transport-ws``)."""
+    return GraphQLRouter(
+        schema,
+        prefix="/graphql",
+        graphql_ide=None,
+        allow_queries_via_get=False,  # a GET must not do anything
+        subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL],
+        max_subscriptions_per_connection=settings.workbench_max_queue,
+        include_in_schema=False,  # it has a schema of its own
+    )
