@@ -106,6 +106,9 @@ def load(wanted: Load) -> LoadedModel:
     except Exception as error:
         raise load_error(error, wanted, device) from error
     model = fitted.model
+    if isinstance(fitted.runner, SlotRunner) and device == "cpu" and not fitted.runner.recorded:
+        with torch.inference_mode():
+            fitted.runner.record()
     eos_ids = _end_ids(model, tokenizer)
     give_back_memory()
     packed = _is_packed(model)
@@ -115,6 +118,7 @@ def load(wanted: Load) -> LoadedModel:
         "attention": getattr(model.config, "_attn_implementation", None),
         "engine": "batched" if isinstance(fitted.runner, SlotRunner) else "plain",
         "form": fitted.form,
+        "step": "recorded" if _is_recorded(fitted.runner) else "plain",
         "torch": torch.__version__,
         "eos_token_ids": sorted(eos_ids),
     }
@@ -220,6 +224,7 @@ def _try_form(model: Any, form: str, tokenizer: Any) -> tuple[Verdict, SlotRunne
     try:
         weights.convert(model, form, torch.get_num_threads())
         runner = SlotRunner(model, torch.float32)
+        runner.record()
         after = quality.paces(runner)
         with_threads = quality.paces(runner, torch.get_num_threads())
         got = quality.logits_of(model, ids)
@@ -238,6 +243,10 @@ def _try_form(model: Any, form: str, tokenizer: Any) -> tuple[Verdict, SlotRunne
     if verdict.passed and form == "packed" and not quality.is_faster(verdict):
         verdict = replace(verdict, passed=False, problem="it is not faster on this machine")
     return verdict, runner
+
+
+def _is_recorded(runner: Runner) -> bool:
+    return isinstance(runner, SlotRunner) and runner.recorded
 
 
 def _threads_pay_from(fitted: _Fitted) -> int:

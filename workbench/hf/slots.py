@@ -8,12 +8,15 @@ and position ids (imports torch and transformers).
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from workbench.hf.recorded import RecordedStep, changes_with_length
 
 _TOKENS_STEP: Final = 128
 """Slots grow in steps of this many tokens, so that growing is rare."""
@@ -95,6 +98,28 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
                 setattr(layer, name, after)
                 del before  # one layer's copy at a time, not two of the whole cache
 
+    def cover(self, low: int, positions: torch.Tensor, length: int) -> None:
+        """The next pass is over these slots.
+
+        Args:
+            low: the first slot.
+            positions: of the new tokens, shape (slots, tokens).
+            length: the most tokens that a slot holds after the pass.
+        """
+        self.reserve(low + len(positions), length)
+        self.low, self.high = low, low + len(positions)
+        self.start, self.length = length - positions.shape[1], length
+        self.rows = torch.arange(low, self.high, device=positions.device)[:, None]
+        self.positions = positions
+
+    def windows(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Keys and values that the pass sees, of each layer, shape (slots, tokens, heads, size)."""
+        window = (slice(self.low, self.high), slice(0, self.length))
+        return (
+            tuple(layer.keys[window] for layer in self.layers),
+            tuple(layer.values[window] for layer in self.layers),
+        )
+
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy the first tokens of one slot over another."""
         for layer in self.layers:
@@ -136,6 +161,7 @@ class SlotRunner:
         self._kinds = sorted(set(kinds)) if kinds else None
         self._window = getattr(config, "sliding_window", None)
         self.cache = SlotCache(config.num_hidden_layers)
+        self._recorded: RecordedStep | None = None
 
     def forward(self, low: int, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> Any:
         """Evaluate new tokens of neighbouring slots.
@@ -151,22 +177,22 @@ class SlotRunner:
         widest = max(map(len, tokens))
         lasts = [len(row) - 1 for row in tokens]
         padded = [[*row, *[0] * (widest - len(row))] for row in tokens]
-        cache = self.cache
+        ids = torch.tensor(padded, device=self._device)
         positions = torch.tensor(starts, device=self._device)[:, None] + torch.arange(
             widest, device=self._device
         )
         length = max(starts) + widest
-        cache.reserve(low + len(tokens), length)
-        cache.low, cache.high = low, low + len(tokens)
-        cache.start, cache.length = starts[0], length
-        cache.rows = torch.arange(low, cache.high, device=self._device)[:, None]
-        cache.positions = positions
+        self.cache.cover(low, positions, length)
+        masks = self._masks(positions, length)
+        # The first pass of all makes the cache's tensors, which a graph takes as they are.
+        if widest == 1 and self._recorded is not None and self.cache.layers[-1].is_initialized:
+            return self._recorded(ids, positions, masks, *self.cache.windows())
         kept = sorted(set(lasts))
         output = self._model(
-            input_ids=torch.tensor(padded, device=self._device),
+            input_ids=ids,
             position_ids=positions,
-            attention_mask=self._masks(positions, length),
-            past_key_values=cache,
+            attention_mask=masks,
+            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=torch.tensor(kept, device=self._device),
         )
@@ -175,6 +201,40 @@ class SlotRunner:
             return logits[:, 0]
         columns = torch.tensor([kept.index(last) for last in lasts], device=self._device)
         return logits[torch.arange(len(lasts), device=self._device), columns]
+
+    @property
+    def recorded(self) -> bool:
+        """Whether decoding steps run as one recorded graph."""
+        return self._recorded is not None
+
+    def record(self) -> None:
+        """Record the decoding step, and use the graph from now on if it computes the same.
+
+        Whatever a model does that cannot be recorded only means that its steps stay as they are.
+        """
+        if changes_with_length(self._model):
+            return
+        ids = [[2, 5, 3, 7, 2], [4, 6, 4], [3, 5, 8, 2]]
+        last, starts = [[6], [2], [4]], [len(row) for row in ids]
+        try:
+            self.forward(0, ids, starts=[0] * len(ids))
+            expected = self.forward(0, last, starts)
+            positions = torch.tensor(starts[:2], device=self._device)[:, None]
+            length = max(starts) + 1
+            self.cache.cover(0, positions, length)
+            example = torch.tensor(last[:2], device=self._device)
+            masks = self._masks(positions, length)
+            # Recorded with two requests and compared with three: nothing of their number may stick.
+            self._recorded = RecordedStep(
+                self._model, example, positions, masks, *self.cache.windows()
+            )
+            got = self.forward(0, last, starts)
+            if not torch.allclose(got, expected, rtol=1e-3, atol=1e-3):
+                self._recorded = None
+        except Exception:  # a tracer meets a whole model's code, which may raise anything
+            traceback.print_exc()
+            self._recorded = None
+        self.cache.release()
 
     def release(self) -> None:
         """Let go of the cache."""
