@@ -15,7 +15,8 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
                STREAM_NOT_FOUND, EVENTS_GONE (of a stream, from the buffer), QUEUE_FULL,
                TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
                UNAUTHORIZED, FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL,
-               STORE_UNAVAILABLE, SERVER_UNREACHABLE, PORT_IN_USE, CANCELLED, INTERNAL
+               STORE_UNAVAILABLE, STORE_DAMAGED, SERVER_UNREACHABLE, PORT_IN_USE, CANCELLED,
+               INTERNAL
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class ErrorCode(StrEnum):
     UNSAFE_FILE = "UNSAFE_FILE"
     DISK_FULL = "DISK_FULL"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    STORE_DAMAGED = "STORE_DAMAGED"
     SERVER_UNREACHABLE = "SERVER_UNREACHABLE"
     PORT_IN_USE = "PORT_IN_USE"
     CANCELLED = "CANCELLED"
@@ -104,6 +106,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.UNSAFE_FILE: 422,
     ErrorCode.DISK_FULL: 507,
     ErrorCode.STORE_UNAVAILABLE: 503,
+    ErrorCode.STORE_DAMAGED: 500,
     ErrorCode.SERVER_UNREACHABLE: 503,
     ErrorCode.PORT_IN_USE: 409,
     ErrorCode.CANCELLED: 499,

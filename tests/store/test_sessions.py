@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.store.conftest import make_session
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import Environment, MemorySample, ModelEvent, Store
+from workbench.store.entries import Encoder, columns_in
 from workbench.store.inserts import Inserter
 from workbench.store.migrations import migrate
 from workbench.store.rows import SessionItem
@@ -195,7 +196,9 @@ def test_an_answer_is_not_stored_again_when_the_next_turn_is_in_the_same_group()
     second = make_session(text="Blue.", conversation_id=first.conversation_id)
     with duckdb.connect() as connection:
         migrate(connection, path="memory")
-        Inserter(connection).commit([SessionItem(first, ASKED), SessionItem(second, told)])
+        columns = columns_in(connection)
+        items = SessionItem(first, ASKED), SessionItem(second, told)
+        Inserter(connection, columns).commit([Encoder(columns).encode(item) for item in items])
         rows = connection.execute("SELECT content FROM messages ORDER BY position").fetchall()
     assert [row[0] for row in rows] == [
         "Be brief.",

@@ -19,6 +19,7 @@ from tests.store.conftest import make_session
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import ModelEvent, Store
 from workbench.store import writer as writing
+from workbench.store.entries import Entry
 from workbench.store.inserts import Inserter
 from workbench.store.rows import Item, RowsItem
 from workbench.store.writer import Writer
@@ -130,7 +131,7 @@ def test_a_bad_item_fails_alone_and_leaves_no_trace(store: Store) -> None:
 
 
 class Gate:
-    """A commit that waits to be let through, and fails while told to."""
+    """A log whose commit waits to be let through, and fails while told to."""
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
@@ -138,7 +139,22 @@ class Gate:
         self.entered = threading.Event()
         self.open = threading.Event()
 
-    def __call__(self, items: Sequence[Item]) -> None:
+    def encode(self, item: Item) -> Entry:
+        return Entry(0, ())
+
+    def spool(self, entries: Sequence[Entry]) -> None:
+        pass
+
+    def tend(self) -> float | None:
+        return None
+
+    def explain(self, error: Exception) -> WorkbenchError:
+        return WorkbenchError(ErrorCode.DISK_FULL, str(error))
+
+    def recovered(self, problem: WorkbenchError, seconds: float) -> Item:
+        return ITEM
+
+    def commit(self, items: Sequence[Entry]) -> None:
         self.entered.set()
         assert self.open.wait(30)
         if self.failure is not None:
@@ -146,25 +162,24 @@ class Gate:
         self.groups.append(len(items))
 
 
-def explain(error: Exception) -> WorkbenchError:
-    return WorkbenchError(ErrorCode.DISK_FULL, str(error))
-
-
 ITEM = RowsItem("votes", [{}])
 
 
 def test_what_queues_up_is_committed_in_groups() -> None:
     gate = Gate()
-    writer = Writer(gate, explain, max_queue=1000)
+    writer = Writer(gate, next_n=1, max_queue=2000)
     first = writer.submit(ITEM)
     assert gate.entered.wait(30)
-    rest = [writer.submit(ITEM) for _ in range(writing.GROUP + 10)]
+    rest = [writer.submit(ITEM) for _ in range(writing.TRANSACTION + 10)]
     assert not first.done()
-    assert writer.depth == writing.GROUP + 11
+    assert writer.depth == writing.TRANSACTION + 11
     gate.open.set()
     assert writer.flush(30)
     assert all(future.done() for future in rest)
-    assert gate.groups == [1, writing.GROUP, 10]
+    assert gate.groups[0] == 1
+    assert sum(gate.groups) == writing.TRANSACTION + 11
+    assert len(gate.groups) < 10
+    assert max(gate.groups) <= writing.TRANSACTION
     assert writer.depth == 0
     writer.close()
 
@@ -175,7 +190,7 @@ def test_a_full_disk_keeps_what_waits_refuses_what_is_too_much_and_recovers(
     monkeypatch.setattr(writing, "RETRY_S", 0.001)
     gate = Gate()
     gate.failure = duckdb.IOException("IO Error: No space left on device")
-    writer = Writer(gate, explain, max_queue=3)
+    writer = Writer(gate, next_n=1, max_queue=3)
     kept = [writer.submit(ITEM) for _ in range(3)]
     refused = writer.submit(ITEM).exception(timeout=0)
     assert isinstance(refused, WorkbenchError)
@@ -190,13 +205,14 @@ def test_a_full_disk_keeps_what_waits_refuses_what_is_too_much_and_recovers(
     assert [future.result(timeout=0) for future in kept] == [None] * 3
     assert writer.last_error is None
     writer.close()
+    assert sum(gate.groups) == 4  # and the row that tells of it
 
 
 def test_closing_with_a_full_disk_fails_what_waits() -> None:
     gate = Gate()
     gate.failure = duckdb.IOException("IO Error: No space left on device")
     gate.open.set()
-    writer = Writer(gate, explain, max_queue=10)
+    writer = Writer(gate, next_n=1, max_queue=10)
     waiting = [writer.submit(ITEM) for _ in range(5)]
     writer.close()
     assert all(isinstance(future.exception(timeout=0), WorkbenchError) for future in waiting)
@@ -207,10 +223,10 @@ def test_a_store_that_cannot_write_says_so(store: Store, monkeypatch: pytest.Mon
     failing = True
     commit = Inserter.commit
 
-    def flaky(self: Inserter, items: Sequence[Item]) -> None:
+    def flaky(self: Inserter, entries: Sequence[Entry]) -> None:
         if failing:
             raise duckdb.IOException("IO Error: Could not write: No space left on device")
-        commit(self, items)
+        commit(self, entries)
 
     monkeypatch.setattr(writing, "RETRY_S", 0.001)
     monkeypatch.setattr(Inserter, "commit", flaky)
@@ -227,6 +243,9 @@ def test_a_store_that_cannot_write_says_so(store: Store, monkeypatch: pytest.Mon
     assert store.healthy
     assert store.last_error is None
     assert len(store.rows("FROM model_events")) == 1
+    (told,) = store.rows("FROM errors")
+    assert told["code"] == "DISK_FULL"
+    assert "what waited has been written now" in told["message"]
 
 
 def test_a_cancelled_waiter_does_not_unlog_anything(store: Store) -> None:

@@ -85,9 +85,45 @@ def disk_full(path: Path) -> WorkbenchError:
     )
 
 
+def damaged(path: Path, what: str) -> WorkbenchError:
+    """The database file is not as it was written."""
+    return WorkbenchError(
+        ErrorCode.STORE_DAMAGED,
+        f"{path} is damaged: {what}.",
+        fix="Restart the workbench: it keeps the file beside and makes a new one of what can be "
+        "read. Then see: workbench db verify.",
+        operation="log",
+    )
+
+
+_DAMAGE = ("corrupt", "checksum", "replaying wal", "not a valid duckdb", "deserialize")
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether something failed because of what the files hold."""
+    if isinstance(
+        error, (duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
+    ):
+        return not _is_full(error)
+    return isinstance(error, duckdb.IOException) and any(
+        words in str(error).lower() for words in (*_DAMAGE, "could not read")
+    )
+
+
 def closed() -> WorkbenchError:
     """The store was used after it was closed."""
     return WorkbenchError(ErrorCode.STORE_UNAVAILABLE, "The log is closed.", operation="log")
+
+
+def being_opened() -> WorkbenchError:
+    """The database is opened anew after an error it does not survive."""
+    return WorkbenchError(
+        ErrorCode.STORE_UNAVAILABLE,
+        "The log is being opened anew after an error.",
+        fix="Ask again in a moment; if it stays so, see: workbench doctor.",
+        operation="query",
+        retry_after_s=1.0,
+    )
 
 
 def writing(error: Exception, path: Path) -> WorkbenchError:

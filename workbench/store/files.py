@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
@@ -25,21 +25,11 @@ CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": False,
 }
 
-
-def open_log(path: Path) -> duckdb.DuckDBPyConnection:
-    """Open the log for writing; make it if there is none, bring it up to date if it is older.
-
-    Raises:
-        WorkbenchError: ``STORE_UNAVAILABLE`` or ``DISK_FULL``; nothing was left behind.
-    """
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # DuckDB would find this out only at the first commit, when it makes the WAL.
-        if not os.access(path.parent, os.W_OK):
-            raise failures.no_right(path)
-        if not path.exists():
-            _make(path)
-        return _connect(path)
+OWN: Final[dict[str, str | bool | int | float | list[str]]] = {
+    **CONFIG,
+    # Checkpoints are ours to make: the spool is rotated with them.
+    "checkpoint_threshold": "1TB",
+}
 
 
 def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
@@ -48,7 +38,7 @@ def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
     Raises:
         WorkbenchError: ``STORE_UNAVAILABLE``, for example because nothing was logged yet.
     """
-    with _explained(path):
+    with explained(path):
         if not path.exists():
             raise failures.missing(path)
         connection = duckdb.connect(
@@ -77,19 +67,46 @@ def seal(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     connection.execute("SET GLOBAL lock_configuration = true")
 
 
+def wal_of(path: Path) -> Path:
+    """Where DuckDB keeps the write-ahead log of a database file."""
+    return path.with_name(f"{path.name}.wal")
+
+
+def spool_of(path: Path) -> Path:
+    """The folder of a log's spool, journal and notes."""
+    return path.with_name(f"{path.name}.spool")
+
+
+def damaged_of(path: Path) -> Path:
+    """The folder for what was damaged."""
+    return path.with_name(f"{path.name}.damaged")
+
+
+def prepare(path: Path) -> None:
+    """Make the folder of a log, or find out now that it cannot be written.
+
+    Raises:
+        WorkbenchError: ``STORE_UNAVAILABLE``; DuckDB would find out only at the first commit.
+        OSError: the folder cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not os.access(path.parent, os.W_OK):
+        raise failures.no_right(path)
+
+
 def protect_wal(path: Path) -> None:
     """Take the rights of others off the write-ahead log, which DuckDB makes anew now and then."""
-    wal = path.with_name(f"{path.name}.wal")
+    wal = wal_of(path)
     with suppress(OSError):
         if wal.stat().st_mode & 0o077:
             wal.chmod(0o600)
 
 
-def _make(path: Path) -> None:
+def make(path: Path) -> None:
     """Build the file out of sight and put it in place when it is whole."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         made = Path(folder) / path.name
-        _connect(made).close()
+        connect(made).close()
         made.chmod(0o600)
         try:
             os.link(made, path)
@@ -99,8 +116,14 @@ def _make(path: Path) -> None:
             made.rename(path)  # a file system without hard links
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(str(path), config=CONFIG)
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open a file for writing and bring it up to date.
+
+    Raises:
+        duckdb.Error: it cannot be opened.
+        WorkbenchError: ``STORE_UNAVAILABLE``, it is not ours to write.
+    """
+    connection = duckdb.connect(str(path), config=OWN)
     with _closed_on_error(connection):
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         migrate(connection, path=path)
@@ -119,7 +142,8 @@ def _closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[Any]:
+def explained(path: Path) -> Iterator[None]:
+    """Map what goes wrong in here."""
     try:
         yield
     except WorkbenchError:

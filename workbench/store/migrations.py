@@ -240,10 +240,17 @@ ALTER TABLE model_events ADD COLUMN source VARCHAR;           -- api, ui, cli, n
 ALTER TABLE model_events ADD COLUMN client VARCHAR;           -- the address it came from
 """
 
+_POSITION: Final = """
+-- The number of the last entry of the spool that is in the tables.
+CREATE TABLE log_position (n BIGINT NOT NULL);
+INSERT INTO log_position VALUES (0);
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
     Migration(3, "who loaded, unloaded, downloaded and deleted", _AUDIT),
+    Migration(4, "the position in the spool", _POSITION),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

@@ -14,6 +14,7 @@ import psutil
 
 from workbench.errors import WorkbenchError, invalid
 from workbench.store.failures import (
+    being_opened,
     closed,
     out_of_memory,
     query_stopped,
@@ -76,7 +77,7 @@ class Reader:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._connection = connection
+        self._connection: duckdb.DuckDBPyConnection | None = connection
         self._running: set[duckdb.DuckDBPyConnection] = set()
         self._changed = threading.Condition()
         self._closed = False
@@ -85,11 +86,22 @@ class Reader:
         """Stop the running queries and refuse further ones; returns when none is left."""
         with self._changed:
             self._closed = True
+        self.pause()
+
+    def pause(self) -> None:
+        """Stop the running queries and let none begin; returns when none is left."""
+        with self._changed:
+            self._connection = None
             while self._running:
                 for cursor in self._running:
                     _interrupt(cursor)
                 # Again and again: an interrupt between two statements of a query has no effect.
                 self._changed.wait(0.05)
+
+    def resume(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Go on, with the database opened anew."""
+        with self._changed:
+            self._connection = connection
 
     def frame(self, sql: str, params: Params | None, limits: Limits) -> pd.DataFrame:
         """The result as a DataFrame."""
@@ -159,6 +171,8 @@ class Reader:
         with self._changed:
             if self._closed:
                 raise closed()
+            if self._connection is None:
+                raise being_opened()
             cursor = self._connection.cursor()
             self._running.add(cursor)
         try:

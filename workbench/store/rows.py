@@ -204,13 +204,12 @@ def error_row(
     }
 
 
-def session_row(item: SessionItem, seq: int) -> Row:
-    """The row of ``stream_sessions``."""
+def session_row(item: SessionItem) -> Row:
+    """The row of ``stream_sessions``; ``seq`` is given where it is written."""
     session = item.session
     stamps, error = session.stamps, session.error
     other = {name: ns for name, ns in session.runtime_ns.items() if name not in _RUNTIME}
     return {
-        "seq": seq,
         "session_id": session.session_id,
         "conversation_id": session.conversation_id,
         "correlation_id": session.correlation_id,
@@ -231,7 +230,7 @@ def session_row(item: SessionItem, seq: int) -> Row:
         "device": session.device,
         "threads": session.threads,
         "cold": session.cold,
-        "options": session.options.to_dict(),
+        "options": session.options,
         "seed": session.seed,
         "timing_mode": session.timing_mode.value,
         "status": session.status.value,
@@ -239,7 +238,7 @@ def session_row(item: SessionItem, seq: int) -> Row:
         "termination_reason": session.termination_reason,
         "error_code": error.code.value if error else None,
         "error_message": error.message if error else None,
-        "warnings": [asdict(warning) for warning in session.warnings],
+        "warnings": session.warnings,
         "queued_ns": stamps.queued,
         "intended_ns": stamps.intended,
         "slot_ns": stamps.slot,

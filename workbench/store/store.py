@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -15,10 +14,11 @@ import duckdb
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import failures, serving
-from workbench.store.files import open_for_reading, open_log, protect_wal, seal
-from workbench.store.inserts import Inserter
+from workbench.store.database import Database, Durability
+from workbench.store.files import open_for_reading, seal
 from workbench.store.parking import Parking
 from workbench.store.reading import Limits, Params, Reader
+from workbench.store.repair import reports
 from workbench.store.rows import (
     Environment,
     Item,
@@ -33,7 +33,7 @@ from workbench.store.rows import (
     error_row,
 )
 from workbench.store.serving import Address, Serving
-from workbench.store.writer import Writer
+from workbench.store.writer import Receipt, Writer
 from workbench.types import Message, StreamSession
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 MAX_QUEUE: Final = 10_000
 """Items that may wait for the disk before further ones are refused."""
+
+_CATCH_UP_S: Final = 5.0
 
 # DuckDB's lock keeps other processes out, but lets one process open the file twice.
 _open_paths: set[Path] = set()
@@ -50,23 +52,24 @@ _open_lock = threading.Lock()
 class Store:
     """The log. Open it with :meth:`open` or :meth:`open_readonly`; all methods are thread-safe.
 
-    Writing returns a future at once. A future that is done means: on disk. One that failed holds a
-    :class:`WorkbenchError`: ``INVALID_REQUEST`` for what cannot be logged (an id that exists, a
-    table that does not), ``STORE_UNAVAILABLE`` or ``DISK_FULL`` when the log cannot take it.
+    Writing returns a receipt at once, a future. One that is done means: on disk, and it will be in
+    the tables, whatever happens; ``receipt.stored`` is done when queries see it (the guarantee is
+    stated in :mod:`workbench.store.writer`). One that failed holds a :class:`WorkbenchError`:
+    ``INVALID_REQUEST`` for what cannot be logged (an id that exists, a table that does not),
+    ``STORE_UNAVAILABLE`` or ``DISK_FULL`` when the log cannot take it.
     """
 
     def __init__(
         self,
         path: Path,
-        connection: duckdb.DuckDBPyConnection,
+        opened: Database | duckdb.DuckDBPyConnection,
         *,
-        max_queue: int | None,
+        max_queue: int = MAX_QUEUE,
         address: Address | None = None,
     ) -> None:
         self.path = path
         self.serving = Serving()
-        self._connection = connection
-        self._reader = Reader(connection)
+        self._address = address
         self._environment_id: str | None = None
         self._close_lock = threading.Lock()
         self._closed = False
@@ -74,13 +77,20 @@ class Store:
         """Told, in the writer's thread, how many items a transaction had and how long it took."""
         self._writer: Writer | None = None
         self._parking: Parking | None = None
-        if max_queue is not None:
-            self._inserter = Inserter(connection)
-            self._parking = Parking(connection, self._reader)
-            if address is not None:
-                self.serving = serving.serve(connection, address)
-            seal(connection, path)
-            self._writer = Writer(self._commit, self._explain, max_queue=max_queue)
+        self._database: Database | None = None
+        if isinstance(opened, Database):
+            self._database = opened
+            self._reader = Reader(opened.connection)
+            self._open_up(opened.connection)
+            opened.before_reopening = self._shut
+            opened.after_reopening = self._reopened
+            opened.after_commit = lambda items, seconds: self.on_commit(items, seconds)
+            self._writer = Writer(opened, next_n=opened.next_n, max_queue=max_queue)
+            self._told = 0
+            self._tell_repairs()
+        else:
+            self._connection = opened
+            self._reader = Reader(opened)
 
     @classmethod
     def open(
@@ -89,13 +99,17 @@ class Store:
         *,
         max_queue: int = MAX_QUEUE,
         address: Address | None = None,
+        durability: Durability | None = None,
     ) -> Store:
-        """Open the log for writing and reading; make it if there is none.
+        """Open the log for writing and reading; make it if there is none, mend it if need be.
+
+        What was found damaged is kept beside it and told: :attr:`repairs`, a row of ``errors``.
 
         Args:
             path: the DuckDB file (setting ``WORKBENCH_DB``).
-            max_queue: the most items that wait for the disk.
+            max_queue: the most items that wait to be stored.
             address: where to serve it to other processes; ``serving`` then says what came of it.
+            durability: when checkpoints are made, how much of the file is checked now.
 
         Raises:
             WorkbenchError: ``STORE_UNAVAILABLE`` (no permission, held by another process, not a
@@ -105,11 +119,11 @@ class Store:
         with _open_lock:
             if path.resolve() in _open_paths:
                 raise failures.already_open(path)
-            connection = open_log(path)
+            database = Database(path, durability or Durability())
             try:
-                store = cls(path, connection, max_queue=max_queue, address=address)
+                store = cls(path, database, max_queue=max_queue, address=address)
             except BaseException:
-                connection.close()
+                database.close()
                 raise
             _open_paths.add(path.resolve())
         return store
@@ -124,17 +138,17 @@ class Store:
             WorkbenchError: ``STORE_UNAVAILABLE``: nothing was logged yet, or as for :meth:`open`.
         """
         path = Path(path).expanduser().absolute()
-        return cls(path, open_for_reading(path), max_queue=None)
+        return cls(path, open_for_reading(path))
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def submit(self, item: Item) -> Future[None]:
-        """Queue an item for the writer; the future is done once it is on disk."""
+    def submit(self, item: Item) -> Receipt:
+        """Queue an item for the writer."""
         if self._writer is None:
             raise failures.read_only(self.path)
         return self._writer.submit(item)
 
-    def insert(self, table: str, *rows: Row, mode: Mode = "add") -> Future[None]:
+    def insert(self, table: str, *rows: Row, mode: Mode = "add") -> Receipt:
         """Log rows of any table, by column name; JSON columns take plain values.
 
         Args:
@@ -149,7 +163,7 @@ class Store:
         session: StreamSession,
         messages: Sequence[Message],
         samples: Sequence[MemorySample] = (),
-    ) -> Future[None]:
+    ) -> Receipt:
         """Log a finished session, its tokens, its part of the conversation, its memory, its error.
 
         Args:
@@ -162,12 +176,12 @@ class Store:
             SessionItem(session, tuple(messages), tuple(samples), self._environment_id)
         )
 
-    def log_memory(self, samples: Sequence[MemorySample]) -> Future[None]:
+    def log_memory(self, samples: Sequence[MemorySample]) -> Receipt:
         """Log memory readings taken between sessions."""
         rows = [columns_of(sample) for sample in samples]
         return self.submit(RowsItem("memory_samples", rows))
 
-    def log_model_event(self, event: ModelEvent) -> Future[None]:
+    def log_model_event(self, event: ModelEvent) -> Receipt:
         """Log that a model was found, downloaded, loaded, unloaded or evicted."""
         logs.get(__name__).info(
             "model_operation",
@@ -188,7 +202,7 @@ class Store:
         model: str | None = None,
         session_id: str | None = None,
         correlation_id: str | None = None,
-    ) -> Future[None]:
+    ) -> Receipt:
         """Log an error; a session's own final error is logged with the session.
 
         Args:
@@ -202,7 +216,7 @@ class Store:
             error_row(error, model=model, session_id=session_id, correlation_id=correlation_id),
         )
 
-    def set_environment(self, environment: Environment) -> Future[None]:
+    def set_environment(self, environment: Environment) -> Receipt:
         """Log the environment once and put its id into every session from now on."""
         self._environment_id = environment.environment_id
         return self.insert("environments", environment_row(environment), mode="keep")
@@ -224,13 +238,18 @@ class Store:
 
     @property
     def queue_depth(self) -> int:
-        """Items that are not on disk yet."""
+        """Items that are not in the tables yet."""
         return self._writer.depth if self._writer else 0
 
     @property
     def dropped(self) -> int:
         """Items that could not be logged since the start: refused by a full queue or a table."""
         return self._writer.dropped if self._writer else 0
+
+    @property
+    def repairs(self) -> list[WorkbenchError]:
+        """What was found damaged, done about it and lost; until somebody deletes what was kept."""
+        return reports(self.path)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -257,6 +276,7 @@ class Store:
             WorkbenchError: ``INVALID_REQUEST`` with DuckDB's message, ``TIMEOUT``, or
                 ``STORE_UNAVAILABLE``.
         """
+        self._catch_up()
         return self._reader.frame(sql, params, Limits(limit, timeout_s))
 
     def rows(
@@ -268,6 +288,7 @@ class Store:
         timeout_s: float | None = None,
     ) -> list[dict[str, Any]]:
         """As :meth:`query`, but as dictionaries of Python values; nulls are None."""
+        self._catch_up()
         return self._reader.rows(sql, params, Limits(limit, timeout_s))
 
     def query_within(
@@ -284,6 +305,7 @@ class Store:
         Returns:
             The result, or the table that has it until :meth:`release`; and its rows.
         """
+        self._catch_up()
         if park and self._parking is not None:
             return self._parking.query(sql, params, limits)
         frame = self._reader.frame(sql, params, limits)
@@ -329,7 +351,7 @@ class Store:
     # -- life --------------------------------------------------------------------------------------
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Wait until all that was logged so far is on disk or refused.
+        """Wait until all that was logged so far is in the tables or refused.
 
         Raises:
             WorkbenchError: the reason why nothing can be written, or ``TIMEOUT``, when it is not
@@ -352,18 +374,15 @@ class Store:
             if self._writer is not None:
                 self._writer.close()
             self._reader.close()
-            try:
-                if self._writer is not None:
-                    serving.stop(self._connection, self.serving)
-                    self._connection.execute("CHECKPOINT")
-            except duckdb.Error as error:
-                # All is in the write-ahead log, from which the next open takes it.
-                logs.get(__name__).warning("store_checkpoint_failed", reason=str(error))
-            finally:
-                self._connection.close()
-                self._closed = True
-                if self._writer is not None:
+            self._closed = True
+            if self._database is not None:
+                try:
+                    self._shut()
+                    self._database.close()
+                finally:
                     _open_paths.discard(self.path.resolve())
+            else:
+                self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -376,11 +395,35 @@ class Store:
     ) -> None:
         self.close()
 
-    def _commit(self, items: Sequence[Item]) -> None:
-        started = time.monotonic()
-        self._inserter.commit(items)
-        protect_wal(self.path)
-        self.on_commit(len(items), time.monotonic() - started)
+    def _catch_up(self) -> None:
+        """A query sees what was acknowledged before it, unless that cannot be stored now."""
+        if self._writer is not None:
+            self._writer.catch_up(_CATCH_UP_S)
 
-    def _explain(self, error: Exception) -> WorkbenchError:
-        return failures.writing(error, self.path)
+    def _open_up(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Serve the log if that is wanted, and seal it."""
+        self._parking = Parking(connection, self._reader)
+        if self._address is not None:
+            self.serving = serving.serve(connection, self._address)
+        seal(connection, self.path)
+
+    def _shut(self) -> None:
+        """Stop serving, and reading in this process."""
+        assert self._database is not None
+        with suppress(duckdb.Error):
+            serving.stop(self._database.connection, self.serving)
+        self.serving = Serving()
+        self._reader.pause()
+
+    def _reopened(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._open_up(connection)
+        self._reader.resume(connection)
+        self._tell_repairs()
+
+    def _tell_repairs(self) -> None:
+        """Log what was mended since the last time."""
+        assert self._database is not None
+        repairs = self._database.repairs[self._told :]
+        self._told += len(repairs)
+        for repair in repairs:
+            self.log_error(repair.error())

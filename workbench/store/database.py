@@ -1,0 +1,261 @@
+"""The database file and its spool, open for writing: one owner of both."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from workbench import logs
+from workbench.errors import WorkbenchError
+from workbench.store import failures
+from workbench.store.entries import Encoder, Entry, body_of, columns_in
+from workbench.store.files import protect_wal, spool_of, wal_of
+from workbench.store.inserts import Inserter
+from workbench.store.repair import Opened, Repair, open_log
+from workbench.store.rows import Item, RowsItem, SessionItem, error_row
+from workbench.store.salvage import write_manifest
+from workbench.store.spool import line_of
+
+_log = logs.get(__name__)
+
+RECENT: Final = 65_536
+"""Session ids that are remembered, so that one given twice is told before it is acknowledged."""
+
+_BUSY_S: Final = 1.0
+"""Pause after a checkpoint that another's transaction was in the way of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """When what the write-ahead log holds is put into the database file, and what a start checks.
+
+    Args:
+        checkpoint_bytes: as soon as the write-ahead log is larger.
+        checkpoint_s: so long after the first entry that is not in the file yet.
+        check_bytes: a start reads every block of a file up to this size.
+    """
+
+    checkpoint_bytes: int = 16 * 2**20
+    checkpoint_s: float = 60.0
+    check_bytes: int = 256 * 2**20
+
+
+class Database:
+    """A log that is open for writing; implements :class:`workbench.store.writer.Log`.
+
+    Args:
+        path: of the database file.
+        durability: when to do what.
+
+    Raises:
+        WorkbenchError: as :func:`workbench.store.repair.open_log`.
+    """
+
+    def __init__(self, path: Path, durability: Durability) -> None:
+        self.path = path
+        self.before_reopening: Callable[[], None] = lambda: None
+        """Called by the writing thread: close every other connection to the database."""
+        self.after_reopening: Callable[[duckdb.DuckDBPyConnection], None] = lambda _: None
+        """Called by the writing thread with the new connection."""
+        self.after_commit: Callable[[int, float], None] = lambda items, seconds: None
+        """Called by the writing thread: how many entries, how long it took."""
+        self._durability = durability
+        self._recent: dict[str, None] = {}
+        self._recent_lock = threading.Lock()
+        self._dirty_since: float | None = None
+        self._busy_until = 0.0
+        self._lost = False
+        opened = open_log(path, check_bytes=durability.check_bytes)
+        try:
+            self._adopt(opened)
+        except BaseException:
+            opened.connection.close()
+            opened.file.close()
+            raise
+        self._spool = opened.spool
+        self.repairs: list[Repair] = [opened.repair] if opened.repair else []
+        self.next_n = max(opened.n, opened.spooled_n) + 1
+
+    def _adopt(self, opened: Opened) -> None:
+        self.connection, self._file = opened.connection, opened.file
+        columns = columns_in(self.connection)
+        self._encoder = Encoder(columns)
+        self._inserter = Inserter(self.connection, columns)
+        self._stored_n = opened.n
+        write_manifest(spool_of(self.path), self.connection)
+
+    # -- for those who submit
+
+    def encode(self, item: Item) -> Entry:
+        """As the protocol says; a session id that was seen lately is left to the database."""
+        entry = self._encoder.encode(item)
+        if isinstance(item, SessionItem):
+            session_id = item.session.session_id
+            with self._recent_lock:
+                if session_id in self._recent:
+                    return Entry(0, entry.parts)
+                self._recent[session_id] = None
+                if len(self._recent) > RECENT:
+                    del self._recent[next(iter(self._recent))]
+        return entry
+
+    # -- for the spooler
+
+    def spool(self, entries: Sequence[Entry]) -> None:
+        """As the protocol says."""
+        self._spool.append(entries[0].n, [line_of(body_of(entry)) for entry in entries])
+
+    # -- for the writer
+
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """As the protocol says; a database that was lost is opened anew before."""
+        if self._lost:
+            self._reopen()
+            entries = [entry for entry in entries if entry.n > self._stored_n]
+            if not entries:
+                return
+        started = time.monotonic()
+        try:
+            self._inserter.commit(entries)
+        except duckdb.Error as error:
+            self._lost = _is_lost(error)
+            raise
+        self._stored_n = entries[-1].n
+        if self._dirty_since is None:
+            self._dirty_since = time.monotonic()
+        protect_wal(self.path)
+        self.after_commit(len(entries), time.monotonic() - started)
+
+    def tend(self) -> float | None:
+        """Make a checkpoint when it is due."""
+        if self._dirty_since is None:
+            return None
+        now = time.monotonic()
+        due = max(self._dirty_since + self._durability.checkpoint_s, self._busy_until)
+        if self._wal_bytes() > self._durability.checkpoint_bytes:
+            due = self._busy_until
+        if due > now:
+            return due - now
+        if not self.checkpoint():
+            self._busy_until = now + _BUSY_S
+            return _BUSY_S
+        return None
+
+    def checkpoint(self) -> bool:
+        """Bring all that is stored into the database file, prove it, and rotate the spool.
+
+        Proof: the write-ahead log is gone; the file's header is whole, of a later checkpoint than
+        before, and the position read back is that of the last entry. Blocks are not read here:
+        that is done at a start and by ``workbench db verify``, and the spool of the time between
+        two checkpoints is kept for it.
+
+        Returns:
+            False if a transaction of another connection was in the way.
+
+        Raises:
+            duckdb.Error, OSError: it failed, and the spool was left alone.
+            WorkbenchError: ``STORE_DAMAGED``, it did not do what it said.
+        """
+        if self._lost:
+            self._reopen()
+        n = self._stored_n
+        before = self._file.read_state(blocks=False).iteration
+        had_wal = self._wal_bytes() > 0
+        try:
+            self.connection.execute("CHECKPOINT")
+        except duckdb.TransactionException:
+            return False
+        except duckdb.Error as error:
+            self._lost = _is_lost(error)
+            raise
+        after = self._file.read_state(blocks=False)
+        row = self.connection.execute("SELECT n FROM log_position").fetchone()
+        if row != (n,) or after.broken or (had_wal and after.iteration <= before):
+            raise failures.damaged(self.path, f"after a checkpoint: {row}, {after}")
+        if self._wal_bytes() == 0:
+            self._spool.rotate(n, surely=False)
+            write_manifest(spool_of(self.path), self.connection)
+            self._dirty_since = None
+        return True
+
+    def explain(self, error: Exception) -> WorkbenchError:
+        """As the protocol says."""
+        return failures.writing(error, self.path)
+
+    def recovered(self, problem: WorkbenchError, seconds: float) -> Item:
+        """As the protocol says."""
+        told = WorkbenchError(
+            problem.code,
+            f"{problem.message} Nothing could be written for {seconds:.1f} s; what waited has been "
+            "written now.",
+            fix=problem.fix,
+            operation="log",
+            details={"seconds": seconds},
+        )
+        return RowsItem("errors", [error_row(told)])
+
+    # -- life
+
+    def close(self) -> None:
+        """Make a last checkpoint, close the file, and delete the spool if the file proves good."""
+        proven = False
+        try:
+            self._inserter.close()
+            if not self._lost:
+                proven = self.checkpoint()
+        except (duckdb.Error, OSError, WorkbenchError) as error:
+            # All is in the write-ahead log or the spool, from which the next open takes it.
+            _log.warning("store_checkpoint_failed", reason=str(error))
+        finally:
+            self._spool.close()
+            self.connection.close()
+            self._file.close()
+        if proven and self._wal_bytes() == 0 and self._is_proven():
+            with suppress(OSError):
+                self._spool.rotate(self._stored_n, surely=True)
+
+    def _is_proven(self) -> bool:
+        """Whether the closed file, opened again, has everything."""
+        try:
+            with duckdb.connect(str(self.path), read_only=True) as connection:
+                row = connection.execute("SELECT n FROM log_position").fetchone()
+        except duckdb.Error as error:
+            _log.warning("store_reopen_failed", reason=str(error))
+            return False
+        return row == (self._stored_n,)
+
+    def _reopen(self) -> None:
+        """Open the database anew after an error that it does not survive."""
+        _log.warning("store_reopens", path=str(self.path))
+        with suppress(duckdb.Error):
+            self._inserter.close()
+        self.before_reopening()
+        with suppress(duckdb.Error):
+            self.connection.close()
+        self._file.close()
+        opened = open_log(self.path, check_bytes=self._durability.check_bytes, spool=self._spool)
+        self._adopt(opened)
+        self._lost = False
+        if opened.repair is not None:
+            self.repairs.append(opened.repair)
+        self.after_reopening(self.connection)
+
+    def _wal_bytes(self) -> int:
+        try:
+            return wal_of(self.path).stat().st_size
+        except OSError:
+            return 0
+
+
+def _is_lost(error: duckdb.Error) -> bool:
+    """Whether DuckDB will refuse everything from now on, until the file is opened anew."""
+    return isinstance(error, (duckdb.FatalException, duckdb.InternalException)) or (
+        "has been invalidated" in str(error)
+    )

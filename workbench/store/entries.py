@@ -1,0 +1,208 @@
+"""What an item adds to the log, encoded once: for the spool and for the database."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+from workbench.errors import invalid
+from workbench.store.rows import (
+    Item,
+    Row,
+    RowsItem,
+    SessionItem,
+    answer_rows,
+    clean,
+    columns_of,
+    conversation_row,
+    error_row,
+    history_rows,
+    session_row,
+    timeline_row,
+)
+
+if TYPE_CHECKING:
+    import duckdb
+
+How = Literal["add", "keep", "replace", "number", "history"]
+"""How rows go into their table: as :data:`workbench.store.rows.Mode` says, or
+
+``number``: with the next numbers in ``seq``; ``history``: those that are not stored yet.
+"""
+
+Columns = Mapping[str, Mapping[str, str]]
+"""Table -> column -> type, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one table as JSON objects; ``keys`` identify them where ``how`` needs that."""
+
+    table: str
+    how: How
+    rows: tuple[bytes, ...]
+    keys: tuple[Hashable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One item: its number (1, 2, 3, ... in order of the spool) and what it adds.
+
+    ``plain`` says that the values are of the types that the tables take, so that only a session
+    id that exists can still make the database refuse it.
+    """
+
+    n: int
+    parts: tuple[Part, ...]
+    plain: bool = False
+
+
+def columns_in(connection: duckdb.DuckDBPyConnection) -> Columns:
+    """The tables of an open log."""
+    tables: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for table, column, kind in connection.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+        "WHERE NOT internal AND database_name = current_database() "
+        "AND table_name IN (SELECT table_name FROM duckdb_tables()) "
+        "ORDER BY table_name, column_index"
+    ).fetchall():
+        tables[table][column] = kind
+    return dict(tables)
+
+
+class Encoder:
+    """Turns items into entries.
+
+    Args:
+        columns: the tables that there are.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._empty: dict[str, Row] = {}
+        """Table -> a row without values; ``stream_sessions`` is numbered later."""
+        for table, kinds in columns.items():
+            names = [name for name in kinds if (table, name) != ("stream_sessions", "seq")]
+            self._empty[table] = dict.fromkeys(names)
+
+    def encode(self, item: Item) -> Entry:
+        """The entry of an item, not numbered yet.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``, a row names an unknown table or column.
+            TypeError, ValueError, RecursionError: a value has no form in JSON.
+        """
+        plain = isinstance(item, SessionItem)
+        parts = []
+        for table, how, rows in _parts(item):
+            if rows:
+                empty = self._empty.get(table)
+                if empty is None:
+                    raise invalid(f"The log has no table {table!r}.")
+                encoded = []
+                for row in rows:
+                    whole = {**empty, **row}
+                    if len(whole) > len(empty):
+                        unknown = min(row.keys() - empty.keys())
+                        raise invalid(f"The table {table} has no column {unknown!r}.")
+                    try:
+                        encoded.append(orjson.dumps(whole, _plain))
+                    except TypeError:
+                        plain = False
+                        encoded.append(_slowly(whole))
+                parts.append(Part(table, how, tuple(encoded), _keys(table, rows)))
+        return Entry(0, tuple(parts), plain)
+
+    def decode(self, body: Mapping[str, Any]) -> Entry:
+        """The entry that was read back from a spool.
+
+        It may be of an older workbench: columns that are unknown to it are null.
+        """
+        parts = []
+        for table, how, rows in body["parts"]:
+            empty = self._empty[table]
+            encoded = tuple(orjson.dumps({name: row.get(name) for name in empty}) for row in rows)
+            parts.append(Part(table, how, encoded, _keys(table, rows)))
+        return Entry(body["n"], tuple(parts))
+
+
+def body_of(entry: Entry) -> bytes:
+    """The members of an entry's JSON object, without the opening brace."""
+    parts = b",".join(
+        b'["%b","%b",[%b]]' % (part.table.encode(), part.how.encode(), b",".join(part.rows))
+        for part in entry.parts
+    )
+    return b'"n":%d,"parts":[%b]}' % (entry.n, parts)
+
+
+def _parts(item: Item) -> list[tuple[str, How, Sequence[Row]]]:
+    if isinstance(item, RowsItem):
+        return [(item.table, item.mode, item.rows)]
+    session = item.session
+    parts: list[tuple[str, How, Sequence[Row]]] = [
+        ("conversations", "keep", [conversation_row(item)]),
+        ("stream_sessions", "number", [session_row(item)]),
+        ("token_streams", "add", [timeline_row(session)]),
+        ("messages", "history", [*history_rows(item), *answer_rows(item)]),
+        ("memory_samples", "add", [columns_of(sample) for sample in item.samples]),
+    ]
+    if session.error is not None:
+        failure = error_row(
+            session.error,
+            model=session.model,
+            session_id=session.session_id,
+            correlation_id=session.correlation_id,
+        )
+        parts.append(("errors", "add", [failure]))
+    return parts
+
+
+def _keys(table: str, rows: Sequence[Row]) -> tuple[Hashable, ...]:
+    if table == "conversations":
+        return tuple(row["conversation_id"] for row in rows)
+    if table == "messages":
+        return tuple(
+            (
+                row["conversation_id"],
+                row["position"],
+                row["role"],
+                row["content"],
+                row.get("session_id") is None,
+            )
+            for row in rows
+        )
+    if table == "stream_sessions":
+        return tuple(row["session_id"] for row in rows)
+    return ()
+
+
+def _plain(value: object) -> object:
+    """What JSON has no form for: times as ISO 8601, mappings as objects, the rest as text."""
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
+
+
+def _slowly(row: Row) -> bytes:
+    """A row that orjson refuses: half a surrogate pair, a number over 64 bits, odd keys."""
+    return clean(json.dumps(_finite(row), ensure_ascii=False, default=_plain)).encode()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,285 @@
+"""Opening for writing, whatever was left behind: never a refusal for damage, never silence.
+
+1. A write-ahead log that ends in the middle of an entry is copied aside; DuckDB reads its whole
+   part without a word.
+2. One that cannot be replayed is moved aside, and the database opened without it.
+3. A database file that cannot be opened, or has a broken block, is moved aside, and a new one is
+   made of what can be read (:mod:`workbench.store.salvage`).
+4. The entries of the spool that the database has not had are put into it.
+5. A checkpoint is made and looked at. Then the spool is deleted.
+
+A file that somebody holds, that is not a log of ours or is one of a newer workbench is refused.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from workbench import logs
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.store import failures, salvage
+from workbench.store.blocks import DatabaseFile, is_torn
+from workbench.store.entries import Encoder, Entry, columns_in
+from workbench.store.files import (
+    connect,
+    damaged_of,
+    explained,
+    make,
+    prepare,
+    spool_of,
+    wal_of,
+)
+from workbench.store.inserts import Inserter
+from workbench.store.spool import Spool, Spooled, read_spools
+
+_log = logs.get(__name__)
+
+_BATCH: Final = 1024
+_REPORT: Final = "report.json"
+
+
+@dataclass(slots=True)
+class Repair:
+    """What a start found damaged, did about it and could not bring back, in sentences."""
+
+    path: Path
+    at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    happened: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    restored: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where what was damaged is kept."""
+        return damaged_of(self.path) / f"{self.at:%Y%m%dT%H%M%S.%fZ}"
+
+    def keep(self, path: Path, *, copy: bool = False) -> Path:
+        """Move a damaged file aside, or copy it."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = self.folder / path.name
+        if copy:
+            shutil.copy2(path, kept)
+        else:
+            path.rename(kept)
+        return kept
+
+    def error(self) -> WorkbenchError:
+        """As it is logged and shown."""
+        lost = f" Lost: {'; '.join(self.lost)}." if self.lost else " Nothing is known to be lost."
+        return WorkbenchError(
+            ErrorCode.STORE_DAMAGED,
+            f"{' '.join(self.happened)} {self.restored} entries came from the spool.{lost}",
+            fix=f"What was damaged is in {self.folder}. Delete that folder when you have seen it.",
+            operation="open",
+            details={"lost": self.lost, "restored": self.restored, "folder": str(self.folder)},
+        )
+
+    def write(self) -> None:
+        """Put the report beside what is kept, where every later process finds it."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        body = {**asdict(self), "path": str(self.path), "at": self.at.isoformat()}
+        (self.folder / _REPORT).write_text(json.dumps(body, indent=1))
+
+
+def reports(path: Path) -> list[WorkbenchError]:
+    """The repairs of a log whose folders nobody has deleted yet, the oldest first."""
+    found = []
+    for report in sorted(damaged_of(path).glob(f"*/{_REPORT}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            body: dict[str, Any] = json.loads(report.read_text())
+            body["at"] = dt.datetime.fromisoformat(body["at"])
+            found.append(Repair(**{**body, "path": path}).error())
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A log open for writing.
+
+    ``n`` is the number of the last entry that is in it, ``spooled_n`` of the last that was spooled.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    file: DatabaseFile
+    spool: Spool
+    n: int
+    spooled_n: int
+    repair: Repair | None
+
+
+def open_log(path: Path, *, check_bytes: int, spool: Spool | None = None) -> Opened:
+    """Open the log for writing; make it if there is none, mend it if it is damaged.
+
+    Args:
+        path: of the database file.
+        check_bytes: every block is read if the file is no larger.
+        spool: the one in use, if the database is opened anew in a running process.
+
+    Raises:
+        WorkbenchError: ``STORE_UNAVAILABLE`` or ``DISK_FULL``; nothing was left behind.
+    """
+    repair = Repair(path)
+    with explained(path):
+        prepare(path)
+        folder = spool_of(path)
+        spooled = read_spools(folder)
+        connection, file, mending = _open_or_mend(path, repair, spooled, check_bytes)
+        try:
+            n = _replay(connection, spooled, repair, mending=mending)
+            whole = _checkpoint(connection, file, check_bytes)
+            spool = spool or Spool(folder, spooled)
+            if whole is not None:
+                spool.rotate(n, surely=whole)
+            if repair.happened:
+                repair.write()
+                _log.error("store_repaired", reason=repair.error().message, kept=str(repair.folder))
+        except BaseException:
+            connection.close()
+            file.close()
+            raise
+    return Opened(connection, file, spool, n, spooled.last_n, repair if repair.happened else None)
+
+
+def _open_or_mend(
+    path: Path, repair: Repair, spooled: Spooled, check_bytes: int
+) -> tuple[duckdb.DuckDBPyConnection, DatabaseFile, bool]:
+    """Steps 1 to 3; the last value says that a new file was made of the old one's rows."""
+    wal = wal_of(path)
+    if not path.exists():
+        if spooled.entries or wal.exists():
+            repair.happened.append("The database file was gone.")
+            if wal.exists():
+                repair.keep(wal)
+        make(path)
+        file = DatabaseFile(path)
+        return connect(path), file, False
+    ours = spool_of(path).is_dir()
+    if wal.exists() and is_torn(wal.read_bytes()):
+        repair.keep(wal, copy=True)
+        repair.happened.append("The write-ahead log ended in the middle of an entry.")
+    file = DatabaseFile(path)
+    try:
+        if not (file.is_database or ours):
+            connect(path).close()  # refused, with DuckDB's reason
+        try:
+            return _connect_checked(path, file, check_bytes), file, False
+        except duckdb.Error as error:
+            if not failures.is_damage(error):
+                raise
+            first = str(error)
+        if wal.exists():
+            kept = repair.keep(wal)
+            try:
+                connection = _connect_checked(path, file, check_bytes)
+            except duckdb.Error as error:
+                if not failures.is_damage(error):
+                    kept.rename(wal)
+                    raise
+            else:
+                repair.happened.append(f"The write-ahead log could not be replayed ({first}).")
+                return connection, file, False
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    repair.happened.append(f"The database file was damaged ({first}).")
+    kept = repair.keep(path)
+    make(path)
+    file = DatabaseFile(path)
+    connection = connect(path)
+    repair.lost += salvage.copy_readable(kept, connection, folder=spool_of(path))
+    return connection, file, True
+
+
+def _connect_checked(path: Path, file: DatabaseFile, check_bytes: int) -> duckdb.DuckDBPyConnection:
+    """Open the file; one that opens in spite of broken blocks counts as damaged, too."""
+    connection = connect(path)
+    try:
+        marked = salvage.mark_of(path).exists()
+        state = file.read_state(blocks=marked or file.size_bytes <= check_bytes)
+        if state.broken:
+            connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+            raise duckdb.IOException(f"Corrupt database file: {', '.join(state.broken)}")
+        salvage.mark_of(path).unlink(missing_ok=True)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _replay(
+    connection: duckdb.DuckDBPyConnection, spooled: Spooled, repair: Repair, *, mending: bool
+) -> int:
+    """Step 4; the number of the last entry that is in the tables then."""
+    row = connection.execute("SELECT n FROM log_position").fetchone()
+    n = int(row[0]) if row else 0
+    columns = columns_in(connection)
+    encoder = Encoder(columns)
+    entries = [encoder.decode(body) for body in spooled.entries]
+    if mending:
+        repair.restored += salvage.fill_in(
+            connection, columns, [entry for entry in entries if entry.n <= n]
+        )
+    new = [entry for entry in entries if entry.n > n]
+    inserter = Inserter(connection, columns)
+    try:
+        for start in range(0, len(new), _BATCH):
+            batch = new[start : start + _BATCH]
+            refused = _apply(inserter, batch)
+            repair.restored += len(batch) - refused
+    finally:
+        inserter.close()
+    if new:
+        _log.info("store_replayed", entries=len(new), last_n=new[-1].n)
+    if spooled.broken:
+        repair.happened.append(f"The spool has broken lines ({'; '.join(spooled.broken)}).")
+        for path in spooled.files:
+            repair.keep(path, copy=True)
+        have = {entry.n for entry in new}
+        last = max(have, default=n)
+        if missing := [number for number in range(n + 1, last + 1) if number not in have]:
+            repair.lost.append(f"entries {', '.join(map(str, missing))} of the spool")
+        elif not mending:
+            repair.lost.append(f"entries after number {last}, if there were any")
+    return max([n, *(entry.n for entry in new)])
+
+
+def _apply(inserter: Inserter, entries: Sequence[Entry]) -> int:
+    """Write entries; those that the database refuses, as it did before, are left out.
+
+    Returns:
+        How many were refused.
+    """
+    try:
+        inserter.commit(entries)
+    except duckdb.Error as error:
+        if failures.is_about_the_database(error):
+            raise
+        if len(entries) == 1:
+            _log.warning("store_refused_item", reason=type(error).__name__, n=entries[0].n)
+            return 1
+        half = len(entries) // 2
+        return _apply(inserter, entries[:half]) + _apply(inserter, entries[half:])
+    return 0
+
+
+def _checkpoint(
+    connection: duckdb.DuckDBPyConnection, file: DatabaseFile, check_bytes: int
+) -> bool | None:
+    """Step 5: True: every block is whole; None: one is not; False: they were not all read."""
+    connection.execute("CHECKPOINT")
+    small = file.size_bytes <= check_bytes
+    state = file.read_state(blocks=small)
+    if state.broken:
+        _log.error("store_checkpoint_broken", broken=state.broken)
+        return None
+    return small

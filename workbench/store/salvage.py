@@ -1,0 +1,219 @@
+"""What can be read of a damaged database file, and what the spool still knows of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from workbench.store.entries import Columns, Entry
+from workbench.store.files import spool_of, wal_of
+
+_PIECES: Final = (122_880, 2_048)
+"""Rows of a row group and of a vector: the units in which DuckDB stores a table."""
+
+_NOT_COPIED: Final = ("schema_migrations", "log_position")
+_MANIFEST: Final = "checkpoint.json"
+
+
+def mark_of(path: Path) -> Path:
+    """A file that makes the next start read every block of the database file."""
+    return spool_of(path) / "check-blocks"
+
+
+def write_manifest(folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    """Note how many rows a proven file has, so that what is lost with it can be named."""
+    tables = [
+        row[0]
+        for row in connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE NOT internal "
+            "AND database_name = current_database()"
+        ).fetchall()
+    ]
+    counting = " UNION ALL ".join(
+        f"SELECT '{table}', count(*) FROM {table}"  # noqa: S608
+        for table in tables
+    )
+    counts = dict(connection.execute(counting).fetchall())
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = folder / f".{_MANIFEST}"
+    temporary.touch(mode=0o600)
+    temporary.write_text(json.dumps(counts))
+    temporary.replace(folder / _MANIFEST)
+
+
+def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: Path) -> list[str]:
+    """Copy every row that can be read into a new log.
+
+    Args:
+        damaged: the file, set aside.
+        target: the new log, empty.
+        folder: of the spool, whose note of the last checkpoint names what was there.
+
+    Returns:
+        What was lost, in words.
+    """
+    known: dict[str, int] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads((folder / _MANIFEST).read_text())
+    try:
+        _attach(damaged, target)
+    except duckdb.Error as error:
+        rows = ", ".join(f"{count} of {table}" for table, count in known.items() if count)
+        return [f"all rows of the file, which cannot be opened ({rows or error})"]
+    lost: list[str] = []
+    try:
+        names = [
+            row[0]
+            for row in target.execute(
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() "
+                "AND NOT internal ORDER BY table_name"
+            ).fetchall()
+        ]
+        for table in names:
+            if table not in _NOT_COPIED:
+                lost += _copy(target, table, known.get(table))
+        with suppress(duckdb.Error):
+            target.execute("UPDATE log_position SET n = (SELECT n FROM damaged.log_position)")
+    except duckdb.Error as error:
+        lost.append(f"what its catalogue would have named ({error})")
+    finally:
+        with suppress(duckdb.Error):
+            target.execute("DETACH damaged")
+    return lost
+
+
+def _attach(damaged: Path, target: duckdb.DuckDBPyConnection) -> None:
+    """With the write-ahead log that was set aside with it, if that can be replayed."""
+    quoted = str(damaged).replace("'", "''")
+    sql = f"ATTACH '{quoted}' AS damaged (READ_ONLY)"
+    try:
+        target.execute(sql)
+    except duckdb.Error:
+        wal = wal_of(damaged)
+        if not wal.exists():
+            raise
+        wal.rename(wal.with_name(f"{wal.name}.unreplayable"))
+        target.execute(sql)
+
+
+def _copy(target: duckdb.DuckDBPyConnection, table: str, known: int | None) -> list[str]:
+    """Copy one table; what cannot be read of it, in words."""
+    columns = ", ".join(_common_columns(target, table))
+    if not columns:
+        return [f"all rows of {table}" + (f" ({known})" if known else "")] if known else []
+    copy = f"INSERT INTO {table} ({columns}) SELECT {columns} FROM damaged.{table}"  # noqa: S608
+    try:
+        target.execute(copy)
+        return []
+    except duckdb.Error:
+        pass
+    try:
+        count = target.execute(f"SELECT count(*) FROM damaged.{table}").fetchall()[0][0]  # noqa: S608
+    except duckdb.Error:
+        count = known or 0
+    lost = 0
+    for first, length in _pieces(target, copy, 0, count, _PIECES):
+        lost += min(length, count - first)
+    return [f"{lost} of {count} rows of {table}"]
+
+
+def _pieces(
+    target: duckdb.DuckDBPyConnection, copy: str, first: int, end: int, sizes: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Copy in pieces; yields the smallest ones that could not be read."""
+    size, *smaller = sizes
+    for start in range(first, end, size):
+        stop = min(start + size, end)
+        try:
+            target.execute(f"{copy} WHERE rowid BETWEEN {start} AND {stop - 1}")
+        except duckdb.Error:
+            if smaller:
+                yield from _pieces(target, copy, start, stop, smaller)
+            else:
+                yield start, stop - start
+
+
+def _common_columns(target: duckdb.DuckDBPyConnection, table: str) -> list[str]:
+    rows = target.execute(
+        "SELECT column_name FROM duckdb_columns() WHERE table_name = ? "
+        "AND database_name IN ('damaged', current_database()) "
+        "GROUP BY column_name HAVING count(*) = 2 ORDER BY min(column_index)",
+        [table],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def fill_in(
+    connection: duckdb.DuckDBPyConnection, columns: Columns, entries: Sequence[Entry]
+) -> int:
+    """Put back the rows of entries that the old file had and the new one has not.
+
+    Returns:
+        How many entries had to do with it.
+    """
+    added = 0
+    # From the last: a session takes the highest number that is free.
+    for entry in reversed(entries):
+        before = added
+        for part in entry.parts:
+            kinds = dict(columns[part.table])
+            document = f"[{b','.join(part.rows).decode()}]"
+            if part.how == "number":
+                added += _fill_sessions(connection, kinds, document)
+            else:
+                added += _fill(connection, part.table, kinds, document, part.how == "history")
+        added = before + (added > before)
+    return added
+
+
+def _fill(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    kinds: Mapping[str, str],
+    document: str,
+    is_history: bool,
+) -> int:
+    # A message's id is drawn anew every turn; what makes it the same is what it says and where.
+    alike = [name for name in kinds if not is_history or name not in ("message_id", "created_at")]
+    if is_history:
+        alike = ["conversation_id", "position", "role", "content"]
+    same = " AND ".join(f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in alike)
+    return _changed(
+        connection,
+        f"INSERT OR IGNORE INTO {table} SELECT new.* FROM ({_rows(kinds)}) AS new "  # noqa: S608
+        f"WHERE NOT EXISTS (SELECT 1 FROM {table} AS old WHERE {same})",
+        [document],
+    )
+
+
+def _fill_sessions(
+    connection: duckdb.DuckDBPyConnection, kinds: dict[str, str], document: str
+) -> int:
+    """A session takes the highest number below the last that nobody has, else the next one."""
+    del kinds["seq"]
+    row = connection.execute(
+        "SELECT coalesce((SELECT max(n) FROM range(1, (SELECT max(seq) FROM stream_sessions)) r(n) "
+        "WHERE n NOT IN (SELECT seq FROM stream_sessions)), "
+        "(SELECT coalesce(max(seq), 0) + 1 FROM stream_sessions))"
+    ).fetchone()
+    assert row is not None
+    return _changed(
+        connection,
+        f"INSERT OR IGNORE INTO stream_sessions (seq, {', '.join(kinds)}) "  # noqa: S608
+        f"SELECT ?, new.* FROM ({_rows(kinds)}) AS new",
+        [row[0], document],
+    )
+
+
+def _rows(kinds: Mapping[str, str]) -> str:
+    return f"SELECT unnest(from_json_strict(?, '{json.dumps([kinds])}'), max_depth := 2)"
+
+
+def _changed(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[Any]) -> int:
+    row = connection.execute(sql, values).fetchone()
+    return int(row[0]) if row else 0
