@@ -26,11 +26,13 @@ class FileState:
     """What a database file says of itself.
 
     ``iteration`` counts its checkpoints. ``broken`` names what is not as it was written.
+    ``unwritten`` says that there are blocks of zeros, or none where the header counts some: they
+    may be free ones that were never written, which only reading the tables can tell.
     """
 
     iteration: int
-    blocks: int
     broken: tuple[str, ...] = ()
+    unwritten: bool = False
 
 
 class DatabaseFile:
@@ -73,16 +75,16 @@ class DatabaseFile:
         broken = [name for name, good in zip(names, whole, strict=True) if not good]
         good = [head for head, fine in zip(heads[1:], whole[1:], strict=True) if fine]
         if not good:
-            return FileState(0, 0, tuple(broken))
+            return FileState(0, tuple(broken))
         iteration, _, _, count, size = max(struct.unpack("<QqqQQ", head[8:48]) for head in good)
+        unwritten = False
         for index in range(count if blocks else 0):
             block = os.pread(self._descriptor, size, _START + index * size)
-            if len(block) < size:
-                broken.append(f"block {index} and what follows: the file ends before it")
-                break
-            if not _is_whole(block):
+            if len(block) < size or not any(block):
+                unwritten = True
+            elif not _is_whole(block):
                 broken.append(f"block {index}")
-        return FileState(iteration, count, tuple(broken))
+        return FileState(iteration, tuple(broken), unwritten)
 
 
 def is_torn(wal: bytes) -> bool:

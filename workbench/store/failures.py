@@ -105,9 +105,9 @@ def is_damage(error: Exception) -> bool:
         error, (duckdb.SerializationException, duckdb.InternalException, duckdb.FatalException)
     ):
         return not _is_full(error)
-    return isinstance(error, duckdb.IOException) and any(
-        words in str(error).lower() for words in (*_DAMAGE, "could not read")
-    )
+    if isinstance(error, duckdb.IOException) and "could not read" in str(error).lower():
+        return True
+    return isinstance(error, duckdb.Error) and any(words in str(error).lower() for words in _DAMAGE)
 
 
 def closed() -> WorkbenchError:

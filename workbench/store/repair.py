@@ -157,6 +157,7 @@ def _open_or_mend(
     if not path.exists():
         if spooled.entries or wal.exists():
             repair.happened.append("The database file was gone.")
+            repair.lost += salvage.noted(spool_of(path))
             if wal.exists():
                 repair.keep(wal)
         make(path)
@@ -209,6 +210,9 @@ def _connect_checked(path: Path, file: DatabaseFile, check_bytes: int) -> duckdb
         if state.broken:
             connection.execute("PRAGMA disable_checkpoint_on_shutdown")
             raise duckdb.IOException(f"Corrupt database file: {', '.join(state.broken)}")
+        if state.unwritten and (bad := salvage.unreadable(connection)):
+            connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+            raise duckdb.IOException(f"Corrupt database file: {'; '.join(bad)}")
         salvage.mark_of(path).unlink(missing_ok=True)
     except BaseException:
         connection.close()
@@ -248,8 +252,8 @@ def _replay(
         last = max(have, default=n)
         if missing := [number for number in range(n + 1, last + 1) if number not in have]:
             repair.lost.append(f"entries {', '.join(map(str, missing))} of the spool")
-        elif not mending:
-            repair.lost.append(f"entries after number {last}, if there were any")
+        elif spooled.cut_off and n <= spooled.last_n:
+            repair.lost.append(f"what was acknowledged after entry {last}")
     return max([n, *(entry.n for entry in new)])
 
 

@@ -16,6 +16,14 @@ from workbench.store.files import spool_of, wal_of
 _PIECES: Final = (122_880, 2_048)
 """Rows of a row group and of a vector: the units in which DuckDB stores a table."""
 
+_IDS: Final = {
+    "conversations": "conversation_id",
+    "token_streams": "session_id",
+    "environments": "environment_id",
+    "benchmark_runs": "run_id",
+    "benchmark_cells": "cell_id",
+}
+
 _NOT_COPIED: Final = ("schema_migrations", "log_position")
 _MANIFEST: Final = "checkpoint.json"
 
@@ -46,6 +54,29 @@ def write_manifest(folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
     temporary.replace(folder / _MANIFEST)
 
 
+def noted(folder: Path) -> list[str]:
+    """What a file that is gone had at its last checkpoint, in words."""
+    counts: dict[str, int] = {}
+    with suppress(OSError, ValueError):
+        counts = json.loads((folder / _MANIFEST).read_text())
+    rows = [f"{n} of {table}" for table, n in counts.items() if n and table not in _NOT_COPIED]
+    return [f"all rows of the file ({', '.join(rows)})"] if rows else []
+
+
+def unreadable(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Read every value of every table; the tables where that fails, with DuckDB's reason."""
+    found = []
+    for (table,) in connection.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE NOT internal "
+        "AND database_name = current_database() ORDER BY table_name"
+    ).fetchall():
+        try:
+            connection.execute(f"SELECT bit_xor(hash(COLUMNS(*))) FROM {table}").fetchall()  # noqa: S608
+        except duckdb.Error as error:
+            found.append(f"{table}: {error}")
+    return found
+
+
 def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: Path) -> list[str]:
     """Copy every row that can be read into a new log.
 
@@ -63,8 +94,7 @@ def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: P
     try:
         _attach(damaged, target)
     except duckdb.Error as error:
-        rows = ", ".join(f"{count} of {table}" for table, count in known.items() if count)
-        return [f"all rows of the file, which cannot be opened ({rows or error})"]
+        return noted(folder) or [f"the file, which cannot be opened ({error})"]
     lost: list[str] = []
     try:
         names = [
@@ -178,14 +208,15 @@ def _fill(
     document: str,
     is_history: bool,
 ) -> int:
-    # A message's id is drawn anew every turn; what makes it the same is what it says and where.
-    alike = [name for name in kinds if not is_history or name not in ("message_id", "created_at")]
-    if is_history:
+    alike = list(kinds)
+    if is_history:  # an id is drawn every turn; what makes it the same is what it says and where
         alike = ["conversation_id", "position", "role", "content"]
+    elif table in _IDS:
+        alike = [_IDS[table]]
     same = " AND ".join(f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in alike)
     return _changed(
         connection,
-        f"INSERT OR IGNORE INTO {table} SELECT new.* FROM ({_rows(kinds)}) AS new "  # noqa: S608
+        f"INSERT INTO {table} SELECT new.* FROM ({_rows(kinds)}) AS new "  # noqa: S608
         f"WHERE NOT EXISTS (SELECT 1 FROM {table} AS old WHERE {same})",
         [document],
     )

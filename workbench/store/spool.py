@@ -43,11 +43,15 @@ def parse_line(line: bytes) -> Mapping[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """What a folder's spools hold: entries in order of their numbers, and lines that are broken."""
+    """What a folder's spools hold: entries in order of their numbers, and lines that are broken.
+
+    ``cut_off`` says that the last line of all is broken, so that its number is unknown.
+    """
 
     entries: Sequence[Mapping[str, Any]] = ()
     broken: Sequence[str] = ()
     files: Sequence[Path] = ()
+    cut_off: bool = False
 
     @property
     def last_n(self) -> int:
@@ -59,6 +63,7 @@ def read_spools(folder: Path) -> Spooled:
     """Read all that can be read; a last line without its end was never acknowledged."""
     entries: dict[int, Mapping[str, Any]] = {}
     broken: list[str] = []
+    cut_off = False
     files = sorted(folder.glob(_FILES)) if folder.is_dir() else []
     for path in files:
         offset = 0
@@ -66,10 +71,12 @@ def read_spools(folder: Path) -> Spooled:
             parsed = parse_line(line)
             if parsed is not None:
                 entries[parsed["n"]] = parsed
+                cut_off = False
             elif line.endswith(b"\n"):
                 broken.append(f"{path.name}, byte {offset}, {len(line)} bytes")
+                cut_off = True
             offset += len(line)
-    return Spooled([entries[n] for n in sorted(entries)], broken, files)
+    return Spooled([entries[n] for n in sorted(entries)], broken, files, cut_off)
 
 
 class Spool:

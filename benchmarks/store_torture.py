@@ -1,0 +1,246 @@
+"""What the log survives: ``python -m benchmarks.store_torture kills|cuts|flips``.
+
+    kills   a process that logs from several threads is killed with SIGKILL at random points, with a
+            checkpoint every few transactions; after each kill the same log is opened again
+    cuts    a small log is copied while its process is killed; its write-ahead log is then cut at
+            every byte
+    flips   one random bit is flipped, in turn in the write-ahead log, the database file and the
+            spool of a copy
+
+After each the log must open, hold every session that was acknowledged, whole, and number them
+without a gap; or the report of the repair must name that something is lost. JSON comes last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.store_bench import ASKED, make_session
+from workbench.store import Store
+from workbench.store.database import Durability
+from workbench.store.files import spool_of, wal_of
+
+EAGER: Final = Durability(checkpoint_bytes=64 * 2**10)
+"""A checkpoint every few transactions, so that kills hit many of them."""
+
+LAZY: Final = Durability(checkpoint_bytes=2**40, checkpoint_s=3600)
+
+_TORN: Final = """
+SELECT count(*) AS n FROM stream_sessions s
+LEFT JOIN token_streams t USING (session_id)
+LEFT JOIN messages m ON m.session_id = s.session_id AND m.role = 'assistant'
+WHERE t.session_id IS NULL OR m.session_id IS NULL OR len(t.t_ns) <> s.output_tokens
+"""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was found over all attempts."""
+
+    attempts: int = 0
+    acknowledged: int = 0
+    lost: int = 0
+    lost_but_named: int = 0
+    torn: int = 0
+    gaps: int = 0
+    refused_to_start: int = 0
+    repairs: int = 0
+    opened_s: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON."""
+        opened = sorted(self.opened_s)
+        return {
+            "attempts": self.attempts,
+            "acknowledged": self.acknowledged,
+            "lost": self.lost,
+            "lost_but_named": self.lost_but_named,
+            "torn": self.torn,
+            "gaps": self.gaps,
+            "refused_to_start": self.refused_to_start,
+            "repairs": self.repairs,
+            "opened_p50_s": round(opened[len(opened) // 2], 3) if opened else None,
+            "opened_max_s": round(opened[-1], 3) if opened else None,
+            "problems": self.problems[:10],
+        }
+
+
+def child(path: str, eager: bool) -> None:
+    """Log until killed, printing the id of every session once it is acknowledged.
+
+    The eager one makes checkpoints all the time, the other none, and waits for the database too.
+    """
+    from threading import Thread
+
+    store = Store.open(path, durability=EAGER if eager else LAZY)
+    os.write(1, b"open\n")
+
+    def produce(seed: int) -> None:
+        chance = random.Random(seed + os.getpid())
+        while True:
+            session = make_session(chance, chance.randrange(1, 40))
+            receipt = store.log_session(session, ASKED)
+            (receipt if eager else receipt.stored).result()
+            os.write(1, f"{session.session_id}\n".encode())
+
+    for seed in range(4):
+        Thread(target=produce, args=[seed], daemon=True).start()
+    time.sleep(3600)
+
+
+def run_and_kill(path: Path, alive_s: float, *, at_least: int = 0, eager: bool = True) -> set[str]:
+    """Start a process that logs, kill it; the ids that it said were acknowledged."""
+    code = "import sys; from benchmarks.store_torture import child; "
+    code += f"child(sys.argv[1], {eager})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    early = b"".join(process.stdout.readline() for _ in range(at_least))
+    time.sleep(alive_s)
+    process.send_signal(signal.SIGKILL)
+    rest = (early + process.stdout.read()).decode().splitlines(keepends=True)
+    process.stdout.close()
+    process.wait()
+    if first != b"open\n":
+        raise RuntimeError("the log did not open")
+    return {line.strip() for line in rest if line.endswith("\n")}
+
+
+def look(path: Path, acknowledged: set[str], tally: Tally, what: str) -> None:
+    """Open the log and compare."""
+    tally.attempts += 1
+    tally.acknowledged += len(acknowledged)
+    began = time.perf_counter()
+    try:
+        store = Store.open(path, durability=EAGER)
+    except Exception as error:
+        tally.refused_to_start += 1
+        tally.problems.append(f"{what}: {error}")
+        return
+    tally.opened_s.append(time.perf_counter() - began)
+    with store:
+        repairs = store.repairs
+        tally.repairs += bool(repairs)
+        rows = store.rows("SELECT seq, session_id FROM stream_sessions ORDER BY seq")
+        torn = store.rows(_TORN)[0]["n"]
+    lost = acknowledged - {row["session_id"] for row in rows}
+    gap = [row["seq"] for row in rows] != list(range(1, len(rows) + 1))
+    named = any(error.details["lost"] for error in repairs)
+    if lost and named:
+        tally.lost_but_named += len(lost)
+    elif lost:
+        tally.lost += len(lost)
+        told = [error.message for error in repairs]
+        tally.problems.append(f"{what}: lost {len(lost)}, unnamed; repairs: {told}")
+    if torn and not named:
+        tally.torn += torn
+        tally.problems.append(f"{what}: {torn} torn")
+    if gap and not named:
+        tally.gaps += 1
+        tally.problems.append(f"{what}: a gap in seq")
+
+
+def kills(folder: Path, count: int, seed: int) -> Tally:
+    """Kill the writer ``count`` times over one log."""
+    tally, chance = Tally(), random.Random(seed)
+    path = folder / "log" / "workbench.duckdb"
+    known: set[str] = set()
+    for attempt in range(count):
+        known |= run_and_kill(path, chance.uniform(0, 0.3))
+        look(path, known, tally, f"kill {attempt}")
+        if len(known) > 20_000:  # a new log now and then keeps the run short
+            shutil.rmtree(path.parent)
+            known = set()
+    return tally
+
+
+def prepared(folder: Path, sessions: int) -> tuple[Path, set[str]]:
+    """A log with rows in the database file, in the write-ahead log and in the spool."""
+    path = folder / "origin" / "workbench.duckdb"
+    known: set[str] = set()
+    chance = random.Random(1)
+    with Store.open(path) as store:
+        for _ in range(40):
+            session = make_session(chance, 8)
+            store.log_session(session, ASKED).result()
+            known.add(session.session_id)
+    known |= run_and_kill(path, 0, at_least=sessions, eager=False)
+    return path, known
+
+
+def copy_log(origin: Path, folder: Path) -> Path:
+    """A copy of a log that nobody holds."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(origin.parent, folder)
+    return folder / origin.name
+
+
+def cuts(folder: Path, count: int | None, seed: int) -> Tally:
+    """Cut the write-ahead log at every byte, or at ``count`` random ones."""
+    tally, chance = Tally(), random.Random(seed)
+    origin, known = prepared(folder, 8 if count is None else 60)
+    size = wal_of(origin).stat().st_size
+    places = range(size) if count is None else sorted(chance.sample(range(size), count))
+    for place in places:
+        path = copy_log(origin, folder / "cut")
+        os.truncate(wal_of(path), place)
+        look(path, known, tally, f"cut at {place} of {size}")
+    return tally
+
+
+def flips(folder: Path, count: int, seed: int) -> Tally:
+    """Flip one bit of the write-ahead log, the database file or the spool."""
+    tally, chance = Tally(), random.Random(seed)
+    origin, known = prepared(folder, 60)
+    for attempt in range(count):
+        path = copy_log(origin, folder / "flip")
+        spools = sorted(spool_of(path).glob("spool-*.ndjson"))
+        victim = [wal_of(path), path, chance.choice(spools)][attempt % 3]
+        data = bytearray(victim.read_bytes())
+        bit = chance.randrange(8 * len(data))
+        data[bit // 8] ^= 1 << bit % 8
+        victim.write_bytes(data)
+        look(path, known, tally, f"bit {bit} of {victim.name}")
+    return tally
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one kind."""
+    from workbench import logs
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=["kills", "cuts", "flips"])
+    parser.add_argument("--count", type=int, help="default: 1000; cuts: at every byte")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where the logs are made (default: a new one)")
+    given = parser.parse_args(arguments)
+    logs.configure("CRITICAL")
+    with tempfile.TemporaryDirectory(dir=given.folder, prefix="store-torture-") as made:
+        folder = Path(made)
+        if given.kind == "kills":
+            tally = kills(folder, given.count or 1000, given.seed)
+        elif given.kind == "cuts":
+            tally = cuts(folder, given.count, given.seed)
+        else:
+            tally = flips(folder, given.count or 1000, given.seed)
+    print(json.dumps({"kind": given.kind, **tally.figures()}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

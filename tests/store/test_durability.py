@@ -1,0 +1,173 @@
+"""What was acknowledged is there after kills, cut logs, flipped bits and full disks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from benchmarks import store_torture as torture
+from tests.store.conftest import make_session
+from workbench.errors import ErrorCode
+from workbench.store import Store
+from workbench.store import writer as writing
+from workbench.store.database import Durability
+from workbench.store.files import damaged_of, spool_of, wal_of
+from workbench.types import Message
+
+ASKED = [Message("user", "hi")]
+
+
+def ids(store: Store) -> list[str]:
+    rows = store.rows("SELECT session_id, seq FROM stream_sessions ORDER BY seq")
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["session_id"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """A log whose process was killed, and the sessions it had acknowledged."""
+    return torture.prepared(tmp_path_factory.mktemp("killed"), 12)
+
+
+def assert_whole(tally: torture.Tally) -> None:
+    assert (tally.lost, tally.torn, tally.gaps, tally.refused_to_start) == (0, 0, 0, 0), (
+        tally.problems
+    )
+
+
+def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    tally = torture.kills(tmp_path, 6, seed=3)
+    assert tally.attempts == 6
+    assert tally.acknowledged > 0
+    assert_whole(tally)
+
+
+def test_a_log_cut_anywhere_opens_and_the_spool_restores_it(
+    killed: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    origin, known = killed
+    size = wal_of(origin).stat().st_size
+    tally = torture.Tally()
+    for place in (0, 1, 100, size // 3, size // 2, size - 200, size - 1):
+        path = torture.copy_log(origin, tmp_path / "cut")
+        os.truncate(wal_of(path), place)
+        torture.look(path, known, tally, f"cut at {place}")
+    assert_whole(tally)
+    assert tally.lost_but_named == 0
+
+
+def test_a_flipped_bit_anywhere_is_mended_or_named(
+    killed: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    origin, known = killed
+    tally = torture.Tally()
+    for name, share in [("wal", 0.5), ("db", 0.0), ("db", 0.5), ("db", 0.9), ("spool", 0.5)]:
+        path = torture.copy_log(origin, tmp_path / "flip")
+        (spool,) = spool_of(path).glob("spool-*.ndjson")
+        victim = {"wal": wal_of(path), "db": path, "spool": spool}[name]
+        data = bytearray(victim.read_bytes())
+        data[int(len(data) * share)] ^= 4
+        victim.write_bytes(data)
+        torture.look(path, known, tally, f"{name} at {share}")
+    assert_whole(tally)
+    assert tally.repairs == 5
+
+
+def test_a_repair_is_told_until_what_was_kept_is_deleted(
+    killed: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    origin, known = killed
+    path = torture.copy_log(origin, tmp_path / "log")
+    data = bytearray(wal_of(path).read_bytes())
+    data[len(data) // 2] ^= 1
+    wal_of(path).write_bytes(data)
+    with Store.open(path) as store:
+        store.flush()
+        assert known <= set(ids(store))
+        (told,) = store.repairs
+        (row,) = store.rows("SELECT code, message, fix FROM errors")
+    assert row["code"] == told.code == ErrorCode.STORE_DAMAGED
+    assert row["message"] == told.message
+    assert "could not be replayed" in told.message
+    (kept,) = damaged_of(path).iterdir()
+    assert str(kept) in told.fix
+    assert (kept / wal_of(path).name).read_bytes() == bytes(data)
+    with Store.open(path) as store:
+        assert [error.message for error in store.repairs] == [told.message]
+        assert len(store.rows("FROM errors")) == 1
+        shutil.rmtree(damaged_of(path))
+        assert store.repairs == []
+
+
+def test_a_lost_database_file_comes_back_from_the_spool(
+    killed: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    path = torture.copy_log(killed[0], tmp_path / "log")
+    path.unlink()
+    with Store.open(path) as store:
+        assert len(ids(store)) >= 12  # those of the time since the file was proven
+        (told,) = store.repairs
+        assert "was gone" in told.message
+        assert "40 of stream_sessions" in told.message
+
+
+def test_a_checkpoint_rotates_the_spool_and_keeps_other_processes_out(path: Path) -> None:
+    with Store.open(path, durability=Durability(checkpoint_bytes=1)) as store:
+        for _ in range(4):
+            store.log_session(make_session(), ASKED).stored.result()
+            store.flush()
+        store.query("SELECT 1")
+        assert len(list(spool_of(path).glob("spool-*.ndjson"))) <= 3
+        code = "import sys, duckdb; duckdb.connect(sys.argv[1])"
+        other = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True)
+        assert b"lock" in other.stderr.lower()
+    assert [item.name for item in spool_of(path).iterdir()] == ["checkpoint.json"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.05)
+    path = small_disk / "log" / "workbench.duckdb"
+    with Store.open(path) as store:
+        receipts = {}
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(b"x" * 18_000_000)
+        while store.healthy:
+            session = make_session(text="x" * 20_000)
+            receipts[session.session_id] = store.log_session(session, ASKED)
+            with suppress(TimeoutError):
+                receipts[session.session_id].result(timeout=0.2)
+        assert store.last_error is not None
+        assert store.last_error.code is ErrorCode.DISK_FULL
+        late = store.log_session(make_session(), ASKED)  # serving goes on
+        ballast.unlink()
+        late.stored.result(timeout=30)
+        store.flush(30)
+        assert store.healthy
+        assert set(receipts) <= set(ids(store))
+        codes = {row["code"] for row in store.rows("SELECT code FROM errors")}
+        assert codes == {"DISK_FULL"}
+    with Store.open(path) as store:
+        assert set(receipts) <= set(ids(store))
