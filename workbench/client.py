@@ -609,7 +609,7 @@ class _Local:
         messages: Sequence[Message],
         samples: Sequence[MemorySample],
     ) -> None:
-        self._engine.store.log_session(session, messages, samples).result()
+        self._engine.store.log_session(session, messages, samples).stored.result()
 
     def close(self) -> None:
         if self._loop.is_closed():

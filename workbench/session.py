@@ -50,7 +50,7 @@ _log = logs.get(__name__)
 
 _TIMEOUT_CODE = {"huggingface": ErrorCode.HF_TIMEOUT, "ollama": ErrorCode.OLLAMA_TIMEOUT}
 _STORE_WAIT_S = 5.0
-"""A stream's end waits this long for its row to be on disk before it warns and goes on."""
+"""A stream's end waits this long for its row to be in the log before it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,11 +380,15 @@ class LiveSession:
         readings = self.watch.readings if self.watch else []
         samples = [row for reading in readings for row in _samples(session, reading)]
         try:
-            written = self._parts.store.log_session(session, self.request.messages, samples)
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(written)), _STORE_WAIT_S)
+            receipt = self._parts.store.log_session(session, self.request.messages, samples)
+            # Until queries of every process see it; acknowledged, it is safe before that.
+            stored = asyncio.wrap_future(receipt.stored)
+            await asyncio.wait_for(asyncio.shield(stored), _STORE_WAIT_S)
         except WorkbenchError as problem:
             return problem
         except TimeoutError:
+            if receipt.done():
+                return receipt.exception()
             return WorkbenchError(
                 ErrorCode.STORE_UNAVAILABLE,
                 "the log does not answer",

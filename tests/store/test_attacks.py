@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         with duckdb.connect() as other:
             other.execute(f"COPY (SELECT '{CANARY}' a) TO '{exchange}/canary.parquet'")
         for _ in range(3):
-            opened.log_session(make_session(), [Message("user", "hi")]).result()
+            opened.log_session(make_session(), [Message("user", "hi")]).stored.result()
         yield opened
 
 

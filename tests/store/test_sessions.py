@@ -316,6 +316,9 @@ def test_memory_samples_and_model_events_come_back(store: Store) -> None:
         "leak": True,
         "host_before_bytes": 2**41,
         "host_after_bytes": 2**42,
+        "correlation_id": None,
+        "source": None,
+        "client": None,
     }
 
 

@@ -96,7 +96,7 @@ async def log(request: Request, body: Items) -> dict[str, int]:
     """
     store = _engine(request).store
     items = decode_items(body.items, store.environment_id)
-    futures = [asyncio.wrap_future(store.submit(item)) for item in items]
+    futures = [asyncio.wrap_future(store.submit(item).stored) for item in items]
     for outcome in await asyncio.gather(*futures, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome

@@ -402,6 +402,7 @@ class Store:
 
     def _open_up(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Serve the log if that is wanted, and seal it."""
+        self._connection = connection
         self._parking = Parking(connection, self._reader)
         if self._address is not None:
             self.serving = serving.serve(connection, self._address)

@@ -60,6 +60,12 @@ class Receipt(Future[None]):
         self._stored: Future[None] | None = None
         self._outcome: WorkbenchError | bool = False
 
+    def exception(self, timeout: float | None = None) -> WorkbenchError | None:
+        """Why it was refused; None if it was not."""
+        error = super().exception(timeout)
+        assert error is None or isinstance(error, WorkbenchError)
+        return error
+
     @property
     def stored(self) -> Future[None]:
         """Made when it is asked for: most are not, and making one takes as long as a row."""
