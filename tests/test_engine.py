@@ -284,7 +284,7 @@ async def test_total_time_counts_the_wait_in_the_queue(make_engine: EngineFactor
             engine.cancel(first.session_id)
     assert isinstance(last, ErrorEvent)
     assert "in total" in last.error.message
-    assert engine.rotation.queue == []
+    assert engine.rotation.queue.tickets == []
 
 
 async def test_fallback_is_loud_and_apart(make_engine: EngineFactory, store: Store) -> None:

@@ -253,6 +253,33 @@ def models_unload(model: str) -> None:
         wb.unload(model)
 
 
+@models_app.command("pin")
+def models_pin(model: str) -> None:
+    """Bring a model into the running server's memory and keep it there."""
+    with _workbench(remote=True) as wb:
+        wb.pin(model)
+
+
+@models_app.command("unpin")
+def models_unpin(model: str) -> None:
+    """Let a pinned model be evicted again."""
+    with _workbench(remote=True) as wb:
+        wb.unpin(model)
+
+
+@app.command()
+def queue(as_json: AsJson = False) -> None:
+    """Who is in the running server's memory, who waits and how long, who would leave next."""
+    with _workbench(remote=True) as wb:
+        overview = wb.queue()
+    if as_json:
+        _print_json(overview.to_dict())
+        return
+    from workbench.terminal import print_overview
+
+    print_overview(overview)
+
+
 # -- the log --------------------------------------------------------------------------------------
 
 

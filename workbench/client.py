@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 from urllib.parse import quote
@@ -29,6 +30,7 @@ from workbench.types import (
     Message,
     ModelInfo,
     Options,
+    Priority,
     StreamEvent,
     StreamSession,
     Timeouts,
@@ -40,11 +42,13 @@ if TYPE_CHECKING:
     import httpx
     import pandas as pd
 
+    from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.remote import QuackReader
     from workbench.store.rows import Mode
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 _POLL_S: Final = 0.2
 _STOP_S: Final = 3.0
@@ -128,8 +132,20 @@ class Workbench:
         self._transport.load(model)
 
     def unload(self, model: str) -> None:
-        """Take a model out of memory."""
+        """Take a model out of memory; a pin on it ends."""
         self._transport.unload(model)
+
+    def pin(self, model: str) -> None:
+        """Bring a model into memory and keep it there: it is neither evicted nor does it expire."""
+        self._transport.pin(model)
+
+    def unpin(self, model: str) -> None:
+        """Let a model be evicted again."""
+        self._transport.unpin(model)
+
+    def queue(self) -> Overview:
+        """Who is in memory with how many bytes, who waits and how long, who would leave next."""
+        return self._transport.queue()
 
     # -- models on disk
 
@@ -222,6 +238,7 @@ class Workbench:
         conversation_id: str | None = None,
         fallback: str | None = None,
         timeouts: Timeouts | None = None,
+        priority: Priority = Priority.INTERACTIVE,
         source: str = "python",
         **options: Any,
     ) -> Generator[StreamEvent, None, None]:
@@ -237,6 +254,7 @@ class Workbench:
             conversation_id: to log several turns as one conversation.
             fallback: model to ask if this one fails before its first token.
             timeouts: longest waits per phase.
+            priority: ``benchmark`` lets ``interactive`` requests go first.
             source: which face asks; logged.
             options: sampling options (:class:`workbench.types.Options`).
 
@@ -249,6 +267,7 @@ class Workbench:
             options=Options.from_mapping(options),
             fallback=fallback,
             timeouts=timeouts or Timeouts(),
+            priority=_priority(priority),
             conversation_id=conversation_id or new_id("con"),
             source=source,
         )
@@ -282,6 +301,7 @@ class Workbench:
         history: Sequence[Message] = (),
         system: str | None = None,
         timeouts: Timeouts | None = None,
+        priority: Priority = Priority.INTERACTIVE,
         source: str = "python",
         **options: Any,
     ) -> Generator[tuple[int, StreamEvent], None, None]:
@@ -295,6 +315,7 @@ class Workbench:
                 options=chosen,
                 timing_mode=_mode(mode),
                 timeouts=timeouts or Timeouts(),
+                priority=_priority(priority),
                 comparison_id=comparison_id,
                 source=source,
             )
@@ -320,7 +341,7 @@ class Workbench:
             show: True shows the answers side by side while they stream; None does so in a
                 notebook.
             arguments: ``mode`` (``concurrent``, ``isolated``, ``interleaved``), ``history``,
-                ``system``, ``timeouts`` and the sampling options.
+                ``system``, ``timeouts``, ``priority`` and the sampling options.
 
         Returns:
             Columns ``model, status, text``, the figures of :data:`FIGURES`, tokens, and the ids
@@ -451,13 +472,21 @@ def _messages(prompt: str, history: Sequence[Message], system: str | None) -> tu
 
 
 def _mode(name: str) -> TimingMode:
+    return _one_of(TimingMode, name, "timing mode")
+
+
+def _priority(name: str) -> Priority:
+    return _one_of(Priority, name, "priority")
+
+
+def _one_of(kind: type[E], name: str, what: str) -> E:
     try:
-        return TimingMode(name)
+        return kind(name)
     except ValueError:
         raise WorkbenchError(
             ErrorCode.INVALID_REQUEST,
-            f"The timing mode {name!r} is unknown.",
-            fix=f"Use one of {', '.join(TimingMode)}.",
+            f"The {what} {name!r} is unknown.",
+            fix=f"Use one of {', '.join(kind)}.",
             operation="validate",
         ) from None
 
@@ -470,6 +499,9 @@ class _Transport(Protocol):
     def show(self, model: str) -> ModelInfo: ...
     def load(self, model: str) -> None: ...
     def unload(self, model: str) -> None: ...
+    def pin(self, model: str) -> None: ...
+    def unpin(self, model: str) -> None: ...
+    def queue(self) -> Overview: ...
     def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job: ...
     def verify(self, model: str | None) -> Job: ...
     def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]: ...
@@ -550,6 +582,18 @@ class _Local:
 
     def unload(self, model: str) -> None:
         self._await(self._engine.unload(model))
+
+    def pin(self, model: str) -> None:
+        self._await(self._engine.pin(model))
+
+    def unpin(self, model: str) -> None:
+        self._await(self._engine.unpin(model))
+
+    def queue(self) -> Overview:
+        async def look() -> Overview:
+            return self._engine.overview()
+
+        return self._await(look())
 
     def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
         with logs.correlation(new_id("cor"), source=self._source):
@@ -706,6 +750,17 @@ class _Remote:
 
     def unload(self, model: str) -> None:
         self._call("POST", "/models/unload", {"model": model})
+
+    def pin(self, model: str) -> None:
+        self._call("POST", "/models/pin", {"model": model})
+
+    def unpin(self, model: str) -> None:
+        self._call("POST", "/models/unpin", {"model": model})
+
+    def queue(self) -> Overview:
+        from workbench.rotation import Overview
+
+        return Overview.from_dict(self._call("GET", "/queue"))
 
     def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
         asked = {"model": model, "revision": revision, "gguf_file": gguf_file}

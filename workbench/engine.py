@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from workbench import logs, recovery
+from workbench.contention import Generations
 from workbench.disk import ModelDisk
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf.deletion import Deletion
@@ -28,7 +29,8 @@ from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.observer import Observer
 from workbench.providers.base import Provider
-from workbench.rotation import ModelRotationService, ResidencyChange
+from workbench.rotation import ModelRotationService, Overview, ResidencyChange
+from workbench.rotation.estimates import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
 from workbench.session import LiveSession, Parts
 from workbench.settings import Settings
@@ -38,6 +40,7 @@ from workbench.types import (
     ErrorEvent,
     Message,
     ModelInfo,
+    Priority,
     Stamps,
     Status,
     StreamEvent,
@@ -72,17 +75,30 @@ class Engine:
             router.providers,
             past=partial(past_loads, store),
             busy=lambda: bool(self._live),
+            on_change=lambda: self.rotation.memory_changed(),
             on_alert=self.upkeep.alerted,
         )
+        generations = Generations()
         self.rotation = ModelRotationService(
             max_resident=settings.hf_max_cached_models,
             max_queue=settings.workbench_max_queue,
+            max_queue_per_model=settings.workbench_max_queue_per_model,
+            patience_s={
+                Priority.INTERACTIVE: settings.workbench_patience_s,
+                Priority.BENCHMARK: settings.workbench_benchmark_patience_s,
+            },
             unload_grace_s=settings.workbench_cancel_grace_s,
+            failed_load_s=settings.workbench_failed_load_s,
+            book=self.book,
+            generations=generations,
             on_change=self._log_change,
         )
         self.observers: list[Observer] = []
         """Told of everything that ends; add to it before the first request."""
-        self._parts = Parts(settings, self.rotation, self.monitor, store, self._tell_end)
+        self._parts = Parts(
+            settings, self.rotation, self.monitor, store, generations, self._tell_end
+        )
+        self._remembering: asyncio.Task[None] | None = None
         self._live: dict[str, LiveSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         for provider in router.providers.values():
@@ -229,6 +245,19 @@ class Engine:
         """Take a model out of memory."""
         await self.rotation.unload(await self.router.resolve(model))
 
+    async def pin(self, model: str) -> None:
+        """Bring a model into memory and keep it there: it is neither evicted nor does it expire."""
+        await self.rotation.pin(await self.router.resolve(model))
+
+    async def unpin(self, model: str) -> None:
+        """Let a model be evicted again."""
+        route = await self.router.resolve(model)
+        await self.rotation.unpin(route, keep_alive_s=self.settings.workbench_keep_alive_s)
+
+    def overview(self) -> Overview:
+        """Who is in memory, who waits, and who would leave next."""
+        return self.rotation.overview()
+
     # -- models on disk
 
     def download(
@@ -279,6 +308,8 @@ class Engine:
         self.cancel_all("shutdown")
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
+        if self._remembering is not None:
+            await asyncio.wait([self._remembering])
         await self.rotation.close()
         for provider in self.router.providers.values():
             await provider.close()
@@ -331,6 +362,8 @@ class Engine:
     async def _stream_once(
         self, request: ChatRequest, route: Route, fallback_from: str | None
     ) -> AsyncGenerator[StreamEvent, None]:
+        if self._remembering is None:
+            self._remembering = asyncio.create_task(self._remember_speeds())
         session = LiveSession(self._parts, request, route, fallback_from)
         self._live[request.session_id] = session
         task = asyncio.create_task(session.execute(), name=f"stream {request.session_id}")
@@ -341,6 +374,16 @@ class Engine:
                 yield event
         finally:
             session.cancel.cancel("disconnect")
+
+    async def _remember_speeds(self) -> None:
+        """What loads and answers took before this start, for the estimates of the queue."""
+        remembered = {"remembered": REMEMBERED}
+        try:
+            rows = await asyncio.to_thread(self.store.rows, HISTORY, remembered)
+        except WorkbenchError as error:
+            _log.warning("no_history", error=str(error))
+            return
+        self.rotation.speeds.restore(rows)
 
     def _ended(self, session_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -10,7 +10,7 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
                generation failed, memory exceeded, timeout, invalid configuration; its hub:
                unreachable, forbidden (gated or private), download failed
     OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
-               stream broken (the connection or its framing), timeout
+               stream broken (the connection or its framing), memory exceeded, timeout
     general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, JOB_NOT_FOUND, SESSION_NOT_FOUND,
                STREAM_NOT_FOUND, EVENTS_GONE (of a stream, from the buffer), QUEUE_FULL,
                TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
@@ -45,6 +45,7 @@ class ErrorCode(StrEnum):
     OLLAMA_MODEL_NOT_FOUND = "OLLAMA_MODEL_NOT_FOUND"
     OLLAMA_GENERATION_FAILED = "OLLAMA_GENERATION_FAILED"
     OLLAMA_STREAM_BROKEN = "OLLAMA_STREAM_BROKEN"
+    OLLAMA_MEMORY_EXCEEDED = "OLLAMA_MEMORY_EXCEEDED"
     OLLAMA_TIMEOUT = "OLLAMA_TIMEOUT"
 
     INVALID_REQUEST = "INVALID_REQUEST"
@@ -87,6 +88,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.OLLAMA_MODEL_NOT_FOUND: 404,
     ErrorCode.OLLAMA_GENERATION_FAILED: 502,
     ErrorCode.OLLAMA_STREAM_BROKEN: 502,
+    ErrorCode.OLLAMA_MEMORY_EXCEEDED: 507,
     ErrorCode.OLLAMA_TIMEOUT: 504,
     ErrorCode.INVALID_REQUEST: 422,
     ErrorCode.MODEL_NOT_FOUND: 404,

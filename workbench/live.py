@@ -98,7 +98,7 @@ class LiveAnswer:
                 self._restart(event)
             case QueuedEvent():
                 self._enter("queued", event.t_ns)
-                self.detail = f"position {event.position}: {event.reason}"
+                self.detail = _standing(event)
             case LoadingEvent():
                 self._enter("loading", event.t_ns)
                 self.detail = event.message
@@ -152,3 +152,15 @@ class LiveAnswer:
             self.segments[-1] = replace(self.segments[-1], end=t_ns)
             self.segments.append(Segment(phase, t_ns))
             self.phase = phase
+
+
+def _standing(event: QueuedEvent) -> str:
+    """Where a request stands, in words."""
+    wait = f", about {_spoken(event.estimate_s)}" if event.estimate_s is not None else ""
+    return f"position {event.position}{wait}: {event.reason}"
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 1:
+        return "a second"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -8,7 +8,7 @@ import datetime as dt
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from workbench import logs, metrics, recovery
@@ -17,7 +17,7 @@ from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
 from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading, Watch
 from workbench.providers.base import CancellationToken, ResidentModel
-from workbench.rotation import ModelRotationService
+from workbench.rotation import ModelRotationService, Standing
 from workbench.router import Route
 from workbench.settings import Settings
 from workbench.store import MemorySample, Store
@@ -61,8 +61,8 @@ class Parts:
     rotation: ModelRotationService
     monitor: MemoryMonitor
     store: Store
+    generations: Generations
     on_end: Callable[[StreamSession, ChatRequest], None] = lambda session, request: None
-    generations: Generations = field(default_factory=Generations)
 
 
 class LiveSession:
@@ -165,7 +165,6 @@ class LiveSession:
             finally:
                 # Read now: a reader that leaves while the row is written changes nothing any more.
                 self.stopped_by = self.cancel.reason
-                self._end_of_load()
                 await self._conclude(error)
 
     async def _try(self) -> None:
@@ -198,7 +197,6 @@ class LiveSession:
                 session_id=request.session_id,
                 correlation_id=request.correlation_id,
             )
-        self._end_of_load()
         if self.watch is not None:
             await asyncio.to_thread(self._parts.monitor.unwatch, self.watch)
         self.failed_attempts.append(
@@ -226,24 +224,21 @@ class LiveSession:
         self.retry_ns = time.monotonic_ns() - self.queued
 
     async def _generate(self) -> None:
-        request, settings = self.request, self._parts.settings
-        keep_alive_s = request.keep_alive_s
-        if keep_alive_s is None:
-            keep_alive_s = settings.workbench_keep_alive_s
+        request = self.request
         async with self._parts.rotation.slot(
             self.route,
             mode=request.timing_mode,
-            keep_alive_s=keep_alive_s,
+            keep_alive_s=self._keep_alive_s,
             num_ctx=request.options.num_ctx,
             load_timeout_s=request.timeouts.load_s,
+            priority=request.priority,
             cancel=self.cancel,
             queue_timeout_s=self._limit("queue_s"),
-            on_position=lambda position, reason: self.mailbox.put(
-                QueuedEvent(request.session_id, position, reason, time.monotonic_ns())
+            on_standing=self._tell_standing,
+            on_loading=lambda message: self.mailbox.put(
+                LoadingEvent(request.session_id, message, time.monotonic_ns())
             ),
-            on_loading=self._begin_load,
         ) as slot:
-            self._end_of_load()
             self.slot, self.load_ns = slot.granted_ns, slot.load_ns
             self.resident = slot.resident
             self.cold = slot.resident.fresh
@@ -254,22 +249,29 @@ class LiveSession:
                 if self.sent is not None:
                     self._parts.generations.end(request.session_id, time.monotonic_ns())
 
-    def _begin_load(self, message: str) -> None:
-        """A load takes the cores as a generation does: those beside it are contended."""
-        now = time.monotonic_ns()
-        self._parts.generations.begin(self._load_key, now)
-        self.mailbox.put(LoadingEvent(self.request.session_id, message, now))
-
-    def _end_of_load(self) -> None:
-        self._parts.generations.end(self._load_key, time.monotonic_ns())
-
     @property
-    def _load_key(self) -> str:
-        return f"load for {self.request.session_id}"
+    def _keep_alive_s(self) -> float:
+        """How long the model stays in memory after the answer; negative: for ever."""
+        chosen, settings = self.request.keep_alive_s, self._parts.settings
+        wanted_s = chosen if chosen is not None else settings.workbench_keep_alive_s
+        return self._parts.rotation.stay_s(self.route.model, wanted_s)
+
+    def _tell_standing(self, standing: Standing) -> None:
+        self.mailbox.put(
+            QueuedEvent(
+                self.request.session_id,
+                standing.position,
+                standing.reason,
+                time.monotonic_ns(),
+                standing.estimate_s,
+            )
+        )
 
     async def _relay(self) -> None:
         """Pass the provider's events on, stamped, within the waits allowed per phase."""
         request, route = self.request, self.route
+        # Ollama keeps its own time, and takes it from every request.
+        request = replace(request, keep_alive_s=self._keep_alive_s)
         loop = asyncio.get_running_loop()
         wait_s, phase = self._limit("first_token_s"), "for the first token"
         self.sent = time.monotonic_ns()

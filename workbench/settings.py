@@ -138,6 +138,7 @@ class Settings(BaseSettings):
     workbench_memory_watch_s: Seconds = 1.0
     workbench_evict_others: bool = False
     workbench_max_queue: int = Field(64, ge=1, le=100_000)
+    workbench_max_queue_per_model: int = Field(32, ge=1, le=100_000)
     workbench_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     workbench_offline: bool = False
     workbench_fallbacks: Fallbacks = Field(default_factory=dict)
@@ -165,6 +166,9 @@ class Settings(BaseSettings):
     workbench_streams_kept: int = Field(100, ge=0, le=100_000)
     workbench_keep_alive_s: float = Field(300, ge=0, allow_inf_nan=False)
     workbench_queue_timeout_s: Seconds = 600
+    workbench_patience_s: Seconds = 180
+    workbench_benchmark_patience_s: Seconds = 480
+    workbench_failed_load_s: float = Field(60, ge=0, le=86_400, allow_inf_nan=False)
     workbench_first_token_timeout_s: Seconds = 300
     workbench_token_timeout_s: Seconds = 60
     workbench_total_timeout_s: Seconds = 1800

@@ -26,6 +26,7 @@ from workbench import figures
 from workbench.errors import WorkbenchError
 from workbench.jobs import Job
 from workbench.live import LiveAnswer
+from workbench.rotation import Overview
 from workbench.types import ModelInfo, StreamEvent
 
 _REDRAWS_PER_S = 8
@@ -79,6 +80,45 @@ def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
             say(f"     {problem}")
         if verdict["fix"]:
             say(f"     -> {verdict['fix']}")
+
+
+def print_overview(overview: Overview) -> None:
+    """Memory by device, the models in it, the requests that wait."""
+    console = Console()
+    for device, limit in overview.limit_bytes.items():
+        held = figures.size(overview.held_bytes.get(device, 0))
+        console.print(f"{device}: {held} of {figures.size(limit)} held", highlight=False)
+    residents = Table("model", "status", "memory", "predicted peak", "unloaded in", box=None)
+    for resident in overview.residents:
+        left = resident.expires_in_s
+        residents.add_row(
+            escape(resident.model),
+            resident.status + (", pinned" if resident.pinned else ""),
+            _by_device(resident.held_bytes),
+            _by_device(resident.peak_bytes),
+            "–" if left is None else figures.seconds(left),
+        )
+    console.print(residents if overview.residents else "No model is in memory.")
+    if overview.next_victims:
+        console.print(f"first to make room: {escape(', '.join(overview.next_victims))}")
+    waiting = Table("", "waiting for", "since", "about", "why", box=None)
+    for one in overview.waiting:
+        about = "–" if one.estimate_s is None else figures.seconds(one.estimate_s)
+        why = one.reason + (f" (leaves: {', '.join(one.evicts)})" if one.evicts else "")
+        waiting.add_row(
+            str(one.position), escape(one.model), figures.seconds(one.waited_s), about, escape(why)
+        )
+    bounds = f"at most {overview.max_waiting}, {overview.max_waiting_per_model} for one model"
+    console.print(waiting if overview.waiting else f"Nobody waits ({bounds}).", highlight=False)
+
+
+def _by_device(sizes: Mapping[str, int]) -> str:
+    parts = [
+        figures.size(size) + (f" {device}" if device != "host" else "")
+        for device, size in sizes.items()
+        if size
+    ]
+    return " + ".join(parts) or "–"
 
 
 class JobBar:

@@ -42,6 +42,13 @@ class TimingMode(StrEnum):
     CONCURRENT = "concurrent"
 
 
+class Priority(StrEnum):
+    """Who goes first where several wait; the later of two is still served within its patience."""
+
+    INTERACTIVE = "interactive"
+    BENCHMARK = "benchmark"
+
+
 def new_id(prefix: str) -> str:
     """A unique id such as ``ses_3f2a...``; the prefix says what it names."""
     return f"{prefix}_{uuid.uuid4().hex[:20]}"
@@ -222,9 +229,10 @@ class ChatRequest:
     ``parallel`` is how many requests were started together: a runtime whose threads are ours to
     give shares the cores among them. ``intended_ns`` is when a load pattern wanted the request to
     start (default: when it arrived). ``source`` says which face it came from; ``run_id``,
-    ``cell_id`` and ``trial`` are a benchmark's. ``fallback`` is a model id to use if this one
-    fails before its first token. ``tools`` are the functions that the model may ask for, each in
-    the OpenAI form ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+    ``cell_id`` and ``trial`` are a benchmark's, whose requests have the ``priority`` benchmark.
+    ``fallback`` is a model id to use if this one fails before its first token. ``tools`` are the
+    functions that the model may ask for, each in the OpenAI form
+    ``{"type": "function", "function": {"name", "description", "parameters"}}``.
     """
 
     model: str
@@ -232,6 +240,7 @@ class ChatRequest:
     options: Options = field(default_factory=Options)
     tools: tuple[Mapping[str, Any], ...] = ()
     timing_mode: TimingMode = TimingMode.CONCURRENT
+    priority: Priority = Priority.INTERACTIVE
     fallback: str | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     keep_alive_s: float | None = None
@@ -361,13 +370,18 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class QueuedEvent:
-    """The request waits. ``position`` counts the requests ahead of it, plus one."""
+    """The request waits. ``position`` counts the requests ahead of it, plus one.
+
+    ``estimate_s`` is the time from ``t_ns`` until its answer may begin, judged by what loads and
+    answers took lately; None where nothing can be said.
+    """
 
     type: ClassVar[str] = "queued"
     session_id: str
     position: int
     reason: str
     t_ns: int
+    estimate_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

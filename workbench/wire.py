@@ -21,6 +21,7 @@ from workbench.types import (
     Message,
     ModelInfo,
     Options,
+    Priority,
     PromptEvent,
     ProviderWarning,
     QueuedEvent,
@@ -74,6 +75,7 @@ def decode_request(body: Mapping[str, Any]) -> ChatRequest:
     values["options"] = Options.from_mapping(body["options"])
     values["timeouts"] = Timeouts(**body["timeouts"])
     values["timing_mode"] = TimingMode(body["timing_mode"])
+    values["priority"] = Priority(body.get("priority", Priority.INTERACTIVE))
     return ChatRequest(**values)
 
 

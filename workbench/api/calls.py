@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workbench.types import ChatRequest, Message, Options, Timeouts, TimingMode, new_id
+from workbench.types import ChatRequest, Message, Options, Priority, Timeouts, TimingMode, new_id
 
 
 class Body(BaseModel):
@@ -21,6 +21,7 @@ class Terms(Body):
 
     conversation_id: str | None = None
     timing_mode: TimingMode = TimingMode.CONCURRENT
+    priority: Priority = Priority.INTERACTIVE
     fallback: str | None = None
     timeouts: dict[str, float | None] = Field(default_factory=dict)
 
@@ -53,6 +54,7 @@ class Terms(Body):
             messages=tuple(messages),
             options=Options.from_mapping(options),
             timing_mode=self.timing_mode,
+            priority=self.priority,
             fallback=self.fallback,
             timeouts=Timeouts.from_mapping(self.timeouts),
             conversation_id=self.conversation_id or new_id("con"),

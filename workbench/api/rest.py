@@ -68,6 +68,28 @@ async def unload(request: Request, body: ModelName) -> dict[str, Any]:
     return (await engine.show(body.model)).to_dict()
 
 
+@router.post("/models/pin")
+async def pin(request: Request, body: ModelName) -> dict[str, Any]:
+    """Bring a model into memory and keep it there."""
+    engine = _engine(request)
+    await engine.pin(body.model)
+    return (await engine.show(body.model)).to_dict()
+
+
+@router.post("/models/unpin")
+async def unpin(request: Request, body: ModelName) -> dict[str, Any]:
+    """Let a model be evicted again."""
+    engine = _engine(request)
+    await engine.unpin(body.model)
+    return (await engine.show(body.model)).to_dict()
+
+
+@router.get("/queue")
+async def queue(request: Request) -> dict[str, Any]:
+    """Who is in memory with how many bytes, who waits and how long, who would leave next."""
+    return _engine(request).overview().to_dict()
+
+
 @router.post("/models/download", status_code=202)
 async def download(request: Request, body: Download) -> dict[str, Any]:
     """Begin a download from the hub; the job that is under way for this model if there is one."""

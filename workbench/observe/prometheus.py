@@ -178,7 +178,7 @@ class Metrics:
             gauge.clear()
         for model, count in rotation.running.items():
             self._running.labels(*self._of(model)).inc(count)
-        for ticket in rotation.queue:
+        for ticket in rotation.queue.tickets:
             self._waiting.labels(*self._of(ticket.model)).inc()
         self._read_book()
         store = self._engine.store

@@ -113,6 +113,10 @@ class Provider(Protocol):
         """One model with all that is known of it, or a model-not-found error."""
         ...
 
+    async def check(self, model: str) -> None:
+        """Raise what would keep the model from being loaded, as far as a quick look tells."""
+        ...
+
     async def load(
         self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
     ) -> ResidentModel:

@@ -81,6 +81,11 @@ class HuggingFaceProvider:
                 return await self._with_residency(_variant(info, model) if options else info)
         return (await self.manager.resolve(model)).info
 
+    async def check(self, model: str) -> None:
+        """Raise for a model that is not there or not whole, and for load options that cannot be."""
+        self.manager.load_options(model)
+        await self.manager.resolve(model)
+
     async def load(
         self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
     ) -> ResidentModel:

@@ -113,6 +113,11 @@ class OllamaProvider:
             self._shown[key] = (tag.get("digest"), shown)
             return wire.model_info(model, tag, self._entry(key, tag, running), shown)
 
+    async def check(self, model: str) -> None:
+        """Raise ``OLLAMA_MODEL_NOT_FOUND``, or why the server does not answer."""
+        with self._guard("load", model):
+            await self._call("POST", "/api/show", {"model": model})
+
     async def load(
         self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
     ) -> ResidentModel:

@@ -156,6 +156,10 @@ class ScriptedProvider:
             details={"description": schedule.description},
         )
 
+    async def check(self, model: str) -> None:
+        """Whether there is such a schedule."""
+        self._schedule(model)
+
     async def load(
         self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
     ) -> ResidentModel:

@@ -58,15 +58,27 @@ class ModelEvent:
     for themselves alone, ``recovered_bytes`` how much of it they have given back, and ``leak``
     says that it was less than it must be. All are None where the processes cannot be seen. The
     host's available memory stands beside them for information: other processes move it too.
-    ``died`` is a process that ended though nobody had asked it to. ``pressure`` and ``relief``
-    are of a device's memory that came to another level, without a model. ``details.memory`` of a
-    load and of what ended its stay says what was predicted and what was measured.
-    ``died`` is a process that ended though nobody had asked it to. Whose doing it was is taken from
-    the request in whose context the event is made; all None: the workbench's own.
+    ``died`` is a process that ended though nobody had asked it to. ``refuse`` is a model for which
+    nothing was done, ``reason`` says why. A load ahead of its request has ``prefetch`` in
+    ``details``. ``pressure`` and ``relief`` are of a device's memory that came to another level,
+    without a model. ``details.memory`` of a load and of what ended its stay says what was predicted
+    and what was measured. Whose doing it was is taken from the request in whose context the event
+    is made; all None: the workbench's own.
     """
 
     event: Literal[
-        "scan", "download", "delete", "load", "unload", "evict", "died", "pressure", "relief"
+        "scan",
+        "download",
+        "delete",
+        "load",
+        "unload",
+        "evict",
+        "refuse",
+        "pin",
+        "unpin",
+        "died",
+        "pressure",
+        "relief",
     ]
     provider: str
     t_ns: int

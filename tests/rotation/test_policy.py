@@ -1,0 +1,497 @@
+"""The policy: decisions in examples, and promises that hold for every snapshot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from workbench.rotation.policy import plan
+from workbench.rotation.snapshot import Grant, Model, Plan, Snapshot, Ticket, added
+from workbench.types import Priority
+
+BENCHMARK = Priority.BENCHMARK
+
+
+def ticket(number: int, model: str, **more: Any) -> Ticket:
+    return Ticket(number, model, **more)
+
+
+def resident(last_use: int = 1, *, running: int = 0, size: int = 0, **more: Any) -> Model:
+    bytes_ = {"need": {"host": size}, "held": {"host": size}} if size else {}
+    return Model(resident=True, last_use=last_use, running=running, **{**bytes_, **more})
+
+
+def wanted(size: int = 0, **more: Any) -> Model:
+    return Model(need={"host": size} if size else {}, **more)
+
+
+def snapshot(
+    waiting: list[Ticket], models: dict[str, Model] | None = None, **more: Any
+) -> Snapshot:
+    known = {t.model: Model() for t in waiting} | (models or {})
+    limit = more.pop("limit", None)
+    if limit is not None:
+        more |= {"limits": {"host": limit}, "capacity": {"host": limit}}
+    return Snapshot(waiting, known, more.pop("max_resident", 100), **more)
+
+
+def went(planned: Plan) -> list[tuple[int, tuple[str, ...]]]:
+    return [(grant.ticket.number, grant.evict) for grant in planned.grants]
+
+
+def reason(planned: Plan, number: int) -> str:
+    return planned.waits[number].reason
+
+
+# -- places -------------------------------------------------------------------------------------
+
+
+def test_free_places_are_taken_in_order() -> None:
+    waiting = [ticket(1, "a"), ticket(2, "b")]
+    assert went(plan(snapshot(waiting, max_resident=2))) == [(1, ()), (2, ())]
+
+
+def test_least_recently_used_idle_model_is_evicted() -> None:
+    full = snapshot([ticket(9, "c")], {"a": resident(5), "b": resident(3)}, max_resident=2)
+    assert went(plan(full)) == [(9, ("b",))]
+
+
+def test_model_in_use_is_never_evicted() -> None:
+    models = {"a": resident(5), "b": resident(3, running=1)}
+    assert went(plan(snapshot([ticket(9, "c")], models, max_resident=2))) == [(9, ("a",))]
+    models = {"a": resident(5, running=1), "b": resident(3, loading=True)}
+    planned = plan(snapshot([ticket(9, "c")], models, max_resident=2))
+    assert reason(planned, 9) == "all places for resident models are in use"
+    assert planned.waits[9].evicts == ("b",), "who will leave for it"
+
+
+def test_one_generation_per_model_unless_it_allows_more() -> None:
+    waiting = [ticket(1, "a"), ticket(2, "a")]
+    planned = plan(snapshot(waiting))
+    assert went(planned) == [(1, ())]
+    assert reason(planned, 2) == "the model is answering another request"
+    assert went(plan(snapshot(waiting, {"a": Model(concurrency=2)}))) == [(1, ()), (2, ())]
+    busy = snapshot([ticket(1, "a")], {"a": resident(running=2, concurrency=2)})
+    assert reason(plan(busy), 1) == "the model is answering 2 requests, as many as it takes"
+
+
+def test_pinned_model_stays() -> None:
+    models = {"a": resident(5), "b": resident(3, pinned=True)}
+    assert went(plan(snapshot([ticket(9, "c")], models, max_resident=2))) == [(9, ("a",))]
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+
+def test_model_is_loaded_where_it_fits_and_evicts_where_it_does_not() -> None:
+    models = {"a": resident(1, size=4), "b": resident(2, size=3), "c": wanted(3)}
+    assert went(plan(snapshot([ticket(9, "c")], models, limit=10))) == [(9, ())]
+    assert went(plan(snapshot([ticket(9, "c")], models, limit=9))) == [(9, ("a",))]
+
+
+def test_leased_model_counts_with_its_predicted_peak() -> None:
+    models = {"a": Model(resident=True, running=1, held={"host": 2}, need={"host": 6})}
+    planned = plan(snapshot([ticket(9, "b")], {**models, "b": wanted(5)}, limit=10))
+    assert reason(planned, 9) == "0 MB of memory missing, in use by a"
+    idle = {"a": Model(resident=True, held={"host": 2}, need={"host": 6}), "b": wanted(5)}
+    assert went(plan(snapshot([ticket(9, "b")], idle, limit=10))) == [(9, ())]
+
+
+def test_to_use_an_idle_model_takes_room_for_its_growth() -> None:
+    grows = Model(resident=True, held={"host": 2}, need={"host": 6}, last_use=5)
+    models = {"a": grows, "b": resident(1, size=5)}
+    assert went(plan(snapshot([ticket(9, "a")], models, limit=10))) == [(9, ("b",))]
+    models["b"] = resident(1, size=5, running=1)
+    assert went(plan(snapshot([ticket(9, "a")], models, limit=10))) == []
+
+
+def test_room_of_a_model_that_is_still_leaving_is_waited_for() -> None:
+    leaving = {"gone": {"host": 6}}
+    tight = snapshot([ticket(9, "a")], {"a": wanted(5)}, limit=10, unloading=leaving)
+    assert plan(tight).grants[0].after == ("gone",)
+    loose = snapshot([ticket(9, "a")], {"a": wanted(4)}, limit=10, unloading=leaving)
+    assert plan(loose).grants[0].after == ()
+
+
+def test_devices_are_apart() -> None:
+    gpu = {"cuda:0": 5}
+    models = {
+        "a": resident(1, size=9),
+        "b": Model(resident=True, need=gpu, held=gpu, last_use=2),
+        "c": Model(need=gpu),
+    }
+    limits = {"host": 10, "cuda:0": 8}
+    planned = plan(Snapshot([ticket(9, "c")], models, 9, limits=limits, capacity=limits))
+    assert went(planned) == [(9, ("b",))]
+
+
+def test_what_others_hold_is_in_nobodys_way_but_counts() -> None:
+    short = snapshot([ticket(9, "a")], {"a": wanted(5)}, limit=10, others={"host": 6})
+    planned = plan(short)
+    assert planned.grants == ()
+    assert "which other programs hold" in reason(planned, 9)
+
+
+def test_idle_models_leave_when_the_limits_fall() -> None:
+    models = {"a": resident(1, size=4), "b": resident(2, size=4), "c": resident(3, size=4)}
+    now = Snapshot([], models, 9, limits={"host": 9}, capacity={"host": 20})
+    assert [trim.model for trim in plan(now).trims] == ["a"]
+
+
+def test_models_in_one_process_are_leased_and_leave_together() -> None:
+    pair = frozenset({"a", "b"})
+    models = {
+        "a": resident(1, size=6, shared=pair),
+        "b": Model(resident=True, running=1, held={}, shared=pair),
+        "c": wanted(6),
+    }
+    assert went(plan(snapshot([ticket(9, "c")], models, limit=10))) == []
+    models["b"] = replace(models["b"], running=0)
+    (grant,) = plan(snapshot([ticket(9, "c")], models, limit=10)).grants
+    assert set(grant.after) == {"a", "b"}
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+def test_model_that_never_fits_is_refused_and_nobody_leaves() -> None:
+    models = {"a": resident(1, size=4 * 10**9), "b": wanted(12 * 10**9)}
+    planned = plan(snapshot([ticket(9, "b")], models, limit=10 * 10**9))
+    assert planned.grants == ()
+    assert planned.refusals[0].reason == "needs 12.0 GB at its peak of 10.0 GB"
+
+
+def test_model_that_does_not_fit_beside_pinned_ones_is_refused() -> None:
+    models = {"a": resident(1, size=6 * 10**9, pinned=True), "b": wanted(5 * 10**9)}
+    (refusal,) = plan(snapshot([ticket(9, "b")], models, limit=10 * 10**9)).refusals
+    assert "pinned models hold 6.0 GB" in refusal.reason
+    full = snapshot([ticket(9, "b")], {"a": resident(pinned=True)}, max_resident=1)
+    assert "all 1 are taken by pinned models" in plan(full).refusals[0].reason
+
+
+def test_limits_that_fell_are_waited_for() -> None:
+    models = {"a": wanted(8)}
+    low = Snapshot([ticket(9, "a")], models, 9, limits={"host": 5}, capacity={"host": 10})
+    planned = plan(low)
+    assert planned.refusals == ()
+    assert "which other programs hold" in reason(planned, 9)
+
+
+def test_load_that_failed_just_now_evicts_nobody() -> None:
+    models = {"a": resident(1), "b": Model(doomed=True)}
+    planned = plan(snapshot([ticket(9, "b")], models, max_resident=1))
+    assert planned.grants == ()
+    assert planned.refusals[0].doomed
+    assert went(plan(snapshot([ticket(9, "b")], models, max_resident=2))) == [(9, ())]
+
+
+# -- order ---------------------------------------------------------------------------------------
+
+
+def test_interactive_requests_go_before_benchmarks() -> None:
+    waiting = [ticket(1, "a", priority=BENCHMARK), ticket(2, "a")]
+    assert went(plan(snapshot(waiting))) == [(2, ())]
+    loads = [ticket(1, "a", priority=BENCHMARK), ticket(2, "b")]
+    assert went(plan(snapshot(loads, max_resident=1))) == [(2, ())]
+
+
+def test_benchmark_that_has_waited_long_enough_goes_first() -> None:
+    waiting = [ticket(1, "a", priority=BENCHMARK), ticket(2, "a", arrived_s=99)]
+    bounds = {Priority.INTERACTIVE: 50.0, BENCHMARK: 90.0}
+    assert went(plan(snapshot(waiting, now_s=100.0, patience_s=bounds))) == [(1, ())]
+
+
+def test_requests_for_a_model_in_memory_pass_one_that_waits_for_a_load() -> None:
+    waiting = [ticket(8, "c"), ticket(9, "a")]
+    models = {"a": resident(running=1, concurrency=2)}
+    assert went(plan(snapshot(waiting, models, max_resident=1))) == [(9, ())]
+
+
+def test_they_pass_it_no_more_once_it_is_overdue() -> None:
+    """But those that had come before that still do: one load serves them all."""
+    waiting = [
+        ticket(8, "c"),
+        ticket(9, "a", arrived_s=30),
+        ticket(10, "a", arrived_s=61),
+    ]
+    full = snapshot(
+        waiting,
+        {"a": resident(running=1, concurrency=9)},
+        max_resident=1,
+        now_s=70.0,
+        patience_s={Priority.INTERACTIVE: 60.0},
+    )
+    planned = plan(full)
+    assert went(planned) == [(9, ())]
+    assert reason(planned, 10) == "the model makes room for an earlier request"
+    assert planned.waits[8].evicts == ("a",)
+
+
+def test_room_is_kept_for_an_overdue_request() -> None:
+    waiting = [ticket(8, "big"), ticket(9, "small", arrived_s=69)]
+    models = {
+        "a": resident(running=1, size=6),
+        "big": wanted(9),
+        "small": wanted(4),
+    }
+    full = snapshot(waiting, models, limit=10, now_s=70.0)
+    assert went(plan(full)) == [(9, ())], "what fits may go first"
+    overdue = replace(full, patience_s={Priority.INTERACTIVE: 60.0})
+    assert went(plan(overdue)) == []
+
+
+def test_the_model_that_most_wait_for_is_loaded_first() -> None:
+    waiting = [ticket(1, "a"), ticket(2, "b"), ticket(3, "b")]
+    models = {"b": Model(concurrency=9)}
+    assert went(plan(snapshot(waiting, models, max_resident=1))) == [(2, ()), (3, ())]
+
+
+def test_quick_load_goes_first_and_the_wait_makes_up_for_a_slow_one() -> None:
+    models = {"slow": Model(load_s=50), "quick": Model(load_s=1)}
+    waiting = [ticket(1, "slow"), ticket(2, "quick", arrived_s=10)]
+    assert went(plan(snapshot(waiting, models, max_resident=1, now_s=11.0))) == [(2, ())]
+    late = [ticket(1, "slow"), ticket(2, "quick", arrived_s=200)]
+    assert went(plan(snapshot(late, models, max_resident=1, now_s=200.0))) == [(1, ())]
+
+
+def test_model_in_demand_leaves_only_when_waiting_has_cost_more_than_its_reload() -> None:
+    models = {"hot": resident(load_s=10, gap_s=4.0)}
+    early = snapshot([ticket(1, "b")], models, max_resident=1, now_s=5.0)
+    planned = plan(early)
+    assert went(planned) == []
+    assert reason(planned, 1) == "hot would be asked for again before its reload pays"
+    assert planned.again_s == 30.0, "three reloads after its arrival"
+    assert went(plan(replace(early, now_s=30.0))) == [(1, ("hot",))]
+    cool = snapshot([ticket(1, "b")], {"hot": resident(load_s=10, gap_s=11.0)}, max_resident=1)
+    assert went(plan(cool)) == [(1, ("hot",))]
+
+
+# -- alone ---------------------------------------------------------------------------------------
+
+
+def test_exclusive_waits_for_silence_and_is_not_passed() -> None:
+    alone, later = ticket(1, "a", exclusive=True), ticket(2, "b")
+    busy = plan(snapshot([alone, later], {"c": resident(running=1)}))
+    assert went(busy) == []
+    assert reason(busy, 1) == "waits until nothing else runs"
+    assert reason(busy, 2) == "another request waits to run alone"
+    assert went(plan(snapshot([alone, later]))) == [(1, ())]
+    beside = plan(snapshot([later], exclusive_running=True))
+    assert reason(beside, 2) == "another request runs alone"
+
+
+def test_model_of_the_next_exclusive_request_is_prefetched_if_both_fit() -> None:
+    alone = ticket(1, "a", exclusive=True)
+    models = {"c": resident(running=1, size=4), "a": wanted(5)}
+    prefetch = plan(snapshot([alone], models, limit=10)).prefetch
+    assert prefetch is not None
+    assert prefetch.model == "a"
+    assert "while c drain" in prefetch.reason
+    assert plan(snapshot([alone], models, limit=8)).prefetch is None
+    loading = {**models, "a": resident(size=5, loading=True)}
+    assert plan(snapshot([alone], loading, limit=10)).prefetch is None, "once"
+
+
+def test_exclusive_request_waits_for_loads_and_unloads_of_others() -> None:
+    alone = ticket(1, "a", exclusive=True)
+    assert went(plan(snapshot([alone], {"c": resident(loading=True)}))) == []
+    (grant,) = plan(snapshot([alone], unloading={"gone": {}})).grants
+    assert grant.after == ("gone",)
+
+
+def test_reasons_of_loads_say_what_decided() -> None:
+    models = {"b": resident(1), "a": Model(concurrency=3)}
+    waiting = [ticket(7, "a"), ticket(8, "a")]
+    (first, second) = plan(snapshot(waiting, models, max_resident=1)).grants
+    assert first.reason == "2 requests want it; in place of b, least recently used and idle"
+    assert second.reason == "in memory"
+
+
+# -- for every snapshot --------------------------------------------------------------------------
+
+NAMES = "abcdef"
+DEVICES = ("host", "cuda:0")
+PATIENCE_S = {Priority.INTERACTIVE: 20.0, BENCHMARK: 60.0}
+
+
+@st.composite
+def traits(draw: st.DrawFn) -> dict[str, Model]:
+    """What stays the same of each model."""
+    found = {}
+    for name in NAMES:
+        device = draw(st.sampled_from(DEVICES))
+        held = draw(st.integers(1, 6))
+        found[name] = Model(
+            need={device: held + draw(st.integers(0, 2))},
+            held={device: held},
+            concurrency=draw(st.sampled_from((1, 2, 8))),
+            counted=draw(st.booleans()),
+            load_s=draw(st.sampled_from((1.0, 5.0, 30.0))),
+        )
+    return found
+
+
+class Rotation(RuleBasedStateMachine):
+    """Requests come, answers end, time passes; the plan is carried out at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models: dict[str, Model] = {}
+        self.waiting: list[Ticket] = []
+        self.running: list[Ticket] = []
+        self.unloading: set[str] = set()
+        self.now, self.number = 0.0, 0
+        self.limits = {"host": 12, "cuda:0": 9}
+        self.places = 3
+
+    @precondition(lambda self: not self.models)
+    @rule(models=traits())
+    def begin(self, models: dict[str, Model]) -> None:
+        self.models = models
+
+    @precondition(lambda self: self.models)
+    @rule(
+        name=st.sampled_from(NAMES),
+        exclusive=st.sampled_from((False, False, False, True)),
+        priority=st.sampled_from(Priority),
+    )
+    def comes(self, name: str, exclusive: bool, priority: Priority) -> None:
+        self.number += 1
+        self.waiting.append(
+            ticket(self.number, name, arrived_s=self.now, exclusive=exclusive, priority=priority)
+        )
+        self.decide()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def ends(self, data: st.DataObject) -> None:
+        done = data.draw(st.sampled_from(self.running))
+        self.running.remove(done)
+        self.change(done.model, running=self.models[done.model].running - 1)
+        self.decide()
+
+    @precondition(lambda self: self.unloading)
+    @rule()
+    def unloaded(self) -> None:
+        self.unloading.clear()
+        self.decide()
+
+    @precondition(lambda self: self.models)
+    @rule(seconds=st.sampled_from((1.0, 10.0, 100.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.models = {n: replace(m, loading=False) for n, m in self.models.items()}
+        self.decide()
+
+    @precondition(lambda self: self.models)
+    @rule(name=st.sampled_from(NAMES))
+    def pinned(self, name: str) -> None:
+        """At most one, of a model that is there."""
+        chosen = self.models[name].resident
+        self.models = {n: replace(m, pinned=chosen and n == name) for n, m in self.models.items()}
+
+    def change(self, name: str, **changes: Any) -> None:
+        self.models[name] = replace(self.models[name], **changes)
+
+    def snapshot(self) -> Snapshot:
+        shown = {
+            name: replace(model, held=model.held if model.resident else None)
+            for name, model in self.models.items()
+        }
+        return Snapshot(
+            self.waiting,
+            shown,
+            self.places,
+            now_s=self.now,
+            limits=self.limits,
+            capacity=self.limits,
+            unloading={name: self.models[name].held or {} for name in self.unloading},
+            exclusive_running=any(t.exclusive for t in self.running),
+            patience_s=PATIENCE_S,
+        )
+
+    def decide(self) -> None:
+        snap = self.snapshot()
+        planned = plan(snap)
+        silent = not self.running and not any(m.loading for m in self.models.values())
+        gone = {grant.ticket.number for grant in planned.grants}
+        gone |= {refusal.ticket.number for refusal in planned.refusals}
+        assert set(planned.waits) | gone == {t.number for t in self.waiting}, "each is told"
+        assert not set(planned.waits) & gone
+        assert all(wait.reason for wait in planned.waits.values())
+        assert sorted(planned.order) == sorted(planned.waits), "each has its position"
+        for grant in planned.grants:
+            self.carry_out(grant)
+        if planned.prefetch is not None:
+            assert not self.models[planned.prefetch.model].resident
+            self.change(planned.prefetch.model, resident=True, loading=True)
+        self.waiting = [t for t in self.waiting if t.number not in gone]
+        if silent and snap.waiting:
+            assert gone, "with nothing running somebody goes on"
+        self.fairness(planned)
+
+    def carry_out(self, grant: Grant) -> None:
+        name = grant.ticket.model
+        assert not any(t.exclusive for t in self.running), "beside an exclusive one"
+        assert not (grant.ticket.exclusive and self.running), "an exclusive one beside others"
+        for victim in grant.evict:
+            model = self.models[victim]
+            assert model.resident
+            assert not model.leased, "evicted while in use"
+            assert not model.pinned, "evicted though pinned"
+            self.change(victim, resident=False)
+            self.unloading.add(victim)
+        assert set(grant.evict) <= set(grant.after), "its own victims have left first"
+        self.unloading -= set(grant.after)
+        model = self.models[name]
+        self.change(
+            name,
+            resident=True,
+            loading=model.loading or not model.resident,
+            running=model.running + 1,
+            last_use=self.number,
+        )
+        self.running.append(grant.ticket)
+        assert self.models[name].running <= model.concurrency
+
+    def fairness(self, planned: Plan) -> None:
+        """Nobody who came after a request was overdue took what that request waits for."""
+        for grant in planned.grants:
+            for stays in self.waiting:
+                due = stays.arrived_s + PATIENCE_S[stays.priority]
+                if due > self.now or grant.ticket.arrived_s <= due:
+                    continue
+                assert grant.ticket.model not in planned.waits[stays.number].evicts, "overtaken"
+                assert not stays.exclusive, "an overdue exclusive one is passed"
+
+    @invariant()
+    def budget_is_kept(self) -> None:
+        there = [m.footprint for m in self.models.values() if m.resident]
+        leaving = [self.models[n].held or {} for n in self.unloading]
+        total = added([*there, *leaving])
+        for device, limit in self.limits.items():
+            assert total.get(device, 0) <= limit, f"{device} is over its limit"
+        assert sum(m.resident and m.counted for m in self.models.values()) <= self.places
+
+
+TestRotation = Rotation.TestCase
+TestRotation.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+@given(st.data())
+def test_running_counts_are_kept(data: st.DataObject) -> None:
+    """No model gets more generations than it takes, whatever waits for it."""
+    limits = {name: data.draw(st.integers(1, 4)) for name in NAMES}
+    waiting = [
+        ticket(number, name)
+        for number, name in enumerate(data.draw(st.lists(st.sampled_from(NAMES))), start=1)
+    ]
+    models = {name: Model(concurrency=limits[name]) for name in NAMES}
+    going = Counter(g.ticket.model for g in plan(snapshot(waiting, models)).grants)
+    asked = Counter(t.model for t in waiting)
+    assert going == {name: min(asked[name], limits[name]) for name in asked}

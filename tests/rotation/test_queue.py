@@ -1,0 +1,129 @@
+"""The queue: bounds, positions, estimates, priorities, ways out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.rotation.desk import Desk
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers.base import CancellationToken
+from workbench.rotation import Standing
+from workbench.rotation.estimates import Speeds, estimate
+from workbench.rotation.snapshot import Model, Snapshot, Ticket
+from workbench.types import Priority
+
+
+async def test_full_queue_refuses_and_says_when_to_come_again() -> None:
+    desk = Desk(max_queue=2)
+    for _ in range(3):
+        desk.service.speeds.answer_took("fake/a", 40.0)
+    async with desk.slot("a"):
+        waiting = [await desk.asking("a") for _ in range(2)]
+        with pytest.raises(WorkbenchError, match=ErrorCode.QUEUE_FULL) as caught:
+            await desk.ask("a")
+        assert caught.value.http_status == 503
+        assert caught.value.retry_after_s == pytest.approx(40, abs=2)
+        assert "WORKBENCH_MAX_QUEUE" in caught.value.fix
+    await asyncio.gather(*waiting)
+
+
+async def test_queue_of_one_model_is_bounded_too() -> None:
+    desk = Desk(max_queue=8, max_queue_per_model=1)
+    async with desk.slot("a"):
+        waiting = [await desk.asking(name) for name in ("a", "b")]
+        with pytest.raises(WorkbenchError, match="1 requests wait for fake/a"):
+            await desk.ask("a")
+    await asyncio.gather(*waiting)
+
+
+async def test_burst_gets_exactly_as_many_refusals_as_are_too_many() -> None:
+    desk = Desk(max_queue=64, concurrency=4)
+    async with desk.slot("a"):
+        burst = [asyncio.create_task(desk.ask("a")) for _ in range(500)]
+        done = await asyncio.wait_for(asyncio.gather(*burst, return_exceptions=True), 30)
+    refused = [result for result in done if result is not None]
+    assert all(getattr(result, "code", None) is ErrorCode.QUEUE_FULL for result in refused)
+    assert len(refused) == 500 - 64 - 3, "three more run beside the first, 64 wait"
+    assert desk.service.running == {}
+    assert desk.service.queue.tickets == []
+
+
+async def test_waiting_requests_hear_of_every_step_forward() -> None:
+    desk = Desk()
+    told: list[Standing] = []
+    async with desk.slot("a"):
+        first = await desk.asking("a")
+        last = await desk.asking("a", on_standing=told.append)
+    await asyncio.gather(first, last)
+    assert [standing.position for standing in told] == [2, 1]
+    assert told[0].reason == "the model is answering another request"
+    assert told[0].estimate_s is not None
+    assert told[1].estimate_s is not None
+    assert told[1].estimate_s < told[0].estimate_s
+
+
+async def test_cancelled_in_the_queue_leaves_it() -> None:
+    desk = Desk()
+    cancel = CancellationToken()
+    async with desk.slot("a"):
+        waiting = await desk.asking("b", cancel=cancel)
+        assert len(desk.service.queue) == 1
+        cancel.cancel("user")
+        with pytest.raises(WorkbenchError, match=ErrorCode.CANCELLED):
+            await waiting
+        assert len(desk.service.queue) == 0
+
+
+async def test_deadline_in_the_queue_says_what_was_waited_for() -> None:
+    desk = Desk()
+    async with desk.slot("a"):
+        with pytest.raises(WorkbenchError, match="as number 1: all places") as caught:
+            await desk.ask("b", queue_timeout_s=0.02)
+    assert caught.value.code is ErrorCode.TIMEOUT
+    assert "timeouts.queue_s" in caught.value.fix
+
+
+async def test_interactive_request_goes_before_a_benchmark_that_came_first() -> None:
+    desk = Desk()
+    order: list[str] = []
+
+    async def ask(name: str, priority: Priority) -> None:
+        async with desk.slot("a", priority=priority):
+            order.append(name)
+
+    async with desk.slot("a"):
+        asking = [
+            asyncio.create_task(ask("run", Priority.BENCHMARK)),
+            asyncio.create_task(ask("person", Priority.INTERACTIVE)),
+        ]
+        while len(desk.service.queue) < 2:
+            await asyncio.sleep(0)
+    await asyncio.gather(*asking)
+    assert order == ["person", "run"]
+
+
+def test_speeds_are_medians_of_what_was_measured_and_of_the_log() -> None:
+    speeds = Speeds()
+    assert speeds.load_s("a", {"host": 4 * 10**9}) == 4.0, "a guess by size"
+    speeds.load_took("a", 9.0)
+    rows = [{"model": "a", "what": "load", "seconds": s} for s in (1.0, 2.0)]
+    rows += [{"model": "a", "what": "answer", "seconds": s} for s in (5.0, 7.0, 60.0)]
+    speeds.restore(rows)
+    assert speeds.load_s("a", {}) == 2.0
+    assert speeds.answer_s("a") == 7.0
+    assert speeds.answer_s("never asked") == 7.0, "as models answer here"
+
+
+def test_estimate_adds_what_is_ahead() -> None:
+    speeds = Speeds()
+    for model, seconds in (("a", 10.0), ("b", 4.0)):
+        speeds.answer_took(model, seconds)
+    models = {"a": Model(resident=True, running=1), "b": Model(load_s=3.0)}
+    waiting = [Ticket(1, "a"), Ticket(2, "a"), Ticket(3, "b"), Ticket(4, "b", exclusive=True)]
+    found = estimate(Snapshot(waiting, models, 1), [1, 2, 3, 4], {"a": [4.0]}, speeds)
+    assert found[1] == 6.0, "the rest of the answer under way"
+    assert found[2] == 16.0
+    assert found[3] == 26.0 + 3.0, "when a is idle, after the load"
+    assert found[4] == 33.0, "after all others"

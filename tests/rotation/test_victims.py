@@ -1,0 +1,59 @@
+"""Who makes room: the oldest decide who may go, the bytes who must."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.rotation.victims import Candidate, choose
+
+
+def candidates(*sizes: int) -> list[Candidate]:
+    """Models a, b, ... of these sizes on the host, the least recently used first."""
+    return [Candidate(name, {"host": size}, True) for name, size in zip("abcdefghijkl", sizes)]  # noqa: B905
+
+
+def test_nobody_goes_where_nothing_is_missing() -> None:
+    assert choose(candidates(5, 5), {"host": 0}, 0) == ()
+
+
+def test_the_oldest_go_until_it_suffices() -> None:
+    assert choose(candidates(2, 2, 9), {"host": 3}, 0) == ("a", "b")
+    assert choose(candidates(5, 1), {"host": 3}, 0) == ("a",)
+
+
+def test_a_small_old_model_stays_where_a_larger_one_must_go_anyway() -> None:
+    assert choose(candidates(1, 10, 5), {"host": 5}, 0) == ("b",)
+
+
+def test_all_together_may_not_be_enough() -> None:
+    assert choose(candidates(1, 2), {"host": 4}, 0) is None
+    assert choose([], {}, 1) is None
+
+
+def test_only_models_on_the_device_that_is_short_go() -> None:
+    on_host, on_gpu = Candidate("a", {"host": 9}, True), Candidate("b", {"cuda:0": 9}, True)
+    assert choose([on_host, on_gpu], {"cuda:0": 1}, 0) == ("b",)
+    assert choose([on_host, on_gpu], {"cuda:0": 1, "host": 1}, 0) == ("a", "b")
+
+
+def test_places_are_given_back_by_models_that_take_one() -> None:
+    free, counted = Candidate("a", {"host": 9}, False), Candidate("b", {}, True)
+    assert choose([free, counted], {}, 1) == ("b",)
+
+
+@given(st.lists(st.integers(0, 9), max_size=11), st.integers(1, 30), st.integers(0, 3))
+def test_enough_goes_and_nobody_in_vain(sizes: list[int], short: int, places: int) -> None:
+    found = choose(candidates(*sizes), {"host": short}, places)
+    by_name = {c.model: c for c in candidates(*sizes)}
+
+    def enough(names: tuple[str, ...]) -> bool:
+        freed = sum(by_name[name].bytes["host"] for name in names)
+        return freed >= short and len(names) >= places
+
+    if found is None:
+        assert not enough(tuple(by_name))
+        return
+    assert enough(found)
+    assert not any(enough(tuple(n for n in found if n != name)) for name in found), "in vain"
+    assert list(found) == sorted(found), "the oldest first"

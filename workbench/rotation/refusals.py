@@ -1,0 +1,124 @@
+"""Why a request is refused before anything is done for it, as errors with figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from workbench.budget import DeviceBytes, Prediction
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.router import Route
+
+_MEMORY_CODE: Final[Mapping[str, ErrorCode]] = {"ollama": ErrorCode.OLLAMA_MEMORY_EXCEEDED}
+_LASTING: Final = frozenset(
+    {
+        ErrorCode.HF_MODEL_NOT_FOUND,
+        ErrorCode.HF_MODEL_LOAD_FAILED,
+        ErrorCode.HF_INVALID_CONFIG,
+        ErrorCode.OLLAMA_MODEL_NOT_FOUND,
+        ErrorCode.MODEL_NOT_FOUND,
+        ErrorCode.UNSAFE_FILE,
+    }
+)
+"""Failures of a load that do not go away by themselves."""
+
+
+class FailedLoads:
+    """Loads that failed just now for a reason that lasts: nobody is evicted for such a model.
+
+    Args:
+        remembered_s: how long a failure counts as just now; 0 remembers nothing.
+    """
+
+    def __init__(self, remembered_s: float) -> None:
+        self._remembered_s = remembered_s
+        self._failures: dict[str, tuple[WorkbenchError, float]] = {}
+
+    def failed(self, model: str, error: BaseException) -> None:
+        """A load failed; it is remembered if its reason lasts."""
+        if (
+            isinstance(error, WorkbenchError)
+            and error.code in _LASTING
+            and not error.details.get("transient")
+        ):
+            self._failures[model] = (error, time.monotonic())
+
+    def loaded(self, model: str) -> None:
+        """It works again."""
+        self._failures.pop(model, None)
+
+    def doomed(self, model: str) -> bool:
+        """Whether its load failed just now."""
+        failure = self._failures.get(model)
+        if failure is not None and time.monotonic() - failure[1] >= self._remembered_s:
+            del self._failures[model]
+            failure = None
+        return failure is not None
+
+    def refusal(self, model: str) -> WorkbenchError:
+        """The failure once more, for a request that would evict others for nothing."""
+        error, at = self._failures[model]
+        ago_s = time.monotonic() - at
+        return WorkbenchError(
+            error.code,
+            f"{error.message} (That was {ago_s:.0f} s ago. It was not tried again, because another "
+            "model would have had to leave memory for it.)",
+            fix=error.fix,
+            operation="load",
+            provider=error.provider,
+            details=error.details,
+            retry_after_s=max(round(self._remembered_s - ago_s, 1), 1.0),
+        )
+
+
+def too_large(
+    route: Route,
+    reason: str,
+    prediction: Prediction,
+    capacity: DeviceBytes,
+    pinned: Mapping[str, DeviceBytes],
+) -> WorkbenchError:
+    """The error of a model that never fits.
+
+    Args:
+        route: the model.
+        reason: the policy's, in words: it ``needs`` so much of so much.
+        prediction: what it is expected to need, and from where that is known.
+        capacity: what all models together may hold, at best.
+        pinned: pinned models, with what they hold.
+    """
+    sources = {"files": "from its files", "loads": f"from {prediction.loads} measured loads"}
+    return WorkbenchError(
+        _MEMORY_CODE.get(route.provider.name, ErrorCode.HF_MEMORY_EXCEEDED),
+        f"{route.model} {reason} (predicted {sources[prediction.source]}). Nothing was evicted.",
+        fix="Unpin a model, or choose a smaller one."
+        if pinned
+        else "Choose a smaller model or quantisation, or raise WORKBENCH_MEMORY_BUDGET.",
+        operation="load",
+        provider=route.provider.name,
+        details={
+            "need_bytes": dict(prediction.bytes),
+            "budget_bytes": dict(capacity),
+            "pinned": {model: dict(held) for model, held in pinned.items()},
+            "source": prediction.source,
+            "error_share": prediction.error_share,
+        },
+    )
+
+
+def even_now(
+    error: WorkbenchError, evicted: Sequence[str], figures: Mapping[str, Any]
+) -> WorkbenchError:
+    """The error of memory that ran out although idle models had left, with the figures."""
+    held = [f"{m} {size / 1e6:.0f} MB" for m, size in figures["resident_bytes"].items()]
+    return WorkbenchError(
+        error.code,
+        f"{error.message} The machine has {figures['host_available_bytes'] / 1e6:.0f} MB "
+        f"available; in memory: {', '.join(held) or 'no other model'}; "
+        f"evicted: {', '.join(evicted) or 'none, as none was idle'}.",
+        fix=error.fix,
+        operation=error.operation,
+        provider=error.provider,
+        details={**error.details, **figures, "evicted": list(evicted)},
+    )

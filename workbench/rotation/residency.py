@@ -1,0 +1,385 @@
+"""Who is in memory: loads, prefetches, unloads, pins and the time that idle models stay.
+
+Decides nothing: the service says what the policy wants, this carries it out and says how it went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import datetime as dt
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from workbench import logs, receipts
+from workbench.budget import DeviceBytes, MemoryBook
+from workbench.contention import Generations
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.memory import read_tree
+from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.rotation import changes
+from workbench.rotation.changes import Residency, ResidencyChange
+from workbench.rotation.estimates import Speeds
+from workbench.rotation.refusals import FailedLoads
+from workbench.router import Route
+
+_log = logs.get(__name__)
+
+FOREVER_S: Final = -1.0
+"""A keep_alive that never ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model as a request wants it."""
+
+    route: Route
+    keep_alive_s: float
+    num_ctx: int | None = None
+
+
+@dataclass(slots=True)
+class Place:
+    """A model that is in memory, or on its way in."""
+
+    route: Route
+    last_use: int
+    num_ctx: int | None = None
+    expires_at: float = math.inf
+    used_at: dt.datetime | None = None
+
+
+class Residents:
+    """The models in memory. Belongs to one event loop.
+
+    Args:
+        leases: how many generations a model has under way.
+        book: told of loads and unloads, asked for nothing but what a model holds.
+        generations: the ledger in which loads are marked, as they take the cores too.
+        grace_s: how long a model's processes may take to give their memory back.
+        failed_load_s: how long a load that failed for a lasting reason is remembered.
+        on_change: told of every load and unload, for the log.
+        decide: called when something has changed that the policy looks at.
+    """
+
+    def __init__(
+        self,
+        *,
+        leases: Callable[[str], int],
+        book: MemoryBook | None,
+        generations: Generations,
+        grace_s: float,
+        failed_load_s: float,
+        on_change: Callable[[ResidencyChange], None],
+        decide: Callable[[], None],
+    ) -> None:
+        self.places: dict[str, Place] = {}
+        self.pinned: set[str] = set()
+        self.loading: set[str] = set()
+        self.unloading: dict[str, asyncio.Task[None]] = {}
+        self.leaving: dict[str, DeviceBytes] = {}
+        """What those that unload held when it began."""
+        self.failed = FailedLoads(failed_load_s)
+        self.speeds = Speeds()
+        self._leases = leases
+        self._book = book
+        self._generations = generations
+        self._grace_s = grace_s
+        self._on_change = on_change
+        self._decide = decide
+        self._prefetching: dict[str, asyncio.Task[None]] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def idle(self, model: str) -> bool:
+        """Whether nobody uses or loads it."""
+        return self._leases(model) == 0 and model not in self.loading
+
+    def stay_s(self, model: str, wanted_s: float) -> float:
+        """How long a model stays when it is idle, in seconds; negative: for ever."""
+        return FOREVER_S if model in self.pinned else wanted_s
+
+    def settle(self, model: str, keep_alive_s: float | None) -> None:
+        """The last request for a model has ended: its time begins to run."""
+        place = self.places.get(model)
+        if place is None:
+            return
+        route = place.route
+        place.used_at = dt.datetime.now(dt.UTC)
+        if route.provider.counts_against_cache and route.provider.resident(route.name) is None:
+            del self.places[model]  # its process died while it answered
+        elif keep_alive_s is not None:
+            stay_s = self.stay_s(model, keep_alive_s)
+            place.expires_at = math.inf if stay_s < 0 else time.monotonic() + stay_s
+            self._wake_at_expiry()
+
+    def drop_departed(self) -> None:
+        """Idle models that their runtime does not know any more hold no place."""
+        for model, place in list(self.places.items()):
+            if self.idle(model) and place.route.provider.resident(place.route.name) is None:
+                del self.places[model]
+                self.tell_gone(model)
+
+    def tell_gone(self, model: str) -> None:
+        """It is not in memory any more."""
+        if self._book is not None:
+            self._book.gone(model)
+
+    async def close(self) -> None:
+        """Wait for loads and unloads under way."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for task in self._prefetching.values():
+            task.cancel()
+        under_way = [*self.unloading.values(), *self._prefetching.values()]
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+    # -- in
+
+    async def bring(
+        self,
+        wanted: Wanted,
+        reason: str,
+        timeout_s: float | None,
+        cancel: CancellationToken,
+    ) -> ResidentModel:
+        """Ask the owner to make a leased model ready; callers that come while it loads share it.
+
+        Raises:
+            WorkbenchError: ``TIMEOUT``, ``CANCELLED``, or what the provider says.
+        """
+        route = wanted.route
+        if (prefetch := self._prefetching.get(route.model)) is not None:
+            await _first_of(prefetch, cancel, timeout_s)
+        started, seen = self._begins(wanted)
+        load = asyncio.ensure_future(
+            route.provider.load(
+                route.name,
+                keep_alive_s=self.stay_s(route.model, wanted.keep_alive_s),
+                num_ctx=wanted.num_ctx,
+            )
+        )
+        try:
+            await _first_of(load, cancel, timeout_s)
+            if not load.done():
+                raise _given_up(route, cancel, timeout_s)
+            resident = load.result()
+        except (WorkbenchError, asyncio.CancelledError) as error:
+            # Requests that come while a model loads share the load: the last one settles it.
+            if self._leases(route.model) <= 1:
+                self.places.pop(route.model, None)
+                if not load.done() and route.provider.counts_against_cache:
+                    # Or it would go on, and the model would be in memory without a place.
+                    self.begin_unload(route, "unload", "its load was given up")
+                self._failed_to_load(route, error, started)
+            raise
+        finally:
+            load.cancel()  # without effect when it is done
+        await self._loaded(route, resident, started, seen, reason)
+        return resident
+
+    def prefetch(self, wanted: Wanted, reason: str, after: Iterable[asyncio.Task[None]]) -> None:
+        """Begin to load a model for a request that still waits."""
+        model = wanted.route.model
+        self.places[model] = Place(wanted.route, 0, wanted.num_ctx)
+        self.loading.add(model)
+        task = asyncio.ensure_future(self._prefetch(wanted, reason, tuple(after)))
+        self._prefetching[model] = task
+        task.add_done_callback(lambda done: self._prefetched(model))
+
+    async def _prefetch(
+        self, wanted: Wanted, reason: str, after: tuple[asyncio.Task[None], ...]
+    ) -> None:
+        route = wanted.route
+        for unload in after:
+            with suppress(WorkbenchError):
+                await asyncio.shield(unload)
+        self.loading.discard(route.model)
+        started, seen = self._begins(wanted)
+        try:
+            resident = await route.provider.load(
+                route.name,
+                keep_alive_s=self.stay_s(route.model, wanted.keep_alive_s),
+                num_ctx=wanted.num_ctx,
+            )
+        except (WorkbenchError, asyncio.CancelledError) as error:
+            if self._leases(route.model) == 0:
+                self.places.pop(route.model, None)
+            self._failed_to_load(route, error, started, prefetch=True)
+            return
+        await self._loaded(route, resident, started, seen, reason, prefetch=True)
+        if self._leases(route.model) == 0:
+            # Long enough to be used by who it was loaded for.
+            self.settle(route.model, wanted.keep_alive_s or 1.0)
+
+    def _prefetched(self, model: str) -> None:
+        del self._prefetching[model]
+        self._decide()
+
+    def _begins(self, wanted: Wanted) -> tuple[int, bool]:
+        """When what may be a load began (monotonic ns), and whether it is seen to be one."""
+        started, model = time.monotonic_ns(), wanted.route.model
+        seen = wanted.route.provider.resident(wanted.route.name) is None
+        if seen and model not in self.loading:
+            self.loading.add(model)
+            self._generations.begin(_key(model), started)
+        if self._book is not None:
+            self._book.loading(wanted.route, wanted.num_ctx)
+        return started, seen
+
+    async def _loaded(
+        self,
+        route: Route,
+        resident: ResidentModel,
+        started: int,
+        seen: bool,
+        reason: str,
+        **details: Any,
+    ) -> None:
+        model, now = route.model, time.monotonic_ns()
+        first = model in self.loading
+        self.loading.discard(model)
+        self.failed.loaded(model)
+        if self._book is not None:
+            self._book.loaded(route, resident)
+        if not seen and resident.fresh:
+            # It came as a surprise: its context changed, or somebody had unloaded it.
+            self._generations.begin(_key(model), started)
+        self._generations.end(_key(model), now)
+        if not resident.fresh or not (first or not seen):
+            return
+        seconds = (now - started) / 1e9
+        self.speeds.load_took(model, seconds)
+        self._decide()  # a model that is loaded may take less than its load did
+        after = await asyncio.to_thread(read_tree, resident.pids)
+        self.report(
+            ResidencyChange(
+                "load", route, True, reason, seconds, started, after=after, details=details
+            )
+        )
+
+    def _failed_to_load(
+        self, route: Route, error: BaseException, started: int, **details: Any
+    ) -> None:
+        self.loading.discard(route.model)
+        self.failed.failed(route.model, error)
+        self._generations.end(_key(route.model), time.monotonic_ns())
+        if self._book is not None:
+            self._book.loaded(route, None)
+        self.report(changes.load_failed(route, error, started, **details))
+
+    # -- out
+
+    def begin_unload(self, route: Route, event: Residency, reason: str) -> asyncio.Task[None]:
+        """Unload as a task of its own, so that a request for the model can wait for its end."""
+        model = route.model
+        self.places.pop(model, None)
+        task = self.unloading.get(model)
+        if task is None:
+            if self._book is not None:
+                self.leaving[model] = self._book.held().get(model, {})
+            task = asyncio.ensure_future(self._unload(route, event, reason))
+            self.unloading[model] = task
+            task.add_done_callback(lambda done: self._unloaded(route, done))
+        return task
+
+    async def _unload(self, route: Route, event: Residency, reason: str) -> None:
+        started = time.monotonic_ns()
+        receipt = await receipts.unload(route.provider, route.name, grace_s=self._grace_s)
+        self.report(changes.unloaded(event, route, reason, started, receipt))
+        if receipt.error is not None:
+            raise receipt.error
+
+    def _unloaded(self, route: Route, task: asyncio.Task[None]) -> None:
+        model = route.model
+        del self.unloading[model]
+        self.leaving.pop(model, None)
+        still_there = route.provider.resident(route.name) is not None
+        failed = task.cancelled() or task.exception() is not None
+        if failed and still_there:
+            self.places.setdefault(model, Place(route, 0))  # it holds its memory, so its place too
+        elif model not in self.places:
+            self.tell_gone(model)
+        self._decide()
+
+    # -- time
+
+    def _wake_at_expiry(self) -> None:
+        """Set the alarm for the model whose time ends first."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        ends = (place.expires_at for name, place in self.places.items() if self.idle(name))
+        if math.isfinite(nearest := min(ends, default=math.inf)):
+            pause = max(nearest - time.monotonic(), 0.0)
+            # In a context of its own: what it unloads is nobody's request.
+            self._alarm = asyncio.get_running_loop().call_later(
+                pause, self._expire, context=contextvars.Context()
+            )
+
+    def _expire(self) -> None:
+        """Unload idle models whose keep_alive has passed.
+
+        Ollama keeps its own time (we send it the same keep_alive), so only models whose memory
+        is ours are unloaded here; the others are only forgotten.
+        """
+        self._alarm = None
+        now = time.monotonic()
+        for model, place in list(self.places.items()):
+            if not self.idle(model) or place.expires_at > now:
+                continue
+            if place.route.provider.counts_against_cache:
+                self.begin_unload(place.route, "unload", "keep_alive passed")
+            else:
+                del self.places[model]
+                self.tell_gone(model)
+        self._wake_at_expiry()
+        self._decide()
+
+    # -- words
+
+    def report(self, change: ResidencyChange) -> None:
+        """Log what was done."""
+        _log.log(
+            logging.INFO if change.ok else logging.WARNING,
+            change.event,
+            model=change.route.model,
+            ok=change.ok,
+            reason=change.reason,
+            duration_s=change.duration_s,
+        )
+        self._on_change(change)
+
+
+async def _first_of(
+    work: asyncio.Future[Any], cancel: CancellationToken, timeout_s: float | None
+) -> None:
+    """Return when the work is done, the token is cancelled or the time is over."""
+    stop = asyncio.ensure_future(cancel.wait())
+    try:
+        waits: set[asyncio.Future[Any]] = {work, stop}
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+
+
+def _given_up(route: Route, cancel: CancellationToken, timeout_s: float | None) -> WorkbenchError:
+    if cancel.cancelled:
+        return WorkbenchError(
+            ErrorCode.CANCELLED, "Cancelled while the model was loading.", operation="load"
+        )
+    return WorkbenchError(
+        ErrorCode.TIMEOUT,
+        f"Loading {route.model} took longer than {timeout_s:g} s.",
+        fix="Raise timeouts.load_s, or choose a smaller model.",
+        operation="load",
+        details={"phase": "load"},
+    )
+
+
+def _key(model: str) -> str:
+    return f"load of {model}"

@@ -1,0 +1,598 @@
+"""ModelRotationService: keeps the snapshot and carries the plan out.
+
+The policy is :func:`workbench.rotation.policy.plan`. It runs again after everything that changes
+what it looks at, and while requests wait also when time alone changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final
+
+from workbench.budget import DeviceBytes, MemoryBook, Prediction
+from workbench.contention import Generations
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.memory import host_available_bytes, read_tree
+from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.rotation import changes, refusals
+from workbench.rotation.changes import ResidencyChange
+from workbench.rotation.estimates import Speeds, estimate
+from workbench.rotation.overview import Overview, Resident, Waiting
+from workbench.rotation.policy import plan
+from workbench.rotation.queue import Entry, QueueService, Standing
+from workbench.rotation.residency import FOREVER_S, Place, Residents, Wanted
+from workbench.rotation.snapshot import (
+    Grant,
+    Model,
+    Plan,
+    Refusal,
+    Snapshot,
+    Ticket,
+    added,
+    larger,
+)
+from workbench.router import Route
+from workbench.types import Priority, TimingMode
+
+_LOOK_AGAIN_S: Final = 1.0
+"""While requests wait, memory that others take or give back is looked at this often."""
+_REMEMBERED_ARRIVALS: Final = 4
+_UNKNOWN: Final = Prediction({}, {}, "files")
+_OUT_OF_MEMORY: Final = {ErrorCode.HF_MEMORY_EXCEEDED, ErrorCode.OLLAMA_MEMORY_EXCEEDED}
+
+
+@dataclass(slots=True)
+class Slot:
+    """Permission to generate on a resident model; while held, the model is not evicted."""
+
+    resident: ResidentModel
+    granted_ns: int
+    """Monotonic: the slot was there and the model in memory."""
+    load_ns: int
+
+
+@dataclass(slots=True)
+class _Leases:
+    """Generations under way, by model: ticket number to the moment of its grant."""
+
+    by_model: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    exclusive: bool = False
+
+    def take(self, ticket: Ticket) -> None:
+        self.by_model[ticket.model][ticket.number] = time.monotonic()
+        self.exclusive = ticket.exclusive
+
+    def give_back(self, ticket: Ticket) -> None:
+        leases = self.by_model[ticket.model]
+        del leases[ticket.number]
+        if not leases:
+            del self.by_model[ticket.model]
+        if ticket.exclusive:
+            self.exclusive = False
+
+    def of(self, model: str) -> int:
+        return len(self.by_model.get(model, ()))
+
+
+class ModelRotationService:
+    """Grants slots over all providers, within one budget.
+
+    Args:
+        max_resident: places for models that count against the cache.
+        max_queue: requests that may wait; one more gets ``QUEUE_FULL``.
+        max_queue_per_model: and of these for one model.
+        patience_s: after this time a request is overtaken by nobody that arrives.
+        unload_grace_s: how long a model's processes may take to give their memory back, before
+            they are killed.
+        failed_load_s: how long a load that failed for a lasting reason evicts nobody.
+        book: what memory there is and who holds it; None knows of no limit.
+        generations: the ledger in which loads are marked, as they take the cores too.
+        on_change: told of every load, unload, refusal and pin.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_resident: int,
+        max_queue: int,
+        max_queue_per_model: int | None = None,
+        patience_s: Mapping[Priority, float] | None = None,
+        unload_grace_s: float = 10.0,
+        failed_load_s: float = 60.0,
+        book: MemoryBook | None = None,
+        generations: Generations | None = None,
+        on_change: Callable[[ResidencyChange], None] = lambda change: None,
+    ) -> None:
+        self._max_resident = max_resident
+        self._patience_s = patience_s or {}
+        self._book = book
+        self._capacity: DeviceBytes = book.limits() if book is not None else {}
+        self.queue = QueueService(max_queue, max_queue_per_model)
+        self._leases = _Leases()
+        self._residents = Residents(
+            leases=self._leases.of,
+            book=book,
+            generations=generations or Generations(),
+            grace_s=unload_grace_s,
+            failed_load_s=failed_load_s,
+            on_change=on_change,
+            decide=self._dispatch,
+        )
+        self._numbers = count(1)
+        self._arrivals: dict[str, deque[float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> Mapping[str, int]:
+        """Generations under way, by model id."""
+        return {model: len(leases) for model, leases in self._leases.by_model.items()}
+
+    @property
+    def speeds(self) -> Speeds:
+        """What loads and answers took lately."""
+        return self._residents.speeds
+
+    # -- slots
+
+    @asynccontextmanager
+    async def slot(
+        self,
+        route: Route,
+        *,
+        mode: TimingMode,
+        keep_alive_s: float,
+        num_ctx: int | None = None,
+        load_timeout_s: float | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+        cancel: CancellationToken,
+        queue_timeout_s: float,
+        on_standing: Callable[[Standing], None],
+        on_loading: Callable[[str], None],
+    ) -> AsyncIterator[Slot]:
+        """Wait for the model and hold it: check, queue, evict, load, lease.
+
+        Args:
+            route: provider and model.
+            mode: isolated and interleaved requests run with nothing beside them.
+            keep_alive_s: idle time after which the model is unloaded; 0 is at once, negative never.
+            num_ctx: context length that the request wants, where a load depends on it.
+            load_timeout_s: longest wait for the load; None leaves it to the provider.
+            priority: who goes first of those that wait.
+            cancel: leaves the queue, or abandons the load.
+            queue_timeout_s: longest wait in the queue, the load not counted.
+            on_standing: called with position, reason and estimate when the request must wait.
+            on_loading: called with a sentence when a load begins.
+
+        Raises:
+            WorkbenchError: what is wrong with the model, before anybody is evicted for it;
+                ``HF_MEMORY_EXCEEDED`` or ``OLLAMA_MEMORY_EXCEEDED`` if it can never fit,
+                ``QUEUE_FULL``, ``TIMEOUT`` (in the queue), ``CANCELLED``, or what the provider
+                says of the load.
+        """
+        ticket = Ticket(
+            number=next(self._numbers),
+            model=route.model,
+            arrived_s=time.monotonic(),
+            exclusive=mode is not TimingMode.CONCURRENT,
+            priority=priority,
+        )
+        await self._check(route, num_ctx)
+        entry = Entry(ticket, Wanted(route, keep_alive_s, num_ctx), on_standing)
+        grant = await self._wait_for_grant(entry, cancel, queue_timeout_s)
+        ready: float | None = None
+        try:
+            await self._room(grant)
+            started = time.monotonic_ns()
+            resident = await self._ensure_resident(
+                entry.wanted, grant.reason, load_timeout_s, cancel, on_loading
+            )
+            # To be told that the model is still there is neither a load nor waiting for a slot.
+            granted = time.monotonic_ns() if resident.fresh else started
+            ready = time.monotonic()
+            yield Slot(resident, granted_ns=granted, load_ns=granted - started)
+            if not cancel.cancelled:
+                self.speeds.answer_took(route.model, time.monotonic() - ready)
+        finally:
+            self._release(ticket, keep_alive_s)
+
+    async def load(self, route: Route, *, keep_alive_s: float) -> None:
+        """Bring a model into memory ahead of its first request."""
+        async with self.slot(
+            route,
+            mode=TimingMode.CONCURRENT,
+            keep_alive_s=keep_alive_s,
+            cancel=CancellationToken(),
+            queue_timeout_s=3600,
+            on_standing=lambda standing: None,
+            on_loading=lambda message: None,
+        ):
+            pass
+
+    async def unload(self, route: Route) -> None:
+        """Take a model out of memory at the user's wish; a pin on it ends.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` while the model is generating; ``TIMEOUT`` if its
+                memory did not come back, or what the provider says.
+        """
+        if running := self._leases.of(route.model):
+            raise WorkbenchError(
+                ErrorCode.INVALID_REQUEST,
+                f"{route.model} is answering {running} request(s).",
+                fix="Stop them first, or wait until they are done.",
+                operation="unload",
+                provider=route.provider.name,
+            )
+        self._residents.pinned.discard(route.model)
+        unload = self._residents.begin_unload(route, "unload", "asked for by the user")
+        await asyncio.shield(unload)
+        self._dispatch()
+
+    async def pin(self, route: Route) -> None:
+        """Bring a model into memory and keep it there: it is not evicted, and never expires.
+
+        Raises:
+            WorkbenchError: as for a load.
+        """
+        await self.load(route, keep_alive_s=FOREVER_S)
+        self._residents.pinned.add(route.model)
+        self._residents.report(changes.instant("pin", route, "asked for by the user"))
+        self._dispatch()
+
+    async def unpin(self, route: Route, *, keep_alive_s: float) -> None:
+        """Let a model be evicted again; unused, it is unloaded after ``keep_alive_s``."""
+        if route.model not in self._residents.pinned:
+            return
+        self._residents.pinned.discard(route.model)
+        self._residents.report(changes.instant("unpin", route, "asked for by the user"))
+        if route.provider.resident(route.name) is not None:
+            # Also tells a runtime that keeps time itself.
+            await self.load(route, keep_alive_s=keep_alive_s)
+        self._dispatch()
+
+    def stay_s(self, model: str, wanted_s: float) -> float:
+        """How long a model stays after an answer, in seconds; negative: for ever, it is pinned."""
+        return self._residents.stay_s(model, wanted_s)
+
+    async def make_room(self, model: str) -> list[str]:
+        """Evict the idle models of all runtimes, because memory ran out for ``model``.
+
+        Nothing tells how much it lacks, so all of them go, the least recently used first.
+
+        Returns:
+            The ids of the models that went.
+        """
+        residents = self._residents
+        idle = sorted(
+            (place.last_use, other)
+            for other, place in residents.places.items()
+            if other != model
+            and residents.idle(other)
+            and other not in residents.pinned
+            and place.route.provider.resident(place.route.name) is not None
+        )
+        reason = f"memory ran out for {model}"
+        unloads = [
+            residents.begin_unload(residents.places[other].route, "evict", reason)
+            for _, other in idle
+        ]
+        done = await asyncio.gather(
+            *(asyncio.shield(unload) for unload in unloads), return_exceptions=True
+        )
+        self._dispatch()
+        return [other for (_, other), problem in zip(idle, done, strict=True) if problem is None]
+
+    def memory_changed(self) -> None:
+        """Limits or holdings are not what they were: decide again."""
+        self._dispatch()
+
+    def forget(self, model: str) -> None:
+        """The model's process ended by itself: its place is free, unless a request is using it."""
+        self._residents.tell_gone(model)
+        if self._leases.of(model) == 0 and self._residents.places.pop(model, None) is not None:
+            self._dispatch()
+
+    async def close(self) -> None:
+        """Wait for loads and unloads under way."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._residents.close()
+
+    # -- what it looks like
+
+    def overview(self) -> Overview:
+        """Who is in memory, who waits and who would leave, now."""
+        snapshot, now = self._snapshot(), time.monotonic()
+        held = self._book.held() if self._book is not None else {}
+        models = [(name, m) for name, m in sorted(snapshot.models.items()) if m.resident]
+        residents = [self._resident(name, m, held.get(name, {}), now) for name, m in models]
+        residents += [
+            Resident(name, "leaving", 0, dict(held.get(name, {})), {}, False, None, 0.0)
+            for name in sorted(snapshot.unloading)
+        ]
+        waiting = (_waiting(entry, now) for entry in self.queue.entries)
+        idle = sorted((m.last_use, name) for name, m in models if not m.leased and not m.pinned)
+        return Overview(
+            limit_bytes=dict(snapshot.limits),
+            held_bytes=added(held.values()),
+            max_resident=self._max_resident,
+            max_waiting=self.queue.max_waiting,
+            max_waiting_per_model=self.queue.max_waiting_per_model,
+            residents=tuple(residents),
+            waiting=tuple(sorted(waiting, key=lambda one: one.position)),
+            next_victims=tuple(name for _, name in idle),
+        )
+
+    def _resident(self, name: str, model: Model, held: DeviceBytes, now: float) -> Resident:
+        place = self._residents.places.get(name)
+        expires = place.expires_at if place is not None else math.inf
+        return Resident(
+            model=name,
+            status="loading" if model.loading else "leased" if model.running else "idle",
+            running=model.running,
+            held_bytes=dict(held),
+            peak_bytes=dict(model.need),
+            pinned=model.pinned,
+            last_used_at=place.used_at if place is not None else None,
+            expires_in_s=None if model.leased or math.isinf(expires) else max(expires - now, 0.0),
+        )
+
+    async def figures(self) -> dict[str, Any]:
+        """What memory there is and who holds it: bytes available, and PSS by resident model."""
+        pids = {
+            model: tuple(place.route.provider.pids(place.route.name))
+            for model, place in self._residents.places.items()
+        }
+
+        def read() -> dict[str, int]:
+            readings = {model: read_tree(roots) for model, roots in pids.items()}
+            return {model: r.pss_bytes + r.gpu_bytes for model, r in readings.items() if r}
+
+        return {
+            "host_available_bytes": host_available_bytes(),
+            "resident_bytes": await asyncio.to_thread(read),
+        }
+
+    async def refusal(self, error: WorkbenchError, evicted: Sequence[str]) -> WorkbenchError:
+        """The error of memory that is not enough even now, with the figures."""
+        return refusals.even_now(error, evicted, await self.figures())
+
+    # -- deciding
+
+    async def _check(self, route: Route, num_ctx: int | None) -> None:
+        """What is wrong with a model is said before anybody waits or leaves for it."""
+        if self._book is not None:
+            await self._book.prepare(route, num_ctx)
+        known = route.provider.resident(route.name) is not None
+        if known or route.model in self._residents.loading:
+            return
+        try:
+            await route.provider.check(route.name)
+        except WorkbenchError as error:
+            refusal = changes.instant("refuse", route, str(error), ok=False, code=error.code)
+            self._residents.report(refusal)
+            raise
+
+    async def _wait_for_grant(
+        self, entry: Entry, cancel: CancellationToken, timeout_s: float
+    ) -> Grant:
+        self.queue.enter(entry)
+        times = self._arrivals.setdefault(entry.ticket.model, deque(maxlen=_REMEMBERED_ARRIVALS))
+        times.append(entry.ticket.arrived_s)
+        self._dispatch()
+        try:
+            return await self.queue.wait(entry, cancel, timeout_s, self._dispatch)
+        except BaseException:
+            granted = entry.granted
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self._release(entry.ticket, None)  # its turn came as it left
+            raise
+
+    def _dispatch(self) -> None:
+        """Carry out the plan; called after every change of the snapshot.
+
+        All state changes at once, before anything is awaited: an evicted model is gone from the
+        snapshot, and its unload under way, when the next request is looked at.
+        """
+        while True:
+            snapshot = self._snapshot()
+            planned = plan(snapshot)
+            for trim in planned.trims:
+                contextvars.Context().run(self._evict, trim.model, trim.reason, snapshot)
+            for refused in planned.refusals:
+                self._refuse(refused, snapshot)
+            for grant in planned.grants:
+                self._grant(grant, snapshot)
+            if (ahead := planned.prefetch) is not None:
+                entry, after = self.queue.first_for(ahead.model), self._unloads(ahead.after)
+                entry.context.run(self._residents.prefetch, entry.wanted, ahead.reason, after)
+            if not planned.refusals:
+                break  # else others may go now
+        self._tell(planned)
+
+    def _tell(self, planned: Plan) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not planned.order:
+            return
+        now = time.monotonic()
+        ran = {
+            model: [now - at for at in leases.values()]
+            for model, leases in self._leases.by_model.items()
+        }
+        self.queue.tell(planned, estimate(self._snapshot(), planned.order, ran, self.speeds))
+        pause = min(max(planned.again_s - now, 0.01), _LOOK_AGAIN_S)
+        self._timer = asyncio.get_running_loop().call_later(pause, self._dispatch)
+
+    def _snapshot(self) -> Snapshot:
+        book, residents = self._book, self._residents
+        residents.drop_departed()
+        held = book.held() if book is not None else {}
+        limits = book.limits() if book is not None else {}
+        self._capacity = larger(self._capacity, limits)
+        wanted = {entry.ticket.model: entry.wanted for entry in self.queue.entries}
+        for name, stranger in (book.strangers() if book is not None else {}).items():
+            if name not in residents.unloading:
+                wanted.setdefault(name, Wanted(stranger, 0))
+        for name, place in residents.places.items():
+            wanted.setdefault(name, Wanted(place.route, 0, place.num_ctx))
+        models = {name: self._model(one, held.get(name)) for name, one in wanted.items()}
+        leaving = {
+            name: held.get(name, residents.leaving.get(name, {})) for name in residents.unloading
+        }
+        return Snapshot(
+            waiting=self.queue.tickets,
+            models=models,
+            max_resident=self._max_resident,
+            now_s=time.monotonic(),
+            limits=limits,
+            capacity=self._capacity,
+            unloading=leaving,
+            others=added(s for n, s in held.items() if n not in models and n not in leaving),
+            exclusive_running=self._leases.exclusive,
+            patience_s=self._patience_s,
+        )
+
+    def _model(self, wanted: Wanted, held: DeviceBytes | None) -> Model:
+        route, residents, book = wanted.route, self._residents, self._book
+        name = route.model
+        place = residents.places.get(name)
+        resident = place is not None or (held is not None and name not in residents.unloading)
+        loading = name in residents.loading
+        prediction = book.predict(route, wanted.num_ctx) if book is not None else _UNKNOWN
+        return Model(
+            resident=resident,
+            loading=loading,
+            running=self._leases.of(name),
+            last_use=place.last_use if place is not None else 0,
+            need=prediction.answering if resident and not loading else prediction.bytes,
+            held=held if resident else None,
+            concurrency=route.provider.concurrency,
+            counted=route.provider.counts_against_cache,
+            pinned=name in residents.pinned,
+            load_s=self.speeds.load_s(name, prediction.bytes),
+            gap_s=self._gap_s(name),
+            shared=book.shared(name) if book is not None else frozenset(),
+            doomed=residents.failed.doomed(name),
+        )
+
+    def _gap_s(self, model: str) -> float:
+        """Mean time between the last requests for a model, up to now."""
+        times = self._arrivals.get(model)
+        return (time.monotonic() - times[0]) / len(times) if times and len(times) > 1 else math.inf
+
+    def _grant(self, grant: Grant, snapshot: Snapshot) -> None:
+        entry = self.queue.grant(grant)
+        model = grant.ticket.model
+        self._leases.take(grant.ticket)
+        for victim in grant.evict:
+            reason = f"to make room for {model}: {grant.reason}"
+            entry.context.run(self._evict, victim, reason, snapshot)
+        wanted = entry.wanted
+        self._residents.places[model] = Place(wanted.route, grant.ticket.number, wanted.num_ctx)
+
+    def _evict(self, model: str, reason: str, snapshot: Snapshot) -> None:
+        """Evict a model of the snapshot, and forget those in the same process."""
+        place = self._residents.places.get(model)
+        for other in snapshot.models[model].shared:
+            self._residents.places.pop(other, None)
+        if place is not None:
+            route = place.route
+        else:
+            assert self._book is not None, "only the book knows models that are not ours"
+            route = self._book.strangers()[model]
+        self._residents.begin_unload(route, "evict", reason)
+
+    def _unloads(self, names: Sequence[str]) -> list[asyncio.Task[None]]:
+        unloading = self._residents.unloading
+        return [unloading[name] for name in names if name in unloading]
+
+    def _refuse(self, refused: Refusal, snapshot: Snapshot) -> None:
+        entry = self.queue.entry(refused.ticket.number)
+        wanted, model = entry.wanted, refused.ticket.model
+        if refused.doomed:
+            error = self._residents.failed.refusal(model)
+        else:
+            book = self._book
+            error = refusals.too_large(
+                wanted.route,
+                refused.reason,
+                book.predict(wanted.route, wanted.num_ctx) if book is not None else _UNKNOWN,
+                snapshot.capacity,
+                {n: m.footprint for n, m in snapshot.models.items() if m.pinned and m.resident},
+            )
+        self.queue.refuse(refused.ticket.number, error)
+        refusal = changes.instant("refuse", wanted.route, str(error), ok=False, code=error.code)
+        entry.context.run(self._residents.report, refusal)
+
+    def _release(self, ticket: Ticket, keep_alive_s: float | None) -> None:
+        self._leases.give_back(ticket)
+        if self._leases.of(ticket.model) == 0:
+            self._residents.settle(ticket.model, keep_alive_s)
+        self._dispatch()
+
+    # -- into memory
+
+    async def _room(self, grant: Grant) -> None:
+        """Wait for the unloads that make room; a failure of those for this very request is its."""
+        own = self._unloads(grant.evict)
+        for unload in self._unloads(grant.after):
+            with suppress(WorkbenchError):  # who asked for it was told
+                await asyncio.shield(unload)
+        await asyncio.gather(*(asyncio.shield(unload) for unload in own))
+
+    async def _ensure_resident(
+        self,
+        wanted: Wanted,
+        reason: str,
+        load_timeout_s: float | None,
+        cancel: CancellationToken,
+        on_loading: Callable[[str], None],
+    ) -> ResidentModel:
+        """Ask the owner to make the model ready; never act on what we believe to be resident."""
+        route, residents = wanted.route, self._residents
+        if route.provider.resident(route.name) is None:
+            on_loading(f"loading {route.model}")
+        try:
+            return await residents.bring(wanted, reason, load_timeout_s, cancel)
+        except WorkbenchError as error:
+            if error.code not in _OUT_OF_MEMORY:
+                raise
+            evicted = await self.make_room(route.model)
+            if not evicted:
+                raise await self.refusal(error, evicted) from error
+            on_loading(f"loading {route.model} after evicting {', '.join(evicted)}")
+        # It is given its place back, which the failure took away.
+        residents.places[route.model] = Place(route, next(self._numbers), wanted.num_ctx)
+        try:
+            return await residents.bring(
+                wanted, "again, after idle models left", load_timeout_s, cancel
+            )
+        except WorkbenchError as error:
+            if error.code not in _OUT_OF_MEMORY:
+                raise
+            raise await self.refusal(error, evicted) from error
+
+
+def _waiting(entry: Entry, now: float) -> Waiting:
+    ticket, standing = entry.ticket, entry.standing
+    return Waiting(
+        number=ticket.number,
+        model=ticket.model,
+        position=standing.position if standing else 0,
+        reason=standing.reason if standing else "",
+        estimate_s=standing.estimate_s if standing else None,
+        waited_s=now - ticket.arrived_s,
+        priority=ticket.priority,
+        exclusive=ticket.exclusive,
+        evicts=standing.evicts if standing else (),
+    )
