@@ -219,6 +219,35 @@ def test_cli_works_beside_the_server(server: LiveServer) -> None:
     assert "latencies (view)" in server.cli("db", "tables").stdout
 
 
+def test_pin_and_queue_from_every_face(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_DB", server.environment["WORKBENCH_DB"])
+    with server.client() as http:
+        assert http.post("/api/v1/models/pin", json={"model": "scripted/chunks"}).is_success
+        seen = http.get("/api/v1/queue").json()
+    (resident,) = [one for one in seen["residents"] if one["model"] == "scripted/chunks"]
+    assert resident["pinned"]
+    assert resident["expires_in_s"] is None
+    assert "host" in seen["limit_bytes"]
+    assert seen["waiting"] == []
+    shown = server.cli("queue").stdout
+    assert "scripted/chunks" in shown
+    assert "pinned" in shown
+    assert "Nobody waits (at most 64, 32 for one model)." in shown
+    assert server.cli("models", "unpin", "scripted/chunks").returncode == 0
+    with Workbench() as wb:
+        body = {"model": "scripted/chunks", "message": "Hi", "priority": "benchmark"}
+        with server.client() as http:
+            assert http.post("/api/v1/generate", json=body).is_success
+        (after,) = [one for one in wb.queue().residents if one.model == "scripted/chunks"]
+        assert not after.pinned
+        with pytest.raises(WorkbenchError, match="priority 'urgent' is unknown"):
+            list(wb.stream("scripted/chunks", "Hi", priority="urgent"))  # type: ignore[arg-type]
+    events = json.loads(
+        server.cli("db", "query", "SELECT event FROM model_events", "--json").stdout
+    )
+    assert {"pin", "unpin"} <= {row["event"] for row in events}
+
+
 def test_stopped_server_leaves_no_trace(tmp_path: Path) -> None:
     with LiveServer(tmp_path) as server:
         with server.client() as http:

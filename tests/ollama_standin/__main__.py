@@ -26,7 +26,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gguf", type=Path, required=True, help="weights behind every name")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free one")
-    parser.add_argument("--models", default="smollm2:135m,smollm2-b:135m", help="names, by commas")
+    parser.add_argument(
+        "--models",
+        default="smollm2:135m,smollm2-b:135m",
+        help="names, by commas; NAME=FILE has weights of its own, the others share those of --gguf",
+    )
     parser.add_argument(
         "--parameter",
         action="append",
@@ -85,9 +89,11 @@ def main() -> None:
         key, _, value = setting.partition("=")
         parameters.setdefault(name, {})[key] = int(value)
     library = Library(store)
-    for name in arguments.models.split(","):
+    for item in arguments.models.split(","):
+        name, _, file = item.partition("=")
         tools = name in arguments.tools.split(",")
-        library.add(name, arguments.gguf, tools=tools, **parameters.get(name, {}))
+        weights = Path(file) if file else arguments.gguf
+        library.add(name, weights, tools=tools, **parameters.get(name, {}))
 
     faults = Faults(
         html=arguments.html,

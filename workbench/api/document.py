@@ -59,6 +59,8 @@ _CALL: Final = {
 _BODIES: Final[Mapping[str, Any]] = {
     "POST /api/v1/models/load": _MODEL,
     "POST /api/v1/models/unload": _MODEL,
+    "POST /api/v1/models/pin": _MODEL,
+    "POST /api/v1/models/unpin": _MODEL,
     "POST /api/v1/models/download": {"model": "Qwen/Qwen3-0.6B", "revision": "main"},
     "POST /api/v1/models/verify": {"model": None},
     "POST /api/v1/generate": {**_MODEL, **_CALL},
@@ -76,6 +78,13 @@ _ANSWERS: Final[Mapping[str, Any]] = {
     "GET /api/v1/models": {
         "models": [{"id": "scripted/chunks", "provider": "scripted", "status": "available"}],
         "problems": {},
+    },
+    "GET /api/v1/queue": {
+        "limit_bytes": {"host": 12_000_000_000},
+        "held_bytes": {"host": 655_000_000},
+        "residents": [{"model": "huggingface/a", "status": "idle", "pinned": False}],
+        "waiting": [{"model": "ollama/b", "position": 1, "reason": "...", "estimate_s": 4.2}],
+        "next_victims": ["huggingface/a"],
     },
     "GET /api/v1/streams": {
         "streams": [{"session_id": "ses_1", "model": "scripted/chunks", "phase": "answering"}]

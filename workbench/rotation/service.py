@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 import time
-from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
-from workbench.budget import DeviceBytes, MemoryBook, Prediction
+from workbench.budget import MemoryBook
 from workbench.contention import Generations
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.memory import host_available_bytes, read_tree
@@ -25,27 +23,24 @@ from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes, refusals
 from workbench.rotation.changes import ResidencyChange
 from workbench.rotation.estimates import Speeds, estimate
-from workbench.rotation.overview import Overview, Resident, Waiting
+from workbench.rotation.leases import Leases
+from workbench.rotation.overview import Overview
+from workbench.rotation.picture import UNKNOWN, Picture, view
 from workbench.rotation.policy import plan
 from workbench.rotation.queue import Entry, QueueService, Standing
 from workbench.rotation.residency import FOREVER_S, Place, Residents, Wanted
 from workbench.rotation.snapshot import (
     Grant,
-    Model,
     Plan,
     Refusal,
     Snapshot,
     Ticket,
-    added,
-    larger,
 )
 from workbench.router import Route
 from workbench.types import Priority, TimingMode
 
 _LOOK_AGAIN_S: Final = 1.0
 """While requests wait, memory that others take or give back is looked at this often."""
-_REMEMBERED_ARRIVALS: Final = 4
-_UNKNOWN: Final = Prediction({}, {}, "files")
 _OUT_OF_MEMORY: Final = {ErrorCode.HF_MEMORY_EXCEEDED, ErrorCode.OLLAMA_MEMORY_EXCEEDED}
 
 
@@ -57,29 +52,6 @@ class Slot:
     granted_ns: int
     """Monotonic: the slot was there and the model in memory."""
     load_ns: int
-
-
-@dataclass(slots=True)
-class _Leases:
-    """Generations under way, by model: ticket number to the moment of its grant."""
-
-    by_model: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
-    exclusive: bool = False
-
-    def take(self, ticket: Ticket) -> None:
-        self.by_model[ticket.model][ticket.number] = time.monotonic()
-        self.exclusive = ticket.exclusive
-
-    def give_back(self, ticket: Ticket) -> None:
-        leases = self.by_model[ticket.model]
-        del leases[ticket.number]
-        if not leases:
-            del self.by_model[ticket.model]
-        if ticket.exclusive:
-            self.exclusive = False
-
-    def of(self, model: str) -> int:
-        return len(self.by_model.get(model, ()))
 
 
 class ModelRotationService:
@@ -111,12 +83,9 @@ class ModelRotationService:
         generations: Generations | None = None,
         on_change: Callable[[ResidencyChange], None] = lambda change: None,
     ) -> None:
-        self._max_resident = max_resident
-        self._patience_s = patience_s or {}
         self._book = book
-        self._capacity: DeviceBytes = book.limits() if book is not None else {}
         self.queue = QueueService(max_queue, max_queue_per_model)
-        self._leases = _Leases()
+        self._leases = Leases()
         self._residents = Residents(
             leases=self._leases.of,
             book=book,
@@ -127,7 +96,9 @@ class ModelRotationService:
             decide=self._dispatch,
         )
         self._numbers = count(1)
-        self._arrivals: dict[str, deque[float]] = {}
+        self._picture = Picture(
+            self.queue, self._leases, self._residents, book, max_resident, patience_s or {}
+        )
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -310,40 +281,8 @@ class ModelRotationService:
 
     def overview(self) -> Overview:
         """Who is in memory, who waits and who would leave, now."""
-        snapshot, now = self._snapshot(), time.monotonic()
         held = self._book.held() if self._book is not None else {}
-        models = [(name, m) for name, m in sorted(snapshot.models.items()) if m.resident]
-        residents = [self._resident(name, m, held.get(name, {}), now) for name, m in models]
-        residents += [
-            Resident(name, "leaving", 0, dict(held.get(name, {})), {}, False, None, 0.0)
-            for name in sorted(snapshot.unloading)
-        ]
-        waiting = (_waiting(entry, now) for entry in self.queue.entries)
-        idle = sorted((m.last_use, name) for name, m in models if not m.leased and not m.pinned)
-        return Overview(
-            limit_bytes=dict(snapshot.limits),
-            held_bytes=added(held.values()),
-            max_resident=self._max_resident,
-            max_waiting=self.queue.max_waiting,
-            max_waiting_per_model=self.queue.max_waiting_per_model,
-            residents=tuple(residents),
-            waiting=tuple(sorted(waiting, key=lambda one: one.position)),
-            next_victims=tuple(name for _, name in idle),
-        )
-
-    def _resident(self, name: str, model: Model, held: DeviceBytes, now: float) -> Resident:
-        place = self._residents.places.get(name)
-        expires = place.expires_at if place is not None else math.inf
-        return Resident(
-            model=name,
-            status="loading" if model.loading else "leased" if model.running else "idle",
-            running=model.running,
-            held_bytes=dict(held),
-            peak_bytes=dict(model.need),
-            pinned=model.pinned,
-            last_used_at=place.used_at if place is not None else None,
-            expires_in_s=None if model.leased or math.isinf(expires) else max(expires - now, 0.0),
-        )
+        return view(self._picture.take(), held, self._residents, self.queue)
 
     async def figures(self) -> dict[str, Any]:
         """What memory there is and who holds it: bytes available, and PSS by resident model."""
@@ -385,8 +324,7 @@ class ModelRotationService:
         self, entry: Entry, cancel: CancellationToken, timeout_s: float
     ) -> Grant:
         self.queue.enter(entry)
-        times = self._arrivals.setdefault(entry.ticket.model, deque(maxlen=_REMEMBERED_ARRIVALS))
-        times.append(entry.ticket.arrived_s)
+        self._picture.arrived(entry.ticket)
         self._dispatch()
         try:
             return await self.queue.wait(entry, cancel, timeout_s, self._dispatch)
@@ -403,7 +341,7 @@ class ModelRotationService:
         snapshot, and its unload under way, when the next request is looked at.
         """
         while True:
-            snapshot = self._snapshot()
+            snapshot = self._picture.take()
             planned = plan(snapshot)
             for trim in planned.trims:
                 contextvars.Context().run(self._evict, trim.model, trim.reason, snapshot)
@@ -429,66 +367,9 @@ class ModelRotationService:
             model: [now - at for at in leases.values()]
             for model, leases in self._leases.by_model.items()
         }
-        self.queue.tell(planned, estimate(self._snapshot(), planned.order, ran, self.speeds))
+        self.queue.tell(planned, estimate(self._picture.take(), planned.order, ran, self.speeds))
         pause = min(max(planned.again_s - now, 0.01), _LOOK_AGAIN_S)
         self._timer = asyncio.get_running_loop().call_later(pause, self._dispatch)
-
-    def _snapshot(self) -> Snapshot:
-        book, residents = self._book, self._residents
-        residents.drop_departed()
-        held = book.held() if book is not None else {}
-        limits = book.limits() if book is not None else {}
-        self._capacity = larger(self._capacity, limits)
-        wanted = {entry.ticket.model: entry.wanted for entry in self.queue.entries}
-        for name, stranger in (book.strangers() if book is not None else {}).items():
-            if name not in residents.unloading:
-                wanted.setdefault(name, Wanted(stranger, 0))
-        for name, place in residents.places.items():
-            wanted.setdefault(name, Wanted(place.route, 0, place.num_ctx))
-        models = {name: self._model(one, held.get(name)) for name, one in wanted.items()}
-        leaving = {
-            name: held.get(name, residents.leaving.get(name, {})) for name in residents.unloading
-        }
-        return Snapshot(
-            waiting=self.queue.tickets,
-            models=models,
-            max_resident=self._max_resident,
-            now_s=time.monotonic(),
-            limits=limits,
-            capacity=self._capacity,
-            unloading=leaving,
-            others=added(s for n, s in held.items() if n not in models and n not in leaving),
-            exclusive_running=self._leases.exclusive,
-            patience_s=self._patience_s,
-        )
-
-    def _model(self, wanted: Wanted, held: DeviceBytes | None) -> Model:
-        route, residents, book = wanted.route, self._residents, self._book
-        name = route.model
-        place = residents.places.get(name)
-        resident = place is not None or (held is not None and name not in residents.unloading)
-        loading = name in residents.loading
-        prediction = book.predict(route, wanted.num_ctx) if book is not None else _UNKNOWN
-        return Model(
-            resident=resident,
-            loading=loading,
-            running=self._leases.of(name),
-            last_use=place.last_use if place is not None else 0,
-            need=prediction.answering if resident and not loading else prediction.bytes,
-            held=held if resident else None,
-            concurrency=route.provider.concurrency,
-            counted=route.provider.counts_against_cache,
-            pinned=name in residents.pinned,
-            load_s=self.speeds.load_s(name, prediction.bytes),
-            gap_s=self._gap_s(name),
-            shared=book.shared(name) if book is not None else frozenset(),
-            doomed=residents.failed.doomed(name),
-        )
-
-    def _gap_s(self, model: str) -> float:
-        """Mean time between the last requests for a model, up to now."""
-        times = self._arrivals.get(model)
-        return (time.monotonic() - times[0]) / len(times) if times and len(times) > 1 else math.inf
 
     def _grant(self, grant: Grant, snapshot: Snapshot) -> None:
         entry = self.queue.grant(grant)
@@ -526,7 +407,7 @@ class ModelRotationService:
             error = refusals.too_large(
                 wanted.route,
                 refused.reason,
-                book.predict(wanted.route, wanted.num_ctx) if book is not None else _UNKNOWN,
+                book.predict(wanted.route, wanted.num_ctx) if book is not None else UNKNOWN,
                 snapshot.capacity,
                 {n: m.footprint for n, m in snapshot.models.items() if m.pinned and m.resident},
             )
@@ -581,18 +462,3 @@ class ModelRotationService:
             if error.code not in _OUT_OF_MEMORY:
                 raise
             raise await self.refusal(error, evicted) from error
-
-
-def _waiting(entry: Entry, now: float) -> Waiting:
-    ticket, standing = entry.ticket, entry.standing
-    return Waiting(
-        number=ticket.number,
-        model=ticket.model,
-        position=standing.position if standing else 0,
-        reason=standing.reason if standing else "",
-        estimate_s=standing.estimate_s if standing else None,
-        waited_s=now - ticket.arrived_s,
-        priority=ticket.priority,
-        exclusive=ticket.exclusive,
-        evicts=standing.evicts if standing else (),
-    )
