@@ -225,6 +225,7 @@ class World:
         self._leases: dict[str, dict[int, _Lease]] = defaultdict(dict)
         self._unloading: dict[str, float] = {}
         self._alone = False
+        self._alarm_s = float("-inf")
         self._uses = count(1)
         self._arrived: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=4))
         self.outcome = Outcome()
@@ -278,8 +279,10 @@ class World:
             assert not self._alone
             self._load(model, planned.prefetch.after)
             self.outcome.prefetches += 1
-        if planned.again_s < float("inf"):
-            self._at(planned.again_s + 1e-6, "again", None)
+        sooner = planned.again_s < self._alarm_s or self._alarm_s <= self._now
+        if sooner and planned.again_s < float("inf"):
+            self._alarm_s = planned.again_s + 1e-6
+            self._at(self._alarm_s, "again", None)
         assert planned.waits.keys() == self._waiting.keys(), "a wait without a reason"
 
     def _grant(self, grant: Grant) -> None:

@@ -169,9 +169,8 @@ class _Planner:
         for ticket in rest:
             groups[ticket.model].append(ticket)
         for group in sorted(groups.values(), key=self._urgency):
-            paid_s = self._waited_s(group)
             for ticket in group:
-                self._place(ticket, spare=self._wanted, paid_s=paid_s)
+                self._place(ticket, spare=self._wanted, group=group)
 
     def _serve_resident(
         self, tickets: Sequence[Ticket], gate_s: float = float("inf")
@@ -207,7 +206,7 @@ class _Planner:
         *,
         reserve: bool = False,
         spare: Iterable[str] = (),
-        paid_s: float = float("inf"),
+        group: Sequence[Ticket] = (),
     ) -> None:
         """Grant a ticket, or say why it waits.
 
@@ -215,7 +214,7 @@ class _Planner:
             ticket: whose model may be resident or not.
             reserve: keep the room it needs for it, if it is not there yet.
             spare: models that are not to be evicted for it as long as anything runs.
-            paid_s: what all that want this model have waited.
+            group: all that want this model, if models in demand may be too dear for them.
         """
         name, running = ticket.model, self._running[ticket.model]
         if name in self._leaving:
@@ -237,7 +236,7 @@ class _Planner:
         if evict is None:
             self._wait_for_room(ticket, reserve)
             return
-        if not self._earned(ticket, evict, paid_s):
+        if group and not self._earned(ticket, evict, group):
             return
         why = self._why(ticket, evict)
         self._let_go(evict)
@@ -246,7 +245,7 @@ class _Planner:
         self._running[name] += 1
         self._use[name] = max(self._use.values()) + 1
 
-    def _earned(self, ticket: Ticket, evict: tuple[str, ...], paid_s: float) -> bool:
+    def _earned(self, ticket: Ticket, evict: tuple[str, ...], group: Sequence[Ticket]) -> bool:
         """Whether those who wait have waited enough for models in demand to leave.
 
         In demand is a model that is asked for again sooner than its reload takes: it would be back
@@ -255,10 +254,11 @@ class _Planner:
         """
         dear = [n for n in evict if self._models[n].gap_s < self._models[n].load_s]
         price_s = EARNED * sum(self._models[n].load_s for n in dear)
+        paid_s = self._waited_s(group)
         if paid_s >= price_s:
             return True
-        wanted = self._wanted[ticket.model]
-        self._again_s = min(self._again_s, self._snapshot.now_s + (price_s - paid_s) / wanted)
+        enough_s = self._snapshot.now_s + (price_s - paid_s) / len(group)
+        self._again_s = min(self._again_s, enough_s)
         wait = Wait(f"{', '.join(dear)} would be asked for again before its reload pays", evict)
         self._waits[ticket.number] = self._blocked[ticket.model] = wait
         return False
