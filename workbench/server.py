@@ -36,6 +36,7 @@ from workbench.api.edge import Edge
 from workbench.api.feeds import Feeds
 from workbench.api.headers import SecurityHeaders
 from workbench.api.limits import Limits
+from workbench.api.redaction import Redaction
 from workbench.api.security import Guard, check_address
 from workbench.discovery import announce, server_file
 from workbench.engine import Engine, build
@@ -121,6 +122,7 @@ def create_app(
     hub_tokens = (os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
     logs.hide(settings.workbench_api_key, app.state.token, *hub_tokens)
     # The last one added is the first to see a request.
+    app.add_middleware(Redaction, settings=settings, token=app.state.token)
     app.add_middleware(Guard, settings=settings, token=app.state.token)
     app.add_middleware(Limits, settings=settings)
     app.add_middleware(SecurityHeaders)

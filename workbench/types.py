@@ -135,7 +135,7 @@ class Options:
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 kind = "a whole number" if whole else "a number"
                 raise invalid(f"{name} must be {kind}, not {value!r}.", option=name)
-            if not math.isfinite(value) or not low <= value <= high:
+            if not low <= value <= high:  # which NaN is not either
                 bounds = f"{low} and {high}"
                 raise invalid(
                     f"{name} is {value}, which is not between {bounds}.",
@@ -204,7 +204,7 @@ class Timeouts:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise invalid(f"timeouts.{name} must be a number of seconds, not {value!r}.")
-            if not math.isfinite(value) or value <= 0:
+            if not 0 < value < math.inf:
                 raise invalid(
                     f"timeouts.{name} is {value}.", fix="Give a positive number of seconds."
                 )

@@ -15,7 +15,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -37,6 +36,7 @@ _PAGE: Final = re.compile(
 _UNUSED: Final = ("/gradio_api", "/monitoring", "/login", "/logout", "/custom_component", "/dev")
 """Gradio's routes for files, uploads, proxies, direct calls and its own log-in: never served."""
 
+_NETLOC: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _ONCE: Final = ("host", "origin", "authorization", "content-length", "sec-fetch-site")
 
 
@@ -85,7 +85,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, token: str) -> None:
         self._app = app
-        self._host = settings.workbench_host.lower()
+        host = settings.workbench_host.lower()
+        self._host = f"[{host}]" if ":" in host else host
         self._key = settings.workbench_api_key
         self._token = token
 
@@ -149,11 +150,8 @@ class Guard:
         return origin.lower() == host.lower() or (self._ours(origin) and self._ours(host))
 
     def _ours(self, netloc: str) -> bool:
-        try:
-            name = (urlsplit(f"//{netloc}").hostname or "").lower()
-        except ValueError:  # [ without ]
-            return False
-        return "@" not in netloc and (name == self._host or is_loopback(name))
+        match = _NETLOC.fullmatch(netloc)
+        return match is not None and (match[1].lower() == self._host or is_loopback(match[1]))
 
 
 def _netloc(origin: str) -> str | None:

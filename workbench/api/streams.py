@@ -82,7 +82,7 @@ async def streams(request: Request, body: Encoded) -> EventStream:
     """As ``compare``, with a full request per pane."""
     try:
         calls = [wire.decode_request(item) for item in body.requests]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise invalid(f"A request is not in the form of wire.encode_request: {error!r}.") from None
     return _sse(_feeds(request).start(calls, new_id("str"), detach=False))
 

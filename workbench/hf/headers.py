@@ -16,9 +16,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+# Bounds far above what real files have, so that a header cannot cost minutes or memory.
 _MAX_SAFETENSORS_HEADER: Final = 100 * 2**20
+_MAX_TENSORS: Final = 1_000_000
 _MAX_GGUF_ENTRIES: Final = 1_000_000
 _MAX_ARRAY_DEPTH: Final = 4
+_MAX_ARRAY_ITEMS: Final = 4_000_000
+_MAX_DIMENSIONS: Final = 8
+_MAX_ELEMENTS: Final = 2**60
+_MAX_NAME: Final = 2**16
+_MAX_TEXT: Final = 64 * 2**20
 _GGUF_MAGIC: Final = b"GGUF"
 _SAFETENSORS_BITS: Final[Mapping[str, int]] = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16,
@@ -98,15 +105,20 @@ def _safetensors(path: Path, mtime_ns: int, size: int) -> SafetensorsHeader:
             )
         try:
             table = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadHeader("has a header that is not JSON") from error
     if not isinstance(table, dict):
         raise BadHeader("has a header that is no table")
     table.pop("__metadata__", None)
+    if len(table) > _MAX_TENSORS:
+        raise BadHeader(f"claims {len(table)} tensors")
     counts: dict[str, int] = {}
+    spans: list[tuple[int, int]] = []
     for name, entry in table.items():
-        dtype, elements = _check_tensor(name, entry, size - 8 - length)
+        dtype, elements, span = _check_tensor(name, entry, size - 8 - length)
         counts[dtype] = counts.get(dtype, 0) + elements
+        spans.append(span)
+    _check_overlap(spans)
     main = max(counts, key=lambda dtype: counts[dtype], default=None)
     return SafetensorsHeader(
         tensors=frozenset(table),
@@ -116,14 +128,33 @@ def _safetensors(path: Path, mtime_ns: int, size: int) -> SafetensorsHeader:
     )
 
 
-def _check_tensor(name: str, entry: object, data_size: int) -> tuple[str, int]:
-    """Type and number of elements of one tensor that lies inside the file."""
+def _check_overlap(spans: list[tuple[int, int]]) -> None:
+    """Tensors lie one after the other; bytes that are two tensors' are a trick."""
+    reached = 0
+    for begin, end in sorted(spans):
+        if begin < reached and end > begin:
+            raise BadHeader("has tensors that overlap")
+        reached = max(reached, end)
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:  # not bool, not 1e99
+        raise TypeError
+    return value
+
+
+def _check_tensor(name: str, entry: object, data_size: int) -> tuple[str, int, tuple[int, int]]:
+    """Type, number of elements and place of one tensor that lies inside the file."""
     try:
         assert isinstance(entry, dict)
-        dtype, shape = str(entry["dtype"]), [int(n) for n in entry["shape"]]
-        begin, end = (int(n) for n in entry["data_offsets"])
+        assert isinstance(entry["dtype"], str)
+        assert isinstance(entry["shape"], list)
+        dtype, shape = entry["dtype"], [_whole(n) for n in entry["shape"]]
+        begin, end = (_whole(n) for n in entry["data_offsets"])
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise BadHeader(f"has a malformed entry for the tensor {name[:80]!r}") from error
+    if len(shape) > _MAX_DIMENSIONS or any(n > _MAX_ELEMENTS for n in shape):
+        raise BadHeader(f"has an impossible shape for the tensor {name[:80]!r}")
     if begin < 0 or end < begin or any(n < 0 for n in shape):
         raise BadHeader(f"has impossible offsets for the tensor {name[:80]!r}")
     if end > data_size:
@@ -132,7 +163,7 @@ def _check_tensor(name: str, entry: object, data_size: int) -> tuple[str, int]:
     bits = _SAFETENSORS_BITS.get(dtype)
     if bits is not None and (elements * bits + 7) // 8 != end - begin:
         raise BadHeader(f"gives the tensor {name[:80]!r} a size that does not fit its shape")
-    return dtype, elements
+    return dtype, elements, (begin, end)
 
 
 # -- GGUF ----------------------------------------------------------------------------------------
@@ -154,6 +185,7 @@ class _Cursor:
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self.at = 0
+        self._items = 0
 
     def scalar(self, kind: struct.Struct) -> Any:
         self._need(kind.size)
@@ -161,9 +193,11 @@ class _Cursor:
         self.at += kind.size
         return value
 
-    def string(self) -> str:
+    def string(self, longest: int = _MAX_TEXT) -> str:
         length = self.scalar(_U64)
         self._need(length)
+        if length > longest:
+            raise BadHeader(f"has a text of {length} bytes in its header")
         text = self._data[self.at : self.at + length].decode("utf-8", "replace")
         self.at += length
         return text
@@ -185,6 +219,10 @@ class _Cursor:
         kind, length = self.scalar(_U32), self.scalar(_U64)
         if depth >= _MAX_ARRAY_DEPTH:
             raise BadHeader("has lists nested too deeply")
+        if kind in (_STRING, _ARRAY):
+            self._items += length
+        if self._items > _MAX_ARRAY_ITEMS:
+            raise BadHeader("has lists longer than any vocabulary")
         if kind == _STRING:
             for _ in range(length):
                 self.skip_string()
@@ -229,20 +267,22 @@ def _parse_gguf(data: mmap.mmap, size: int) -> GgufHeader:
         raise BadHeader("claims an impossible number of entries")
     metadata: dict[str, Any] = {}
     for _ in range(entry_count):
-        name = cursor.string()
+        name = cursor.string(_MAX_NAME)
         metadata[name] = cursor.value(cursor.scalar(_U32))
     parameters, data_bytes = 0, 0
     for _ in range(tensor_count):
-        name = cursor.string()
+        name = cursor.string(_MAX_NAME)
         dimensions = cursor.scalar(_U32)
-        if dimensions > 8:
+        if dimensions > _MAX_DIMENSIONS:
             raise BadHeader(f"gives the tensor {name[:80]!r} {dimensions} dimensions")
         elements = math.prod(cursor.scalar(_U64) for _ in range(dimensions))
+        if elements > _MAX_ELEMENTS:
+            raise BadHeader(f"has an impossible shape for the tensor {name[:80]!r}")
         kind, offset = cursor.scalar(_U32), cursor.scalar(_U64)
         parameters += elements
         data_bytes = max(data_bytes, offset + _tensor_bytes(kind, elements))
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment <= 0:
+    if type(alignment) is not int or not 0 < alignment <= 2**20:
         raise BadHeader(f"has the impossible alignment {alignment!r}")
     data_start = -(-cursor.at // alignment) * alignment
     missing = data_start + data_bytes - size
