@@ -1,0 +1,203 @@
+"""Every sickness that the doctor knows, made on purpose, and the words it has for it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import socket
+import threading
+from collections.abc import Iterable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import EngineFactory
+from workbench.doctor import Finding, examine, machine, services
+from workbench.settings import Settings, load_settings
+from workbench.store import Store
+from workbench.types import ChatRequest, Message
+
+
+def only(findings: Iterable[Finding] | Finding, part: str, status: str) -> Finding:
+    """The one finding of this part and status; it names a fix unless all is well."""
+    listed = [findings] if isinstance(findings, Finding) else list(findings)
+    (found,) = [item for item in listed if (item.part, item.status) == (part, status)]
+    assert found.fix or status != "bad"
+    return found
+
+
+def test_a_well_machine(settings: Settings) -> None:
+    assert only(machine.software(), "software", "ok").message.startswith("Python 3.")
+    assert only(machine.clock(), "clock", "ok")
+    assert only(machine.open_files(4096), "files", "ok")
+    assert only(machine.permissions(settings), "permissions", "ok")
+    assert only(machine.disk(settings, low_bytes=0), "disk", "ok"), "one file system, told once"
+    assert only(services.address(settings), "settings", "ok")
+
+
+def test_versions() -> None:
+    wrong = only(machine.software(["psutil>=9999", "no-such-package"]), "software", "bad")
+    assert f"psutil is {psutil.__version__}, but >=9999 is needed" in wrong.message
+    assert "no-such-package is missing" in wrong.message
+    assert wrong.fix == "Run: make install."
+    assert only(machine.software(["x>=1; extra == 'dev'"]), "software", "ok"), "extras may be away"
+
+
+def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.sys, "version_info", (3, 10, 1))
+    assert "too old" in only(machine.software(), "software", "bad").message
+
+
+def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    limit.write_text("1000000000\n")
+    low = SimpleNamespace(available=10**9, total=64 * 10**9)
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: low)
+    found = list(machine.memory(limit))
+    assert [item.status for item in found] == ["note", "note"]
+    assert found[1].fix.endswith("WORKBENCH_MEMORY_BUDGET=1000MB.")
+    limit.write_text("max\n")
+    assert len(list(machine.memory(limit))) == 1
+
+
+def test_clock_and_files() -> None:
+    wrong = machine.clock(dt.datetime(1970, 1, 1, tzinfo=dt.UTC))
+    assert "1970" in only(wrong, "clock", "bad").message
+    assert "ulimit" in only(machine.open_files(256), "files", "note").fix
+
+
+def test_disk(settings: Settings) -> None:
+    assert "models rm" in only(machine.disk(settings, low_bytes=2**63), "disk", "note").fix
+
+
+def test_permissions(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(settings.workbench_db).parent
+    folder.mkdir(parents=True)
+    settings.workbench_db.write_bytes(b"")
+    settings.workbench_db.chmod(0o644)
+    assert "chmod 600" in only(machine.permissions(settings), "permissions", "note").fix
+    monkeypatch.setattr(machine.os, "access", lambda path, mode: False)
+    wrong = [item for item in machine.permissions(settings) if item.status == "bad"]
+    assert ["WORKBENCH_DB" in wrong[0].fix, "HF_MODEL_PATH" in wrong[1].fix] == [True, True]
+
+
+class Nvml:
+    """NVIDIA's library as a machine with a GPU has it, or without."""
+
+    class NVMLError(Exception):
+        value = 9
+
+    def __init__(self, cuda: int = 12040, fails: int | None = None) -> None:
+        self._cuda, self._fails = cuda, fails
+
+    def nvmlInit(self) -> None:
+        if self._fails is not None:
+            error = self.NVMLError("Driver/library version mismatch")
+            error.value = self._fails
+            raise error
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "550.54"
+
+    def nvmlSystemGetCudaDriverVersion(self) -> int:
+        return self._cuda
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nvml", "torch", "status", "word"),
+    [
+        ("auto", Nvml(fails=9), "2.11+cpu", "ok", "CPU"),
+        ("true", Nvml(fails=9), "2.11+cpu", "bad", "HF_ENABLE_GPU=auto"),
+        ("auto", Nvml(fails=18), "2.11+cu128", "bad", "Restart"),
+        ("auto", Nvml(), "2.11+cpu", "note", "torch with CUDA"),
+        ("true", Nvml(), "2.11+cpu", "bad", "torch with CUDA"),
+        ("auto", Nvml(cuda=11080), "2.11+cu128", "bad", "Update the NVIDIA driver"),
+        ("auto", Nvml(cuda=12040), "2.11+cu128", "ok", "CUDA up to 12.4"),
+        ("auto", Nvml(cuda=13000), "2.11", "ok", "CUDA up to 13.0"),
+    ],
+)
+def test_gpu(wanted: str, nvml: Nvml, torch: str, status: str, word: str) -> None:
+    found = only(machine.gpu(wanted, nvml, torch), "gpu", status)
+    assert word in f"{found.message} {found.fix}"
+
+
+def test_ports(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = settings.model_copy(update={"workbench_port": other.getsockname()[1]})
+        assert "WORKBENCH_PORT" in only(services.port(taken), "server", "bad").fix
+    monkeypatch.setattr(services.os, "geteuid", lambda: 1000)
+    low = settings.model_copy(update={"workbench_port": 80})
+    assert "root" in only(services.port(low), "server", "bad").message
+    open_to_all = settings.model_copy(update={"workbench_host": "0.0.0.0"})
+    assert "WORKBENCH_API_KEY" in only(services.address(open_to_all), "settings", "bad").fix
+
+
+def test_a_server_file_that_was_left_behind(settings: Settings) -> None:
+    file = Path(settings.workbench_db).with_name("server.json")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"pid": 1, "started": 5.0, "db": str(settings.workbench_db)}))
+    found = list(services.server_and_log(settings))
+    assert "left by a server that is gone" in found[0].message
+    assert only(found, "log", "note").message == "nothing is logged yet"
+
+
+async def test_a_log_from_the_future(
+    settings: Settings, store: Store, make_engine: EngineFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    async for _ in engine.stream(ChatRequest("scripted/steady", (Message("user", "x"),))):
+        pass
+    store.close()
+    assert "1 sessions" in only(services.log(settings), "log", "ok").message
+    monkeypatch.setattr(services, "_AHEAD", -dt.timedelta(days=365))
+    assert "clock" in only(services.log(settings), "log", "note").fix
+
+
+def test_a_log_that_is_none(settings: Settings) -> None:
+    settings.workbench_db.parent.mkdir(parents=True)
+    settings.workbench_db.write_text("this is no database, whatever its name says" * 100)
+    assert only(services.log(settings), "log", "bad").fix
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [("0.5.7", "note"), ("0.33.0-rc2", "ok"), ("0.0.0", "ok"), ("1.2.3-rc1", "ok")],
+)
+async def test_the_version_of_ollama(settings: Settings, version: str, status: str) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"version": version}).encode())
+
+        def log_message(self, *about: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        found = await services.ollama(settings.model_copy(update={"ollama_host": host}))
+    assert version in only(found, "ollama", status).message
+    assert await services.ollama(settings) == [], "an absent one is told with its models"
+
+
+def test_bad_settings_hide_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_PORT", "none")
+    found = examine()
+    assert "WORKBENCH_PORT" in only(found, "settings", "bad").message
+    assert only(found, "software", "ok")
+
+
+def test_everything_at_once() -> None:
+    parts = {finding.part for finding in examine()}
+    assert {
+        "settings", "software", "memory", "clock", "files", "disk", "permissions", "gpu", "server",
+        "log", "huggingface", "ollama",
+    } <= parts  # fmt: skip
+    assert load_settings(_env_file=None)

@@ -1,0 +1,149 @@
+"""What runs: the server and its port, the log, Ollama, and the models each runtime has."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from workbench.discovery import database, running_server, server_file
+from workbench.doctor.findings import Finding, State
+from workbench.errors import WorkbenchError
+from workbench.settings import Settings
+
+_TRIED_OLLAMA: Final = (0, 33)
+"""Its protocol was recorded for the tests; older ones may not know all that we ask of them."""
+_PRIVILEGED: Final = 1024
+_AHEAD: Final = dt.timedelta(minutes=5)
+_GET_DEMO: Final = "Get a small one with: workbench models pull demo."
+
+
+def address(settings: Settings) -> Finding:
+    """Settings that are valid one by one may still not go together."""
+    from workbench.api.security import check_address
+
+    try:
+        check_address(settings)
+    except WorkbenchError as error:
+        return Finding("settings", "bad", error.message, error.fix)
+    return Finding("settings", "ok", "all valid")
+
+
+def server_and_log(settings: Settings) -> Iterator[Finding]:
+    """Whether a server runs or could be started, and whether the log can be read."""
+    running = running_server(settings)
+    if running is not None:
+        yield Finding("server", "ok", f"running at {running['url']} (pid {running['pid']})")
+        yield Finding("log", "ok", f"{database(settings)}, held by the server")
+        return
+    stale = server_file(settings)
+    if stale.exists():
+        yield Finding(
+            "server",
+            "note",
+            f"{stale} was left by a server that is gone",
+            "Nothing needs to be done: the next start replaces it.",
+        )
+    yield port(settings)
+    yield log(settings)
+
+
+def port(settings: Settings) -> Finding:
+    """Whether a server could listen."""
+    number = settings.workbench_port
+    if number < _PRIVILEGED and os.geteuid() != 0:
+        return Finding(
+            "server",
+            "bad",
+            f"only root may listen on port {number}",
+            "Set WORKBENCH_PORT to 1024 or more.",
+        )
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        taken = probe.connect_ex(("127.0.0.1", number)) == 0
+    if taken:
+        return Finding(
+            "server",
+            "bad",
+            f"something else listens on port {number}",
+            "Stop it, or set WORKBENCH_PORT.",
+        )
+    return Finding("server", "note", "not running", "Start it with: workbench serve.")
+
+
+def log(settings: Settings) -> Finding:
+    """Whether the log can be read, and agrees with the clock."""
+    from workbench.store import Store
+
+    path: Path = database(settings)
+    try:
+        if not path.exists():
+            return Finding("log", "note", "nothing is logged yet")
+        with Store.open_readonly(path) as store:
+            (row,) = store.rows(
+                "SELECT count(*) AS n, max(created_at) AS last FROM stream_sessions"
+            )
+    except WorkbenchError as error:
+        return Finding("log", "bad", error.message, error.fix)
+    if row["last"] is not None and row["last"] > dt.datetime.now(dt.UTC) + _AHEAD:
+        return Finding(
+            "log",
+            "note",
+            f"its newest row is of {row['last']:%Y-%m-%d %H:%M} UTC, which is to come",
+            "Check the clock: it is behind now, or was ahead then.",
+        )
+    return Finding("log", "ok", f"{path}, {row['n']} sessions")
+
+
+async def ollama(settings: Settings) -> list[Finding]:
+    """The version of a running Ollama; an absent one is told with its models."""
+    import httpx
+
+    try:
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+            answer = await http.get(f"{settings.ollama_host}/api/version")
+            version = str(answer.json()["version"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return []
+    numbers = tuple(int(part) for part in version.split("-")[0].split(".") if part.isdecimal())
+    if numbers and numbers[:2] < _TRIED_OLLAMA and numbers != (0, 0, 0):  # 0.0.0: built by hand
+        wanted = ".".join(map(str, _TRIED_OLLAMA))
+        return [
+            Finding(
+                "ollama",
+                "note",
+                f"version {version} is older than {wanted}, with which the workbench was tried",
+                "If something fails, update Ollama; an old one cuts long prompts without a word.",
+            )
+        ]
+    return [Finding("ollama", "ok", f"version {version}")]
+
+
+async def models(settings: Settings) -> list[Finding]:
+    """What each runtime has, and what keeps one from telling."""
+    from workbench.engine import build_router
+
+    router = build_router(settings)
+    try:
+        listing = await router.list_models()
+    finally:
+        for provider in router.providers.values():
+            await provider.close()
+    findings = []
+    where = {"huggingface": str(settings.hf_model_path), "ollama": settings.ollama_host}
+    for name, place in where.items():
+        if (problem := listing.problems.get(name)) is not None:
+            findings.append(Finding(name, "note", problem.message, problem.fix))
+            continue
+        own = [model for model in listing.models if model.provider == name]
+        usable = [model for model in own if model.status != "unusable"]
+        fix = "" if usable or name != "huggingface" else _GET_DEMO
+        status: State = "ok" if usable else "note"
+        findings.append(Finding(name, status, f"{len(usable)} models at {place}", fix))
+        findings += [
+            Finding(name, "note", model.id, model.problem) for model in own if model.problem
+        ]
+    return findings
