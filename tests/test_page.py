@@ -167,5 +167,9 @@ def test_history_shows_what_was_asked(page: Page) -> None:
     expect(first.model).to_have_value(re.compile("SmolLM2"), timeout=SOON)
     page.get_by_role("tab", name="History").click()
     expect(page.locator("#history-table")).to_contain_text("lighthouse", timeout=SOON)
+    for plot in ("ttft", "tpot", "gaps", "memory"):
+        drawn = page.locator(f"#history-{plot} .js-plotly-plot")
+        expect(drawn).to_be_visible(timeout=SOON)
+    expect(page.locator("#history-memory")).to_contain_text("answering", timeout=SOON)
     page.get_by_role("tab", name="Models").click()
     expect(page.locator("#models-table")).to_contain_text("smollm2:135m", timeout=SOON)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gradio as gr
 import pandas as pd
 
 from tests.conftest import EngineFactory
@@ -47,6 +48,29 @@ async def test_plots_are_made(make_engine: EngineFactory, store: Store) -> None:
     assert {trace.y[0] for trace in analysis.plot_ttft(found).data} == {"scripted/a", "scripted/b"}
     gaps = analysis.token_gaps(store.query, found["session_id"].iloc[0])
     assert len(analysis.plot_gaps(gaps).data) == 2, "both panes of the comparison"
+
+
+async def test_the_newest_session_is_shown_in_detail_until_another_is_chosen(
+    make_engine: EngineFactory, store: Store
+) -> None:
+    engine = make_engine({"a": SHORT, "b": QUICK})
+    with gr.Blocks():
+        tab = history.HistoryTab(engine)
+    hidden = await tab.refresh("")
+    assert [update["visible"] for update in (*hidden[2:4], *hidden[4:7])] == [False] * 5
+    for model in ("a", "b"):
+        async for _ in engine.stream(ChatRequest(f"scripted/{model}", (Message("user", "hi"),))):
+            pass
+    _, _, ttft, tpot, heading, gaps, memory, found = await tab.refresh("")
+    assert "scripted/b" in heading
+    for plot in (ttft, tpot, gaps, memory):
+        assert plot["visible"]
+        assert plot["value"].layout.title.text
+    assert "No memory was read" in memory["value"].layout.annotations[0].text
+    event = gr.SelectData(None, {"index": [1, 0], "value": "x"})
+    heading, gaps, _ = await tab._picked(found, event)
+    assert "scripted/a" in heading
+    assert len(gaps["value"].data[0].x) == 4
 
 
 def test_empty_log_says_what_will_be_here() -> None:

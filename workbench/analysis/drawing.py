@@ -73,7 +73,7 @@ def faded(colour: str, opacity: float) -> str:
 def styled(figure: go.Figure, title: str, *, height: int) -> go.Figure:
     """The common looks; the background is the page's own."""
     figure.update_layout(
-        title={"text": title, "font": {"size": 13}, "x": 0, "xanchor": "left"},
+        title={"text": title, "font": {"size": 13}, "x": 0, "xanchor": "left", "pad": {"l": 10}},
         height=height,
         margin={"l": 10, "r": 16, "t": 42, "b": 40},
         font={"size": 11, "color": INK},

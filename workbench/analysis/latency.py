@@ -116,7 +116,7 @@ def plot_distribution(sessions: pd.DataFrame, column: str, name: str) -> go.Figu
     """
     import plotly.graph_objects as go
 
-    title = f"{name} by model (hollow: contended, bar: median)"
+    title = f"{name[:1].upper()}{name[1:]} by model (hollow: contended, bar: median)"
     timed = sessions[sessions[column].notna()] if column in sessions else sessions[:0]
     if timed.empty:
         return empty(title, f"None of these sessions has a {name}.")

@@ -107,13 +107,14 @@ def plot_gaps(gaps: pd.DataFrame) -> go.Figure:
             )
         )
     figure.update_xaxes(title_text="time since the request was sent, s", rangemode="tozero")
-    figure.update_yaxes(title_text="gap per token, ms", rangemode="tozero")
+    top = float(counted["gap_per_token_s"].max()) * 1e3
+    figure.update_yaxes(title_text="gap per token, ms", range=[0, top * 1.2 or 1.0])
     for model, rows in counted.groupby("model"):
         last = rows.iloc[-1]
         label_at_end(
             figure,
             float(last["since_sent_s"]),
-            float(last["gap_per_token_s"]) * 1e3,
+            float(rows["gap_per_token_s"].max()) * 1e3,
             short(str(model)),
             looks[str(model)].colour,
             inside=True,

@@ -1,4 +1,4 @@
-"""The History tab: the latest stream sessions from the log, and two plots of them."""
+"""The History tab: the latest stream sessions, their latencies, and a chosen one in detail."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ ROWS: Final = 200
 _SESSIONS: Final = """
 WITH latest AS (SELECT * FROM latencies ORDER BY created_at DESC LIMIT $rows)
 SELECT l.session_id, l.comparison_id, l.created_at, l.model, l.provider, l.status, l.error_code,
-    l.timing_mode, l.contended, l.overlap_s, l.e2e_s, l.ttft_s, l.decode_tps, l.output_tokens,
-    l.count_source, l.fallback_from, coalesce(left(asked.prompt, 400), '') AS prompt
+    l.timing_mode, l.contended, l.overlap_s, l.e2e_s, l.ttft_s, l.tpot_s, l.decode_tps,
+    l.output_tokens, l.count_source, l.fallback_from,
+    coalesce(left(asked.prompt, 400), '') AS prompt
 FROM latest l
 LEFT JOIN session_prompts asked USING (session_id, created_at)
 ORDER BY l.created_at DESC
@@ -81,50 +82,90 @@ class HistoryTab:
             )
             with gr.Row(elem_classes=["wb-plots"]):
                 self._ttft = gr.Plot(show_label=False, elem_id="history-ttft")
+                self._tpot = gr.Plot(show_label=False, elem_id="history-tpot")
+            self._chosen = html("", elem_id="history-chosen", elem_classes=["wb-notices"])
+            with gr.Row(elem_classes=["wb-plots"]):
                 self._gaps = gr.Plot(show_label=False, elem_id="history-gaps")
+                self._memory = gr.Plot(show_label=False, elem_id="history-memory")
         self._found = gr.State(())
-        """``tuple[str, ...]``: the session ids of the rows, in their order."""
+        """``tuple[tuple[str, str], ...]``: session id and name of each row, in their order."""
+        details = [self._chosen, self._gaps, self._memory]
         self.inputs = [self._filter]
-        self.outputs = [self._table, self._notice, self._ttft, self._gaps, self._found]
+        self.outputs = [self._table, self._notice, self._ttft, self._tpot, *details, self._found]
         again.click(self.refresh, self.inputs, self.outputs, **self.SILENT)
         self._filter.change(
             self.refresh, self.inputs, self.outputs, trigger_mode="always_last", **self.SILENT
         )
-        self._table.select(self._picked, self._found, self._gaps, **self.SILENT)
+        self._table.select(self._picked, self._found, details, **self.SILENT)
 
     async def refresh(self, wanted: str | None) -> Any:
         """Read the log anew."""
         try:
             sessions = await self._query(_SESSIONS, {"rows": ROWS})
             found = matching(sessions, wanted or "")
-            gaps = await self._gap_plot(found["session_id"].iloc[0]) if len(found) else None
+            rows = named(found)
+            details = await self._details(*rows[0]) if rows else _hidden(3)
         except WorkbenchError as problem:
-            return gr.skip(), notices.error_card(problem), gr.skip(), gr.skip(), gr.skip()
-        timed = bool(len(found)) and bool(found["ttft_s"].notna().any())
+            skipped = [gr.skip() for _ in self.outputs]
+            return skipped[0], notices.error_card(problem), *skipped[2:]
         return (
             gr.update(value=table(found), visible=len(found) > 0),
             summary(len(sessions), len(found)),
-            gr.update(value=analysis.plot_ttft(found) if timed else None, visible=timed),
-            gr.update(value=gaps, visible=gaps is not None),
-            tuple(found["session_id"]) if len(found) else (),
+            *(await asyncio.to_thread(_distributions, found) if rows else _hidden(2)),
+            *details,
+            rows,
         )
 
-    async def _picked(self, found: tuple[str, ...], event: gr.SelectData) -> Any:
-        """The gaps of the comparison that the chosen row belongs to."""
+    async def _picked(self, found: tuple[tuple[str, str], ...], event: gr.SelectData) -> Any:
+        """The session of the chosen row, and those that it was compared with."""
         row = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
         if row >= len(found):
-            return gr.skip()
+            return [gr.skip()] * 3
         try:
-            return gr.update(value=await self._gap_plot(found[row]), visible=True)
-        except WorkbenchError:
-            return gr.skip()
+            return await self._details(*found[row])
+        except WorkbenchError as problem:
+            return [notices.error_card(problem), gr.skip(), gr.skip()]
 
-    async def _gap_plot(self, session_id: str) -> Any:
-        gaps = await asyncio.to_thread(analysis.token_gaps, self._engine.store.query, session_id)
-        return analysis.plot_gaps(gaps) if gaps["gap_s"].notna().any() else None
+    async def _details(self, session_id: str, name: str) -> list[Any]:
+        """A session's heading, token gaps and memory; made in a thread, beside the streams."""
+
+        def draw() -> list[Any]:
+            read = self._engine.store.query
+            gaps = analysis.token_gaps(read, session_id)
+            memory = analysis.memory_timeline(read, session_id)
+            phases = analysis.phase_spans(read, session_id)
+            return [analysis.plot_gaps(gaps), analysis.plot_memory(memory, phases)]
+
+        figures_of = await asyncio.to_thread(draw)
+        return [notices.note(name), *(gr.update(value=one, visible=True) for one in figures_of)]
 
     async def _query(self, sql: str, params: dict[str, Any]) -> pd.DataFrame:
         return await asyncio.to_thread(self._engine.store.query, sql, params, timeout_s=_QUERY_S)
+
+
+def _hidden(count: int) -> list[Any]:
+    return [gr.update(value=None, visible=False) for _ in range(count)]
+
+
+def _distributions(sessions: pd.DataFrame) -> list[Any]:
+    """The latencies of what is shown, one plot each."""
+    made = (
+        analysis.plot_ttft(sessions),
+        analysis.plot_distribution(sessions, "tpot_s", "time per output token"),
+    )
+    return [gr.update(value=figure, visible=True) for figure in made]
+
+
+def named(sessions: pd.DataFrame) -> tuple[tuple[str, str], ...]:
+    """Id and words for the heading of each session."""
+    return tuple(
+        (
+            str(row.session_id),
+            f"{row.model}, {pd.Timestamp(str(row.created_at)).strftime('%m-%d %H:%M:%S')}"
+            + (", with those it was compared with" if isinstance(row.comparison_id, str) else ""),
+        )
+        for row in sessions.itertuples()
+    )
 
 
 def matching(sessions: pd.DataFrame, wanted: str) -> pd.DataFrame:
@@ -178,4 +219,4 @@ def summary(total: int, found: int) -> str:
             "notebook, the command line or the API.</span></div>"
         )
     words = f"the {found} newest sessions" if found == total else f"{found} of {total} sessions"
-    return notices.note(f"{words}; a click on a row shows its token gaps.")
+    return notices.note(f"{words}; a click on a row shows its tokens and its memory below.")
