@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from workbench.errors import WorkbenchError, invalid
+from workbench.errors import ErrorCode, WorkbenchError, invalid
 
 if TYPE_CHECKING:
     from workbench.client import Workbench
@@ -309,6 +309,28 @@ def db_tables(as_json: AsJson = False) -> None:
         rows = "" if table["rows"] is None else f", {table['rows']} rows"
         typer.echo(f"{table['name']} ({table['kind']}{rows})")
         typer.echo(f"    {', '.join(table['columns'])}")
+
+
+@db_app.command("verify")
+def db_verify(as_json: AsJson = False) -> None:
+    """Is the log whole: checksums, sequence, spool, orphans, views; exit code 1 if not."""
+    from workbench.store.verify import unopened, verdict
+
+    try:
+        found = _read_log(lambda log: log.verify_log(), lambda store: verdict(store.verify()))
+    except WorkbenchError as error:
+        if error.code is not ErrorCode.STORE_DAMAGED:
+            raise
+        found = unopened(error)
+    if as_json:
+        _print_json(found)
+    else:
+        for check in found["checks"]:
+            typer.echo(f"{check['status']:<5} {check['check']}: {check['message']}")
+            if check["fix"]:
+                typer.echo(f"      -> {check['fix']}")
+    if not found["ok"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -381,6 +381,15 @@ class Workbench:
         """Tables and views of the log with their columns."""
         return self._transport.tables()
 
+    def verify_log(self) -> Mapping[str, Any]:
+        """Whether the log is whole.
+
+        Returns:
+            ``ok`` and ``checks``, each with ``check``, ``status`` (ok, note, bad), ``message`` and
+            ``fix``.
+        """
+        return self._transport.verify_log()
+
     def log(self, table: str, *rows: Mapping[str, Any], mode: Mode = "add") -> None:
         """Log rows of your own, scores or votes for example; on return they are on disk.
 
@@ -516,6 +525,7 @@ class _Transport(Protocol):
         self, query: str, params: Mapping[str, Any] | None, limit: int | None
     ) -> pd.DataFrame: ...
     def tables(self) -> list[dict[str, Any]]: ...
+    def verify_log(self) -> Mapping[str, Any]: ...
     def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None: ...
     def log_session(
         self,
@@ -641,6 +651,11 @@ class _Local:
 
     def tables(self) -> list[dict[str, Any]]:
         return self._engine.store.tables()
+
+    def verify_log(self) -> Mapping[str, Any]:
+        from workbench.store.verify import verdict
+
+        return verdict(self._engine.store.verify())
 
     def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
         from workbench.store.outside import check_rows
@@ -838,6 +853,10 @@ class _Remote:
     def tables(self) -> list[dict[str, Any]]:
         tables: list[dict[str, Any]] = self._call("GET", "/tables")["tables"]
         return tables
+
+    def verify_log(self) -> Mapping[str, Any]:
+        verdict: dict[str, Any] = self._call("GET", "/log/verify")
+        return verdict
 
     def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
         from workbench.store.outside import encode_rows

@@ -88,6 +88,14 @@ def tables(request: Request) -> dict[str, Any]:
     return {"tables": _engine(request).store.tables()}
 
 
+@router.get("/log/verify")
+def verify(request: Request) -> dict[str, Any]:
+    """Whether the log is whole, check by check."""
+    from workbench.store.verify import verdict
+
+    return verdict(_engine(request).store.verify())
+
+
 @router.post("/log")
 async def log(request: Request, body: Items) -> dict[str, int]:
     """Log rows and sessions; the answer means that all are on disk.

@@ -28,6 +28,7 @@ def examine() -> list[Finding]:
         *machine.permissions(settings),
         *machine.gpu(settings.hf_enable_gpu),
         *services.server_and_log(settings),
+        *services.repairs(settings),
         *asyncio.run(services.ollama(settings)),
         *asyncio.run(services.models(settings)),
     ]

@@ -51,6 +51,14 @@ def server_and_log(settings: Settings) -> Iterator[Finding]:
     yield log(settings)
 
 
+def repairs(settings: Settings) -> Iterator[Finding]:
+    """What starts found damaged, until what they kept is deleted."""
+    from workbench.store.repair import reports
+
+    for told in reports(database(settings)):
+        yield Finding("log", "note", f"{told.details['at']}: {told.message}", told.fix)
+
+
 def port(settings: Settings) -> Finding:
     """Whether a server could listen."""
     number = settings.workbench_port

@@ -216,6 +216,9 @@ class HealthMonitor:
         }
         if (problem := store.last_error) is not None:
             return Part("down", str(problem), problem.fix or None, figures)
+        if repairs := await asyncio.to_thread(lambda: store.repairs):
+            told = repairs[-1]
+            return Part("degraded", told.message, told.fix, figures)
         return Part("ok", figures=figures)
 
     async def _memory(self) -> Part:

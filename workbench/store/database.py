@@ -22,6 +22,7 @@ from workbench.store.repair import Opened, Repair, open_log
 from workbench.store.rows import Item, RowsItem, SessionItem, error_row
 from workbench.store.salvage import write_manifest
 from workbench.store.spool import line_of
+from workbench.store.verify import Check, verify
 
 _log = logs.get(__name__)
 
@@ -67,6 +68,8 @@ class Database:
         self.after_commit: Callable[[int, float], None] = lambda items, seconds: None
         """Called by the writing thread: how many entries, how long it took."""
         self._durability = durability
+        self._still = threading.Lock()
+        """Held while the blocks of the file must not change."""
         self._recent: dict[str, None] = {}
         self._recent_lock = threading.Lock()
         self._dirty_since: float | None = None
@@ -117,7 +120,8 @@ class Database:
     def commit(self, entries: Sequence[Entry]) -> None:
         """As the protocol says; a database that was lost is opened anew before."""
         if self._lost:
-            self._reopen()
+            with self._still:
+                self._reopen()
             entries = [entry for entry in entries if entry.n > self._stored_n]
             if not entries:
                 return
@@ -163,6 +167,10 @@ class Database:
             duckdb.Error, OSError: it failed, and the spool was left alone.
             WorkbenchError: ``STORE_DAMAGED``, it did not do what it said.
         """
+        with self._still:
+            return self._checkpoint()
+
+    def _checkpoint(self) -> bool:
         if self._lost:
             self._reopen()
         n = self._stored_n
@@ -184,6 +192,11 @@ class Database:
             write_manifest(spool_of(self.path), self.connection)
             self._dirty_since = None
         return True
+
+    def verify(self) -> list[Check]:
+        """See :func:`workbench.store.verify.verify`; writing goes on, checkpoints wait."""
+        with self._still, self.connection.cursor() as cursor:
+            return verify(self.path, cursor, self._file, is_open=True)
 
     def explain(self, error: Exception) -> WorkbenchError:
         """As the protocol says."""

@@ -38,6 +38,8 @@ def opening(error: Exception, path: Path) -> WorkbenchError:
             f"{path} exists but is not a DuckDB file.",
             "Set WORKBENCH_DB to another file, or move this one away.",
         )
+    if is_damage(error):
+        return damaged(path, text)
     if "version number" in folded:
         return _unavailable(
             f"{path} was written by another version of DuckDB than {duckdb.__version__}: {text}",

@@ -80,7 +80,12 @@ class Repair:
             f"{' '.join(self.happened)} {self.restored} entries came from the spool.{lost}",
             fix=f"What was damaged is in {self.folder}. Delete that folder when you have seen it.",
             operation="open",
-            details={"lost": self.lost, "restored": self.restored, "folder": str(self.folder)},
+            details={
+                "at": self.at.isoformat(timespec="seconds"),
+                "lost": self.lost,
+                "restored": self.restored,
+                "folder": str(self.folder),
+            },
         )
 
     def write(self) -> None:

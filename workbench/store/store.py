@@ -14,6 +14,7 @@ import duckdb
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import failures, serving
+from workbench.store.blocks import DatabaseFile
 from workbench.store.database import Database, Durability
 from workbench.store.files import open_for_reading, seal
 from workbench.store.parking import Parking
@@ -33,6 +34,7 @@ from workbench.store.rows import (
     error_row,
 )
 from workbench.store.serving import Address, Serving
+from workbench.store.verify import Check, verify
 from workbench.store.writer import Receipt, Writer
 from workbench.types import Message, StreamSession
 
@@ -347,6 +349,17 @@ class Store:
         """What the log takes on disk, its write-ahead log included."""
         files = (self.path, self.path.with_name(f"{self.path.name}.wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    def verify(self) -> list[Check]:
+        """Look whether the log is whole: file, sequence, spool, orphans, views."""
+        if self._database is not None:
+            self._catch_up()
+            return self._database.verify()
+        file = DatabaseFile(self.path)
+        try:
+            return verify(self.path, self._connection, file, is_open=False)
+        finally:
+            file.close()
 
     # -- life --------------------------------------------------------------------------------------
 

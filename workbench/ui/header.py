@@ -10,7 +10,9 @@ import psutil
 from workbench import figures
 from workbench.engine import Engine
 from workbench.figures import escape
+from workbench.store import Store
 from workbench.types import ModelInfo
+from workbench.ui import notices
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.markup import html
 
@@ -26,18 +28,28 @@ class Header:
         self._models = models
         html('<span class="wb-name">Workbench</span>', elem_id="brand")
         self._machine = html("", elem_id="machine")
-        gr.Timer(_EVERY_S).tick(self._look, None, self._machine, concurrency_limit=None, **_SILENT)
+        self._banner = html("", elem_id="log-banner", elem_classes=["wb-notices"])
+        self._outputs = [self._machine, self._banner]
+        gr.Timer(_EVERY_S).tick(self._look, None, self._outputs, concurrency_limit=None, **_SILENT)
 
     def on_load(self, page: gr.Blocks) -> None:
         """Show the first reading when the page opens."""
-        page.load(self._look, None, self._machine, concurrency_limit=None, **_SILENT)
+        page.load(self._look, None, self._outputs, concurrency_limit=None, **_SILENT)
 
     async def _look(self) -> Any:
+        warning = banner(self._engine.store)
         if self._engine.active_sessions:
-            return gr.skip()  # nothing is read beside a measurement that the page could spare
+            # nothing is read beside a measurement that the page could spare
+            return gr.skip(), warning
         listing = await self._models.listing(max_age_s=_EVERY_S / 2)
         memory = psutil.virtual_memory()
-        return render(memory.total - memory.available, memory.total, listing.models)
+        return render(memory.total - memory.available, memory.total, listing.models), warning
+
+
+def banner(store: Store) -> str:
+    """What is wrong with the log, or was and has been mended, as HTML; empty when all is well."""
+    problem = store.last_error
+    return "".join(notices.error_card(told) for told in ([problem] if problem else store.repairs))
 
 
 def render(
