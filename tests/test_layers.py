@@ -47,7 +47,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "environment",
         },
     ),
-    ("the one path", {"session", "engine", "observer"}),
+    ("the one path", {"record", "session", "engine", "observer"}),
     ("watching", {"observe"}),
     ("experiments", {"bench", "analysis"}),
     ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", "figures"}),

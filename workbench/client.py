@@ -559,12 +559,13 @@ class _Local:
         from workbench import environment
         from workbench.engine import build
         from workbench.store import Store
+        from workbench.store.database import durability
 
         # In a notebook or script only what goes wrong is worth a line, unless it asked for more.
         chosen = "workbench_log_level" in settings.model_fields_set
         logs.configure_default(settings.workbench_log_level if chosen else "WARNING")
         self._source = source
-        store = Store.open(settings.workbench_db)
+        store = Store.open(settings.workbench_db, durability=durability(settings))
         store.set_environment(environment.capture(settings))
         self._engine = build(settings, store)
         self._loop = asyncio.new_event_loop()

@@ -29,12 +29,14 @@ from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.observer import Observer
 from workbench.providers.base import Provider
+from workbench.record import recover
 from workbench.rotation import ModelRotationService, Overview, ResidencyChange
 from workbench.rotation.estimates import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
 from workbench.session import LiveSession, Parts
 from workbench.settings import Settings
 from workbench.store import ModelEvent, Store
+from workbench.store.journal import Journal
 from workbench.types import (
     ChatRequest,
     ErrorEvent,
@@ -95,8 +97,16 @@ class Engine:
         )
         self.observers: list[Observer] = []
         """Told of everything that ends; add to it before the first request."""
+        recover(store)
+        self._journal = Journal(store.path, settings.workbench_journal_ms / 1e3)
         self._parts = Parts(
-            settings, self.rotation, self.monitor, store, generations, self._tell_end
+            settings,
+            self.rotation,
+            self.monitor,
+            store,
+            generations,
+            self._journal,
+            self._tell_end,
         )
         self._remembering: asyncio.Task[None] | None = None
         self._live: dict[str, LiveSession] = {}
@@ -317,6 +327,7 @@ class Engine:
         await asyncio.to_thread(self.book.close)
         await asyncio.to_thread(self.disk.close)
         await asyncio.to_thread(self.store.close)
+        await asyncio.to_thread(self._journal.close)
 
     # -- inside
 

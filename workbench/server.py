@@ -47,6 +47,7 @@ from workbench.observe.prometheus import Metrics
 from workbench.observe.tracing import Tracing, provider_from_environment
 from workbench.settings import Settings
 from workbench.store import Store
+from workbench.store.database import durability
 from workbench.store.serving import Address
 
 if TYPE_CHECKING:
@@ -180,7 +181,11 @@ def serve(settings: Settings) -> None:
     check_address(settings)
     listening = _bind(settings)
     with listening:
-        store = Store.open(settings.workbench_db, address=_log_address(settings))
+        store = Store.open(
+            settings.workbench_db,
+            address=_log_address(settings),
+            durability=durability(settings),
+        )
         try:
             app = create_app(settings, build(settings, store))
         except BaseException:

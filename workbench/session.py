@@ -7,20 +7,23 @@ import contextlib
 import datetime as dt
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from workbench import logs, metrics, recovery
+from workbench import logs, metrics, recovery, wire
 from workbench.contention import Generations
 from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
 from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading, Watch
 from workbench.providers.base import CancellationToken, ResidentModel
+from workbench.record import journal_header, journal_tokens, with_tokens
 from workbench.rotation import ModelRotationService, Standing
 from workbench.router import Route
 from workbench.settings import Settings
 from workbench.store import MemorySample, Store
+from workbench.store.journal import Journal
 from workbench.types import (
     ChatRequest,
     DoneEvent,
@@ -40,7 +43,6 @@ from workbench.types import (
     Status,
     StreamSession,
     TokenEvent,
-    TokenTimeline,
     ToolCall,
     ToolCallEvent,
     WarningEvent,
@@ -62,6 +64,7 @@ class Parts:
     monitor: MemoryMonitor
     store: Store
     generations: Generations
+    journal: Journal
     on_end: Callable[[StreamSession, ChatRequest], None] = lambda session, request: None
 
 
@@ -141,6 +144,11 @@ class LiveSession:
                     seed=self.seed,
                     t_ns=self.queued,
                 )
+            )
+            self._parts.journal.begin(
+                request.session_id,
+                journal_header(request.messages, self._parts.store.environment_id),
+                self.journal,
             )
             try:
                 async with asyncio.timeout(self._limit("total_s")):
@@ -383,6 +391,7 @@ class LiveSession:
         samples = [row for reading in readings for row in _samples(session, reading)]
         try:
             receipt = self._parts.store.log_session(session, self.request.messages, samples)
+            receipt.add_done_callback(self._forget_journal)
             # Until queries of every process see it; acknowledged, it is safe before that.
             stored = asyncio.wrap_future(receipt.stored)
             await asyncio.wait_for(asyncio.shield(stored), _STORE_WAIT_S)
@@ -399,41 +408,35 @@ class LiveSession:
             )
         return None
 
+    def _forget_journal(self, receipt: Future[None]) -> None:
+        if receipt.exception() is None:
+            self._parts.journal.end(self.request.session_id)
+
     def _record(self, end: int, error: WorkbenchError | None) -> StreamSession:
         """Build the row from what happened, whatever that was."""
-        request, tokens, finish = self.request, self.tokens, self.finish
-        counted = [token for token in tokens if token.n_tokens]
-        streamed = sum(token.n_tokens for token in counted)
-        content = [token for token in tokens if token.channel == "content" and token.text]
-        text = "".join(token.text for token in content)
+        return with_tokens(self._outline(end, *self._outcome(error), error), self.tokens)
+
+    def _outline(
+        self, end: int, status: Status, termination: str | None, error: WorkbenchError | None
+    ) -> StreamSession:
+        """The row without what the tokens say."""
+        request, finish = self.request, self.finish
         stamps = Stamps(
             queued=self.queued,
             intended=request.intended_ns,
             slot=self.slot,
             sent=self.sent,
-            first_any=counted[0].t_ns if counted else None,
-            first_content=content[0].t_ns if content else None,
-            last=counted[-1].t_ns if counted else None,
             end=end,
             load_ns=self.load_ns or self._failed_load_ns(end),
             retry_ns=self.retry_ns,
         )
-        timeline = TokenTimeline(
-            t_ns=tuple(token.t_ns for token in tokens),
-            n_tokens=tuple(token.n_tokens for token in tokens),
-            n_chars=tuple(len(token.text) for token in tokens),
-            channels=tuple(token.channel for token in tokens),
-        )
         output_tokens = finish.output_tokens if finish else None
         count_source = finish.count_source if finish and output_tokens is not None else None
-        if output_tokens is None and tokens:
-            output_tokens, count_source = streamed, "stream"
         overlap = (
             self._parts.generations.overlap(request.session_id, self.sent, end)
             if self.sent is not None
             else 0
         )
-        status, termination = self._outcome(error)
         watch, resident = self.watch, self.resident
         before = watch.before.pss_bytes if watch and watch.before else None
         peak = watch.peak_pss_bytes if watch else None
@@ -451,8 +454,6 @@ class LiveSession:
             seed=self.seed,
             timing_mode=request.timing_mode,
             source=request.source,
-            text=text,
-            reasoning="".join(token.text for token in tokens if token.channel == "reasoning"),
             finish_reason=self._finish_reason() if status is Status.OK else None,
             termination_reason=termination,
             error=error,
@@ -461,8 +462,6 @@ class LiveSession:
             prompt_tokens=finish.prompt_tokens if finish else None,
             output_tokens=output_tokens,
             count_source=count_source,
-            streamed_tokens=streamed,
-            timeline=timeline,
             runtime_ns=finish.runtime_ns if finish else {},
             overlap_ns=overlap,
             mem_before_bytes=before,
@@ -478,21 +477,17 @@ class LiveSession:
             run_id=request.run_id,
             cell_id=request.cell_id,
             trial=request.trial,
-            metrics=metrics.session_metrics(
-                stamps,
-                timeline,
-                output_tokens=output_tokens,
-                content_chars=len(text),
-                mem_before_bytes=before,
-                mem_peak_bytes=peak,
-                overlap_ns=overlap,
-            ),
             details={
                 **(finish.details if finish else {}),
                 **self._attempts(),
                 **self._tools(),
             },
         )
+
+    def journal(self, position: int) -> tuple[Mapping[str, Any], list[list[Any]]]:
+        """What the journal keeps of it now; called from the journal's thread."""
+        outline = self._outline(time.monotonic_ns(), Status.ACTIVE, None, None)
+        return wire.encode_session(outline), journal_tokens(self.tokens[position:])
 
     def _finish_reason(self) -> FinishReason | None:
         """As the runtime says, which need not know that a call of a function ended its answer."""

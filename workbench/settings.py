@@ -174,6 +174,10 @@ class Settings(BaseSettings):
     workbench_total_timeout_s: Seconds = 1800
     workbench_cancel_grace_s: Seconds = 10
     workbench_memory_interval_ms: int = Field(200, ge=20, le=60_000)
+    workbench_journal_ms: int = Field(500, ge=20, le=60_000)
+    workbench_checkpoint_s: float = Field(60, gt=0, allow_inf_nan=False)
+    workbench_checkpoint_size: Bytes = 16 * 2**20
+    workbench_check_size: Reserve = 256 * 2**20
     workbench_threads: int = Field(0, ge=0, le=1024)
     workbench_wait_policy: Literal["auto", "active", "passive"] = "auto"
     workbench_hub_cache: bool = True

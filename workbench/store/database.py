@@ -14,6 +14,7 @@ import duckdb
 
 from workbench import logs
 from workbench.errors import WorkbenchError
+from workbench.settings import Settings
 from workbench.store import failures
 from workbench.store.entries import Encoder, Entry, body_of, columns_in
 from workbench.store.files import protect_wal, spool_of, wal_of
@@ -46,6 +47,15 @@ class Durability:
     checkpoint_bytes: int = 16 * 2**20
     checkpoint_s: float = 60.0
     check_bytes: int = 256 * 2**20
+
+
+def durability(settings: Settings) -> Durability:
+    """As the settings say."""
+    return Durability(
+        settings.workbench_checkpoint_size,
+        settings.workbench_checkpoint_s,
+        settings.workbench_check_size,
+    )
 
 
 class Database:

@@ -1,0 +1,145 @@
+"""A process that is killed while models answer leaves the answers, as far as they had come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import EngineFactory
+from workbench.engine import build
+from workbench.providers.scripted import Schedule, steady
+from workbench.settings import Settings
+from workbench.store import Store
+from workbench.store.files import spool_of
+from workbench.store.journal import interrupted
+from workbench.types import ChatRequest, DoneEvent, Message, Options, TokenEvent
+
+KILLED = """
+import asyncio
+from workbench.engine import build
+from workbench.providers.scripted import Schedule, ScriptedProvider, steady
+from workbench.settings import load_settings
+from workbench.store import Store
+from workbench.types import ChatRequest, Message, Options, TokenEvent
+
+settings = load_settings(_env_file=None)
+
+async def ask(engine, model):
+    request = ChatRequest(model, (Message("user", f"of {model}"),), Options(max_tokens=100_000))
+    print("begun", request.session_id, flush=True)
+    async for event in engine.stream(request):
+        if isinstance(event, TokenEvent) and event.seq % 5 == 0:
+            print("tokens", request.session_id, event.seq, flush=True)
+
+async def main():
+    endless = Schedule(steady(100_000, first_s=0.01, gap_s=0.005))
+    store = Store.open(settings.workbench_db)
+    engine = build(settings, store, scripted=ScriptedProvider({"endless": endless}))
+    await asyncio.gather(*(ask(engine, "scripted/endless") for _ in range(3)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def killed(settings: Settings) -> set[str]:
+    """Three endless answers, killed after each has come to its 15th token; their ids."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ".", "WORKBENCH_JOURNAL_MS": "20"},
+    )
+    assert child.stdout is not None
+    begun: set[str] = set()
+    far: set[str] = set()
+    for line in child.stdout:
+        match line.split():
+            case ["begun", session_id]:
+                begun.add(session_id)
+            case ["tokens", session_id, count] if int(count) >= 15:
+                far.add(session_id)
+        if len(far) == 3:
+            break
+    # The journal looks every 20 ms: what it has by now is what the test asks for.
+    folder = spool_of(settings.workbench_db) / "streams"
+    for path in folder.glob("*"):
+        while path.read_bytes().count(b"\n") < 4:
+            pass
+    child.send_signal(signal.SIGKILL)
+    child.stdout.close()
+    child.wait()
+    return begun
+
+
+async def test_killed_answers_are_logged_as_interrupted(
+    killed: set[str], settings: Settings
+) -> None:
+    left = {item.state["session_id"]: item for item in interrupted(settings.workbench_db)}
+    assert left.keys() == killed
+    store = Store.open(settings.workbench_db)
+    engine = build(settings, store)
+    rows = store.rows(
+        "SELECT session_id, status, termination_reason, source, output_tokens, count_source, "
+        "text_chars, ttft_s, decode_tps, len(t_ns) AS events, content, wall_s, answer_s "
+        "FROM latencies JOIN token_streams USING (session_id) "
+        "JOIN messages USING (session_id) JOIN (SELECT session_id FROM stream_sessions) "
+        "USING (session_id) WHERE role = 'assistant'"
+    )
+    assert {row["session_id"] for row in rows} == killed
+    for row in rows:
+        journaled = left[row["session_id"]]
+        assert row["status"] == "interrupted"
+        assert row["termination_reason"] == "process killed"
+        assert row["events"] == len(journaled.tokens) > 0
+        assert row["content"] == "".join(token[0] for token in journaled.tokens)
+        assert row["output_tokens"] == sum(token[2] for token in journaled.tokens)
+        assert row["count_source"] == "stream"
+        assert row["ttft_s"] > 0
+        assert row["decode_tps"] > 0
+    asked = store.rows("SELECT content FROM messages WHERE role = 'user'")
+    assert [row["content"] for row in asked] == ["of scripted/endless"] * 3
+    assert {check.status for check in store.verify()} == {"ok"}
+    await engine.close()
+    again = Store.open(settings.workbench_db)
+    engine = build(settings, again)
+    assert again.rows("SELECT count(*) AS n FROM stream_sessions") == [{"n": 3}]
+    await engine.close()
+    assert list(interrupted(settings.workbench_db)) == []
+
+
+async def test_an_answer_that_ended_leaves_no_journal(
+    make_engine: EngineFactory, store: Store
+) -> None:
+    slow = Schedule(steady(20, first_s=0.01, gap_s=0.02))
+    engine = make_engine({"slow": slow}, workbench_journal_ms=20)
+    request = ChatRequest("scripted/slow", (Message("user", "hi"),), Options(max_tokens=20))
+    seen = 0
+    async for event in engine.stream(request):
+        if isinstance(event, TokenEvent) and event.seq >= 10:
+            seen = max(seen, len(list(interrupted(store.path))))
+        if isinstance(event, DoneEvent):
+            assert event.session.text
+    assert seen == 1
+    folder = spool_of(store.path) / "streams"
+    await engine.close()
+    assert not folder.exists()
+
+
+async def test_a_row_that_came_before_the_kill_is_not_written_twice(
+    killed: set[str], settings: Settings, tmp_path: Path
+) -> None:
+    (first, *_) = interrupted(settings.workbench_db)
+    body = first.path.read_bytes()
+    store = Store.open(settings.workbench_db)
+    engine = build(settings, store)
+    first.path.write_bytes(body)
+    build(settings, store)
+    assert store.rows("SELECT count(*) AS n FROM stream_sessions") == [{"n": 3}]
+    assert not first.path.exists()
+    await engine.close()

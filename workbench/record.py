@@ -1,0 +1,129 @@
+"""The finished record of a call: what its tokens say, also of one whose process was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from workbench import logs, metrics, wire
+from workbench.errors import WorkbenchError
+from workbench.store import Store
+from workbench.store.journal import Journaled, interrupted
+from workbench.store.rows import SessionItem
+from workbench.types import Message, ProviderToken, Status, StreamSession, TokenTimeline
+
+_log = logs.get(__name__)
+
+_PATIENCE_S: Final = 5.0
+
+
+def with_tokens(session: StreamSession, tokens: Sequence[ProviderToken]) -> StreamSession:
+    """Fill in all that follows from the tokens: text, stamps, timeline, counts, figures.
+
+    Args:
+        session: with its other stamps, and the runtime's own count if it gave one.
+        tokens: in the order in which they came.
+    """
+    counted = [token for token in tokens if token.n_tokens]
+    content = [token for token in tokens if token.channel == "content" and token.text]
+    text = "".join(token.text for token in content)
+    streamed = sum(token.n_tokens for token in counted)
+    output_tokens, count_source = session.output_tokens, session.count_source
+    if output_tokens is None and tokens:
+        output_tokens, count_source = streamed, "stream"
+    stamps = replace(
+        session.stamps,
+        first_any=counted[0].t_ns if counted else None,
+        first_content=content[0].t_ns if content else None,
+        last=counted[-1].t_ns if counted else None,
+    )
+    timeline = TokenTimeline(
+        t_ns=tuple(token.t_ns for token in tokens),
+        n_tokens=tuple(token.n_tokens for token in tokens),
+        n_chars=tuple(len(token.text) for token in tokens),
+        channels=tuple(token.channel for token in tokens),
+    )
+    return replace(
+        session,
+        stamps=stamps,
+        timeline=timeline,
+        text=text,
+        reasoning="".join(token.text for token in tokens if token.channel == "reasoning"),
+        output_tokens=output_tokens,
+        count_source=count_source,
+        streamed_tokens=streamed,
+        metrics=metrics.session_metrics(
+            stamps,
+            timeline,
+            output_tokens=output_tokens,
+            content_chars=len(text),
+            mem_before_bytes=session.mem_before_bytes,
+            mem_peak_bytes=session.mem_peak_bytes,
+            overlap_ns=session.overlap_ns,
+        ),
+    )
+
+
+def journal_header(messages: Sequence[Message], environment_id: str | None) -> dict[str, Any]:
+    """What the journal keeps of a stream once."""
+    return {
+        "messages": [[message.role, message.content] for message in messages],
+        "environment_id": environment_id,
+    }
+
+
+def journal_tokens(tokens: Sequence[ProviderToken]) -> list[list[Any]]:
+    """What the journal keeps of tokens."""
+    return [[token.text, token.t_ns, token.n_tokens, token.channel] for token in tokens]
+
+
+def recover(store: Store) -> int:
+    """Log the streams that a killed process left as ``interrupted``, up to their last journal.
+
+    Returns:
+        How many there were.
+    """
+    count = 0
+    for found in interrupted(store.path):
+        try:
+            item = _item(found)
+        except (WorkbenchError, LookupError, TypeError, ValueError) as error:
+            _log.error("journal_unreadable", journal=found.path.name, reason=repr(error))
+            found.path.rename(found.path.with_suffix(".unreadable"))
+            continue
+        (row,) = store.rows(
+            "SELECT count(*) AS n FROM stream_sessions WHERE session_id = ?",
+            [item.session.session_id],
+        )
+        if not row["n"]:
+            try:
+                store.submit(item).result(_PATIENCE_S)
+            except TimeoutError:  # it waits in the queue; the next start sees whether it came
+                break
+            count += 1
+            _log.warning(
+                "stream_interrupted",
+                session_id=item.session.session_id,
+                model=item.session.model,
+                streamed_tokens=item.session.streamed_tokens,
+            )
+        found.forget()
+    return count
+
+
+def _item(found: Journaled) -> SessionItem:
+    session = wire.decode_session(found.state)
+    tokens = [ProviderToken(text, t_ns, n, channel) for text, t_ns, n, channel in found.tokens]
+    end = max([found.at_ns, *(token.t_ns for token in tokens)])
+    session = replace(
+        session,
+        status=Status.INTERRUPTED,
+        termination_reason="process killed",
+        error=None,
+        stamps=replace(session.stamps, end=end),
+    )
+    messages = tuple(Message(role, content) for role, content in found.header["messages"])
+    return SessionItem(
+        with_tokens(session, tokens), messages, environment_id=found.header["environment_id"]
+    )
