@@ -298,7 +298,7 @@ PAGE = [
         ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/gradio_api/file=../../etc/passwd"), ("HEAD", "/gradio_api/file=/etc/passwd"),
         ("GET", "/gradio_api/file/etc/passwd"), ("GET", "/gradio_api/file=http://169.254.169.254/"), ("GET", "/file=/etc/passwd"),
         ("GET", "/gradio_api/proxy=http://169.254.169.254/"), ("GET", "/gradio_api/proxy=https://evil.example/"), ("GET", "/proxy=http://x/"),
-        ("POST", "/gradio_api/run/predict"), ("POST", "/gradio_api/api/predict"), ("POST", "/gradio_api/call/predict"),
+        ("POST", "/gradio_api/run/predict/x"), ("POST", "/gradio_api/api/predict"), ("POST", "/gradio_api/call/predict"),
         ("POST", "/gradio_api/call/v2/x"), ("GET", "/gradio_api/call/x/y"), ("POST", "/gradio_api/stream/x"),
         ("GET", "/gradio_api/stream/a/b/c/playlist.m3u8"), ("POST", "/gradio_api/process_recording"), ("POST", "/gradio_api/component_server"),
         ("GET", "/gradio_api/dev/reload"), ("GET", "/gradio_api/deep_link"), ("POST", "/gradio_api/vibe-edit"), ("GET", "/gradio_api/vibe-code/"),

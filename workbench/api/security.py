@@ -28,10 +28,10 @@ OPEN: Final = ("/health/live",)
 """What needs no key: that the process answers is no secret."""
 
 _PAGE: Final = re.compile(
-    r"/gradio_api/(queue/(join|data)|heartbeat/\w+|startup-events|theme\.css|info|reset/?|cancel|"
-    r"app_id|token|user/?|login_check/?)"
+    r"/gradio_api/(queue/(join|data)|run/predict|heartbeat/\w+|startup-events|theme\.css|info|"
+    r"reset/?|cancel|app_id|token|user/?|login_check/?)"
 )
-"""Of gradio's own routes below /gradio_api, those that the page uses."""
+"""Of gradio's own routes below /gradio_api, those that the page uses (Stop is a run/predict)."""
 
 _UNUSED: Final = ("/gradio_api", "/monitoring", "/login", "/logout", "/custom_component", "/dev")
 """Gradio's routes for files, uploads, proxies, direct calls and its own log-in: never served."""
