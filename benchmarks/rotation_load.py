@@ -67,6 +67,8 @@ class Sampler(threading.Thread):
         self._runners = runners
         self._stopping = threading.Event()
         self.peak_bytes = 0
+        self.at_peak: list[tuple[str, int]] = []
+        """What each process held then, with its command."""
         self.most_models = 0
         self.samples = 0
 
@@ -81,17 +83,28 @@ class Sampler(threading.Thread):
                         found += [worker.pid for worker in child.children()]
         return found
 
+    def now(self) -> list[tuple[str, int]]:
+        """PSS and GPU memory of each of them, with its kind."""
+        found = []
+        for pid in self.roots():
+            with suppress(psutil.Error):
+                kind = "worker" if "zygote" in " ".join(psutil.Process(pid).cmdline()) else "runner"
+                if (reading := read_tree([pid])) is not None:
+                    found.append((kind, reading.pss_bytes + reading.gpu_bytes))
+        return found
+
     def now_bytes(self) -> int:
-        """PSS and GPU memory of all of them."""
-        reading = read_tree(self.roots())
-        return reading.pss_bytes + reading.gpu_bytes if reading is not None else 0
+        """All of them together."""
+        return sum(size for _, size in self.now())
 
     def run(self) -> None:
         """Keep the peak."""
         while not self._stopping.wait(0.05):
-            self.most_models = max(self.most_models, len(self.roots()))
-            self.peak_bytes = max(self.peak_bytes, self.now_bytes())
+            found = self.now()
             self.samples += 1
+            self.most_models = max(self.most_models, len(found))
+            if (total := sum(size for _, size in found)) > self.peak_bytes:
+                self.peak_bytes, self.at_peak = total, found
 
     def __enter__(self) -> Self:
         self.start()
@@ -123,7 +136,8 @@ async def stage(folder: Path, **changes: Any) -> AsyncIterator[Stage]:
     models = folder / "models"
     if not models.exists():
         for seed, name in enumerate(("one", "two")):
-            tiny.save_model(models / name, seed=seed)
+            # Weights enough that what a worker shares with others is the smaller part of it.
+            tiny.save_model(models / name, seed=seed, layers=8, hidden=384)
     gguf = sorted(GGUF.glob("*.gguf"))[0]
     other = folder / "other.gguf"
     if not other.exists():
@@ -254,6 +268,7 @@ async def rotate(stage: Stage, requests: int, clients: int = 8, seed: int = 1) -
         "alone_mb": {model: round(size / 1e6) for model, size in stage.alone_bytes.items()},
         "peak_mb": round(sampler.peak_bytes / 1e6),
         "peak_share": round(sampler.peak_bytes / (stage.budget_bytes or 1), 3),
+        "at_peak_mb": [f"{kind} {size / 1e6:.0f}" for kind, size in sampler.at_peak],
         "most_processes": sampler.most_models,
         "samples": sampler.samples,
         "loads": sum(e["event"] == "load" and e["ok"] for e in events),

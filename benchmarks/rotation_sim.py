@@ -44,6 +44,7 @@ Kind = Literal["zipf", "bursty", "mixed"]
 PATIENCE_S: Final = {Priority.INTERACTIVE: 180.0, Priority.BENCHMARK: 480.0}
 """The defaults of the settings."""
 UNLOAD_S: Final = 0.3
+LOOK_AGAIN_S: Final = 1.0
 GB: Final = 10**9
 
 
@@ -281,7 +282,7 @@ class World:
             self.outcome.prefetches += 1
         sooner = planned.again_s < self._alarm_s or self._alarm_s <= self._now
         if sooner and planned.again_s < float("inf"):
-            self._alarm_s = planned.again_s + 1e-6
+            self._alarm_s = max(planned.again_s, self._now + LOOK_AGAIN_S)
             self._at(self._alarm_s, "again", None)
         assert planned.waits.keys() == self._waiting.keys(), "a wait without a reason"
 

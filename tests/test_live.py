@@ -44,6 +44,9 @@ def test_channels_are_kept_apart() -> None:
 def test_queued_and_loading_say_what_is_waited_for() -> None:
     queued = live(session_event(), QueuedEvent("ses_1", 2, "busy", MS))
     assert queued.detail == "position 2: busy"
+    for estimate_s, words in ((0.4, "a second"), (42.0, "42 s"), (300.0, "5 min")):
+        told = live(session_event(), QueuedEvent("ses_1", 2, "busy", MS, estimate_s))
+        assert told.detail == f"position 2, about {words}: busy"
     assert live(session_event(), LoadingEvent("ses_1", "loading x", MS)).detail == "loading x"
     started = live(session_event(), LoadingEvent("ses_1", "loading x", MS), PromptEvent("s", MS))
     assert started.detail == ""

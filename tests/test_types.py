@@ -124,6 +124,7 @@ def session(**changes: Any) -> StreamSession:
 EVENTS: list[StreamEvent] = [
     SessionEvent("s", "c", "k", "m", "p", "r", 1, 2),
     QueuedEvent("s", 3, "busy", 4),
+    QueuedEvent("s", 3, "busy", 4, 12.5),
     PromptEvent("s", 5),
     TokenEvent("s", 0, "hé", 1, "content", 6, ({"token": "h", "logprob": -1.0},)),
     MemoryEvent("s", 1, 2, 3),

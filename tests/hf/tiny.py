@@ -91,6 +91,7 @@ def save_model(
     end_token: bool = False,
     broken_numbers: bool = False,
     layers: int = 2,
+    hidden: int = 32,
     context: int = CONTEXT,
     shards: bool = False,
 ) -> Path:
@@ -103,6 +104,7 @@ def save_model(
         end_token: False for a model that never ends by itself.
         broken_numbers: True for one that computes NaN.
         layers: depth.
+        hidden: width; with 384 and 8 layers it holds about 50 MB.
         context: longest prompt and answer, in tokens.
         shards: True for weights in several files.
     """
@@ -114,8 +116,8 @@ def save_model(
     )
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
@@ -124,7 +126,7 @@ def save_model(
         eos_token_id=0 if end_token else None,
         pad_token_id=None,
         # Wide enough for answers that vary, or a random model repeats one token for ever.
-        initializer_range=0.5,
+        initializer_range=16 / hidden,
     )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)

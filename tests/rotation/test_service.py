@@ -9,7 +9,8 @@ import pytest
 from tests.rotation.desk import Desk
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
-from workbench.rotation import Standing
+from workbench.rotation import Standing, policy, service
+from workbench.rotation.snapshot import Plan, Snapshot
 from workbench.router import Route
 from workbench.types import TimingMode
 
@@ -391,3 +392,24 @@ async def test_task_that_is_cancelled_as_its_turn_comes_gives_it_back() -> None:
     async with asyncio.timeout(5):
         await desk.ask("c")
     assert desk.service.running == {}
+
+
+async def test_scheduler_rests_while_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    await desk.ask("a")
+    decisions: list[Snapshot] = []
+
+    def counted(snapshot: Snapshot) -> Plan:
+        decisions.append(snapshot)
+        return policy.plan(snapshot)
+
+    monkeypatch.setattr(service, "plan", counted)
+    await asyncio.sleep(1.2)  # longer than it sleeps while somebody waits
+    assert decisions == []
+    async with desk.slot("a"):
+        waiting = await desk.asking("b")
+        before = len(decisions)
+        async with asyncio.timeout(5):
+            while len(decisions) == before:  # it looks again by itself
+                await asyncio.sleep(0.05)
+    await waiting

@@ -56,6 +56,7 @@ from workbench.rotation.victims import Candidate, choose
 from workbench.types import Priority
 
 _NOTHING: Final[DeviceBytes] = MappingProxyType({})
+_EMPTY: Final[Sequence[DeviceBytes]] = ()
 EARNED: Final = 3.0
 """How often its reload a model in demand is worth in waiting, before it leaves for another."""
 _RANK: Final = {priority: rank for rank, priority in enumerate(Priority)}
@@ -75,6 +76,8 @@ class _Planner:
         self._running = Counter({name: m.running for name, m in snapshot.models.items()})
         self._loading = {name for name, m in snapshot.models.items() if m.loading}
         self._footprints = {n: m.footprint for n, m in snapshot.models.items() if m.resident}
+        pinned = [name for name, model in snapshot.models.items() if model.pinned]
+        self._pinned = {one for name in pinned for one in self._together(name)}
         self._leaving: set[str] = set()
         self._reserved: dict[str, Wait] = {}
         self._blocked: dict[str, Wait] = {}
@@ -315,35 +318,33 @@ class _Planner:
             self._running[n] > 0 or n in self._loading for n in self._together(name)
         )
 
-    def _is_pinned(self, name: str) -> bool:
-        return any(self._models[n].pinned for n in self._together(name) if n in self._models)
-
     def _together(self, name: str) -> frozenset[str]:
         """The models in the same process, itself among them."""
         return self._models[name].shared | {name}
 
     def _missing(self, name: str, *, at_best: bool = False) -> tuple[dict[str, int], int]:
         """Bytes by device and places that using a model lacks; at best: all others gone."""
-        model = self._models[name]
-        gone = {n for n in self._footprints if at_best and not self._is_pinned(n)}
-        kept, kept_places = ([], 0) if at_best else (self._kept, self._kept_places)
-        stay = [size for n, size in self._footprints.items() if n != name and n not in gone]
-        own = self._footprints.get(name, _NOTHING)
-        total = added((*stay, *kept, self._snapshot.others, larger(model.need, own)))
-        # A leased model has its room already: to use it once more takes nothing.
-        short = {
-            device: total.get(device, 0) - limit
-            for device, limit in self._snapshot.limits.items()
-            if not self._is_leased(name) and larger(model.need, own).get(device, 0)
-        }
-        if name in self._footprints:
-            # An idle one has what it holds: only its growth must fit.
-            short = {d: s for d, s in short.items() if model.need.get(d, 0) > own.get(d, 0)}
+        model, own = self._models[name], self._footprints.get(name)
+        if own is not None and self._is_leased(name):
+            return {}, 0  # it has its room already: to use it once more takes nothing
+        held = own or _NOTHING
+        stay = self._pinned & self._footprints.keys() if at_best else self._footprints.keys()
+        kept = _EMPTY if at_best else self._kept
+        short = {}
+        for device, limit in self._snapshot.limits.items():
+            need = model.need.get(device, 0)
+            if need <= held.get(device, 0):
+                continue  # of an idle one only the growth must fit
+            total = need + self._snapshot.others.get(device, 0)
+            total += sum(self._footprints[n].get(device, 0) for n in stay if n != name)
+            total += sum(size.get(device, 0) for size in kept)
+            if total > limit:
+                short[device] = total - limit
         places = 0
-        if model.counted and name not in self._footprints:
-            counted = sum(self._models[n].counted for n in self._footprints if n not in gone)
-            places = counted + 1 + kept_places - self._snapshot.max_resident
-        return {device: size for device, size in short.items() if size > 0}, max(places, 0)
+        if model.counted and own is None:
+            places = 1 + sum(self._models[n].counted for n in stay) - self._snapshot.max_resident
+            places += 0 if at_best else self._kept_places
+        return short, max(places, 0)
 
     def _victims(
         self, name: str, *, spare: Iterable[str] = (), leased_too: bool = False
@@ -357,7 +358,7 @@ class _Planner:
             n
             for n in self._footprints
             if n not in spared
-            and not self._is_pinned(n)
+            and n not in self._pinned
             and n not in self._reserved
             and n not in self._leaving
             and (leased_too or not self._is_leased(n))
@@ -390,7 +391,7 @@ class _Planner:
         idle = [
             n
             for n in self._footprints
-            if not self._is_leased(n) and not self._is_pinned(n) and n not in self._wanted
+            if not self._is_leased(n) and n not in self._pinned and n not in self._wanted
         ]
         idle.sort(key=lambda n: self._use[n])
         candidates = [self._candidate(n) for n in idle]
