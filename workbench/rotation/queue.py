@@ -84,9 +84,17 @@ class QueueService:
         """Take a place at the end.
 
         Raises:
+            WorkbenchError: as :meth:`check_room`.
+        """
+        self.check_room(entry.ticket.model)
+        self._entries[entry.ticket.number] = entry
+
+    def check_room(self, model: str) -> None:
+        """Whether a request for a model may enter.
+
+        Raises:
             WorkbenchError: ``QUEUE_FULL``, with the time after which a place should be free.
         """
-        model = entry.ticket.model
         of_model = sum(other.ticket.model == model for other in self._entries.values())
         if len(self._entries) >= self.max_waiting:
             raise self._full(f"{len(self._entries)} requests wait", "WORKBENCH_MAX_QUEUE", None)
@@ -94,7 +102,6 @@ class QueueService:
             raise self._full(
                 f"{of_model} requests wait for {model}", "WORKBENCH_MAX_QUEUE_PER_MODEL", model
             )
-        self._entries[entry.ticket.number] = entry
 
     def grant(self, grant: Grant) -> Entry:
         """A ticket's turn has come."""

@@ -155,6 +155,7 @@ class ModelRotationService:
             exclusive=mode is not TimingMode.CONCURRENT,
             priority=priority,
         )
+        self.queue.check_room(route.model)  # first, as all else costs more
         await self._check(route, num_ctx)
         entry = Entry(ticket, Wanted(route, keep_alive_s, num_ctx), on_standing)
         grant = await self._wait_for_grant(entry, cancel, queue_timeout_s)
@@ -378,8 +379,13 @@ class ModelRotationService:
         for victim in grant.evict:
             reason = f"to make room for {model}: {grant.reason}"
             entry.context.run(self._evict, victim, reason, snapshot)
-        wanted = entry.wanted
-        self._residents.places[model] = Place(wanted.route, grant.ticket.number, wanted.num_ctx)
+        wanted, before = entry.wanted, self._residents.places.get(model)
+        self._residents.places[model] = Place(
+            wanted.route,
+            grant.ticket.number,
+            wanted.num_ctx,
+            used_at=before.used_at if before is not None else None,
+        )
 
     def _evict(self, model: str, reason: str, snapshot: Snapshot) -> None:
         """Evict a model of the snapshot, and forget those in the same process."""
