@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from tests.live import run_cli
 from workbench.store import Store
+from workbench.types import Options
 
 
 def test_compare_prints_answers_and_figures_and_logs_them() -> None:
@@ -37,6 +39,43 @@ def test_chat_streams_text_and_ends_with_figures() -> None:
     assert done.stdout.startswith("The quick brown fox")
     assert done.stderr.startswith("ok · TTFT")
     assert "16 tok" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["chat", "scripted/chunks"], ["compare", "-m", "chunks"]])
+def test_every_option_of_a_request_has_its_flag(command: list[str], tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"color": {"type": "string"}}}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    given = {
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "seed": 7,
+        "top_p": 0.8,
+        "top_k": 3,
+        "repetition_penalty": 1.2,
+        "num_ctx": 64,
+        "logprobs": 2,
+        "overflow": "error",
+    }
+    flags = [part for name, v in given.items() for part in (f"--{name.replace('_', '-')}", str(v))]
+    more = ["--stop", "one", "--stop", "two", "--response-format", f"@{tmp_path}/schema.json"]
+    done = run_cli(*command, "Hi", *flags, *more)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(
+        run_cli("db", "query", "select options from stream_sessions", "--json").stdout
+    )
+    logged = json.loads(row["options"])
+    assert logged == {
+        **given,
+        "stop": ["one", "two"],
+        "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
+    }
+    assert set(logged) == {field.name for field in fields(Options)}
+
+
+def test_a_response_format_that_cannot_be_read_is_explained() -> None:
+    done = run_cli("chat", "scripted/chunks", "Hi", "--response-format", "{")
+    assert done.returncode == 1
+    assert "@FILE" in done.stderr
 
 
 def test_models_list_names_what_cannot_be_asked() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -192,6 +193,22 @@ def test_a_resident_model_is_unloaded_before_it_goes(server: LiveServer, tmp_pat
         assert gone.json()["freed_bytes"] > 0
     events_seen = server.query("SELECT event FROM model_events ORDER BY t_ns")
     assert [row[0] for row in events_seen] == ["load", "unload", "delete"]
+
+
+@pytest.mark.model
+def test_load_and_unload_say_what_they_did(server: LiveServer, tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "models" / "mine")
+    loaded = server.cli("models", "load", "mine")
+    assert re.fullmatch(
+        r"huggingface/mine loaded in [\d.]+ m?s: [\d.]+ MB in memory\.\n", loaded.stdout
+    ), loaded
+    gone = json.loads(server.cli("models", "unload", "mine", "--json").stdout)
+    assert gone["id"] == "huggingface/mine"
+    assert gone["recovered_bytes"] > 2**20
+    assert gone["duration_s"] > 0
+    # There is nothing left to give back, which is no failure.
+    again = server.cli("models", "unload", "mine", "--json")
+    assert json.loads(again.stdout)["recovered_bytes"] == 0
 
 
 @pytest.mark.parametrize("suffix", ["?dtype=float32", "?dry_run=false", "/../name", "%3F"])

@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
@@ -37,6 +38,19 @@ MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answ
 Temperature = Annotated[float, typer.Option(help="0 is greedy: the likeliest token each time.")]
 Seed = Annotated[int | None, typer.Option(help="Drawn and logged when not given.")]
 System = Annotated[str | None, typer.Option(help="System prompt.")]
+TopP = Annotated[float, typer.Option(help="Likeliest tokens up to this probability; 1: all.")]
+TopK = Annotated[int, typer.Option(help="This many likeliest tokens; 0: all.")]
+Penalty = Annotated[float, typer.Option("--repetition-penalty", help="1: none.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")]
+NumCtx = Annotated[int | None, typer.Option(help="Context length; the model's own if not given.")]
+Logprobs = Annotated[int, typer.Option(help="Alternatives logged with each token; 0: none.")]
+Overflow = Annotated[
+    str, typer.Option(help="A history beyond the context: truncate (with a warning) or error.")
+]
+ResponseFormat = Annotated[
+    str | None,
+    typer.Option(help="json, a JSON schema, or @FILE with one: the answer is held to it."),
+]
 
 
 @app.command()
@@ -63,12 +77,32 @@ def chat(
     temperature: Temperature = 0.7,
     seed: Seed = None,
     system: System = None,
+    top_p: TopP = 0.9,
+    top_k: TopK = 50,
+    repetition_penalty: Penalty = 1.0,
+    stop: Stop = None,
+    num_ctx: NumCtx = None,
+    logprobs: Logprobs = 0,
+    response_format: ResponseFormat = None,
+    overflow: Overflow = "truncate",
     as_json: AsJson = False,
 ) -> None:
     """Talk to one model; the answer streams."""
     from workbench.types import Message, new_id
 
-    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    options: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "stop": tuple(stop or ()),
+        "num_ctx": num_ctx,
+        "logprobs": logprobs,
+        "response_format": _response_format(response_format),
+        "overflow": overflow,
+    }
     with _workbench() as wb:
         if prompt is not None:
             _answer(wb, model, _given(prompt), system=system, as_json=as_json, **options)
@@ -101,6 +135,14 @@ def compare(
     temperature: Temperature = 0.7,
     seed: Seed = None,
     system: System = None,
+    top_p: TopP = 0.9,
+    top_k: TopK = 50,
+    repetition_penalty: Penalty = 1.0,
+    stop: Stop = None,
+    num_ctx: NumCtx = None,
+    logprobs: Logprobs = 0,
+    response_format: ResponseFormat = None,
+    overflow: Overflow = "truncate",
     as_json: AsJson = False,
 ) -> None:
     """Ask several models the same thing and see answers and figures side by side."""
@@ -111,6 +153,19 @@ def compare(
 
     sessions: dict[int, StreamSession] = {}
     prompt = _given(prompt)
+    options: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "stop": tuple(stop or ()),
+        "num_ctx": num_ctx,
+        "logprobs": logprobs,
+        "response_format": _response_format(response_format),
+        "overflow": overflow,
+    }
     with _workbench() as wb:
         events = wb.compare_events(
             model,
@@ -118,9 +173,7 @@ def compare(
             mode=mode,
             system=system,
             source="cli",
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
+            **options,
         )
         from workbench.terminal import LiveTable
 
@@ -240,17 +293,17 @@ def models_verify(
 
 
 @models_app.command("load")
-def models_load(model: str) -> None:
+def models_load(model: str, as_json: AsJson = False) -> None:
     """Bring a model into the memory of the running server."""
     with _workbench(remote=True) as wb:
-        wb.load(model)
+        _say_done("loaded", wb.load(model), "memory_bytes", "in memory", as_json)
 
 
 @models_app.command("unload")
-def models_unload(model: str) -> None:
+def models_unload(model: str, as_json: AsJson = False) -> None:
     """Take a model out of the memory of the running server."""
     with _workbench(remote=True) as wb:
-        wb.unload(model)
+        _say_done("unloaded", wb.unload(model), "recovered_bytes", "given back", as_json)
 
 
 @models_app.command("pin")
@@ -351,6 +404,36 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 # -- help for the commands ------------------------------------------------------------------------
+
+
+def _say_done(what: str, done: Mapping[str, Any], name: str, meaning: str, as_json: bool) -> None:
+    from workbench import figures
+
+    if as_json:
+        _print_json(done)
+        return
+    size = figures.size(done[name])
+    typer.echo(f"{done['id']} {what} in {figures.seconds(done['duration_s'])}: {size} {meaning}.")
+
+
+def _response_format(text: str | None) -> Mapping[str, Any] | None:
+    """What ``--response-format`` asks for, as the engine takes it."""
+    if text is None:
+        return None
+    if text == "json":
+        return {"type": "json_object"}
+    try:
+        if text.startswith("@"):
+            text = Path(text[1:]).read_text()
+        value = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise invalid(
+            f"--response-format cannot be read: {error}",
+            fix="Give json, a JSON schema, or @FILE with one.",
+        ) from None
+    if isinstance(value, dict) and value.get("type") in ("text", "json_object", "json_schema"):
+        return value
+    return {"type": "json_schema", "json_schema": {"schema": value}}
 
 
 def _pull_demo(as_json: bool) -> None:

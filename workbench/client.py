@@ -127,13 +127,21 @@ class Workbench:
         """All that is known of one model."""
         return self._transport.show(model)
 
-    def load(self, model: str) -> None:
-        """Bring a model into memory."""
-        self._transport.load(model)
+    def load(self, model: str) -> Mapping[str, Any]:
+        """Bring a model into memory.
 
-    def unload(self, model: str) -> None:
-        """Take a model out of memory; a pin on it ends."""
-        self._transport.unload(model)
+        Returns:
+            ``id``, ``duration_s``, ``memory_bytes`` (measured; None if unknown).
+        """
+        return self._transport.load(model)
+
+    def unload(self, model: str) -> Mapping[str, Any]:
+        """Take a model out of memory; a pin on it ends.
+
+        Returns:
+            ``id``, ``duration_s``, ``recovered_bytes`` (measured; None if unknown).
+        """
+        return self._transport.unload(model)
 
     def pin(self, model: str) -> None:
         """Bring a model into memory and keep it there: it is neither evicted nor does it expire."""
@@ -506,8 +514,8 @@ def _one_of(kind: type[E], name: str, what: str) -> E:
 class _Transport(Protocol):
     def models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]: ...
     def show(self, model: str) -> ModelInfo: ...
-    def load(self, model: str) -> None: ...
-    def unload(self, model: str) -> None: ...
+    def load(self, model: str) -> Mapping[str, Any]: ...
+    def unload(self, model: str) -> Mapping[str, Any]: ...
     def pin(self, model: str) -> None: ...
     def unpin(self, model: str) -> None: ...
     def queue(self) -> Overview: ...
@@ -588,11 +596,11 @@ class _Local:
     def show(self, model: str) -> ModelInfo:
         return self._await(self._engine.show(model))
 
-    def load(self, model: str) -> None:
-        self._await(self._engine.load(model))
+    def load(self, model: str) -> Mapping[str, Any]:
+        return self._await(self._engine.load(model))
 
-    def unload(self, model: str) -> None:
-        self._await(self._engine.unload(model))
+    def unload(self, model: str) -> Mapping[str, Any]:
+        return self._await(self._engine.unload(model))
 
     def pin(self, model: str) -> None:
         self._await(self._engine.pin(model))
@@ -761,11 +769,13 @@ class _Remote:
     def show(self, model: str) -> ModelInfo:
         return wire.decode_model(self._call("GET", _model_path(model)))
 
-    def load(self, model: str) -> None:
-        self._call("POST", "/models/load", {"model": model})
+    def load(self, model: str) -> Mapping[str, Any]:
+        done = self._call("POST", "/models/load", {"model": model})
+        return {name: done[name] for name in ("id", "duration_s", "memory_bytes")}
 
-    def unload(self, model: str) -> None:
-        self._call("POST", "/models/unload", {"model": model})
+    def unload(self, model: str) -> Mapping[str, Any]:
+        done = self._call("POST", "/models/unload", {"model": model})
+        return {name: done[name] for name in ("id", "duration_s", "recovered_bytes")}
 
     def pin(self, model: str) -> None:
         self._call("POST", "/models/pin", {"model": model})

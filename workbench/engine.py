@@ -29,6 +29,7 @@ from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.observer import Observer
 from workbench.providers.base import Provider
+from workbench.receipts import Receipt
 from workbench.record import recover
 from workbench.rotation import ModelRotationService, Overview, ResidencyChange
 from workbench.rotation.estimates import HISTORY, REMEMBERED
@@ -110,6 +111,8 @@ class Engine:
         )
         self._remembering: asyncio.Task[None] | None = None
         self._live: dict[str, LiveSession] = {}
+        self._receipts: dict[str, Receipt] = {}
+        """Of each model's last unload, until somebody asked."""
         self._tasks: set[asyncio.Task[None]] = set()
         for provider in router.providers.values():
             provider.on_death = partial(self._log_death, provider)
@@ -246,14 +249,36 @@ class Engine:
         route = await self.router.resolve(model)
         return await route.provider.show(route.name)
 
-    async def load(self, model: str) -> None:
-        """Bring a model into memory."""
+    async def load(self, model: str) -> Mapping[str, Any]:
+        """Bring a model into memory.
+
+        Returns:
+            ``id``, ``duration_s`` (of this call) and ``memory_bytes`` (None if unknown).
+        """
+        begun = time.monotonic()
         route = await self.router.resolve(model)
         await self.rotation.load(route, keep_alive_s=self.settings.workbench_keep_alive_s)
+        duration_s = time.monotonic() - begun
+        info = await route.provider.show(route.name)
+        return {"id": route.model, "duration_s": duration_s, "memory_bytes": info.memory_bytes}
 
-    async def unload(self, model: str) -> None:
-        """Take a model out of memory."""
-        await self.rotation.unload(await self.router.resolve(model))
+    async def unload(self, model: str) -> Mapping[str, Any]:
+        """Take a model out of memory.
+
+        Returns:
+            ``id``, ``duration_s`` (of this call) and ``recovered_bytes`` as in the receipt: 0 if it
+            was not in memory, None if unknown.
+        """
+        begun = time.monotonic()
+        route = await self.router.resolve(model)
+        there = route.provider.resident(route.name) is not None
+        await self.rotation.unload(route)
+        receipt = self._receipts.pop(route.model, None)
+        return {
+            "id": route.model,
+            "duration_s": time.monotonic() - begun,
+            "recovered_bytes": (receipt.recovered_bytes if receipt else None) if there else 0,
+        }
 
     async def pin(self, model: str) -> None:
         """Bring a model into memory and keep it there: it is neither evicted nor does it expire."""
@@ -432,6 +457,7 @@ class Engine:
             details={**change.details, **self.book.account(change.route.model)},
         )
         if receipt is not None:
+            self._receipts[change.route.model] = receipt
             event = replace(
                 event,
                 expected_bytes=receipt.expected_bytes,

@@ -56,16 +56,16 @@ async def show(request: Request, model: str) -> dict[str, Any]:
 async def load(request: Request, body: ModelName) -> dict[str, Any]:
     """Bring a model into memory."""
     engine = _engine(request)
-    await engine.load(body.model)
-    return (await engine.show(body.model)).to_dict()
+    done = await engine.load(body.model)
+    return {**(await engine.show(body.model)).to_dict(), **done}
 
 
 @router.post("/models/unload")
 async def unload(request: Request, body: ModelName) -> dict[str, Any]:
     """Take a model out of memory."""
     engine = _engine(request)
-    await engine.unload(body.model)
-    return (await engine.show(body.model)).to_dict()
+    done = await engine.unload(body.model)
+    return {**(await engine.show(body.model)).to_dict(), **done}
 
 
 @router.post("/models/pin")

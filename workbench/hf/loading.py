@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import converted, pages, quality, weights
+from workbench.hf import converted, quality, weights
 from workbench.hf.footprint import FLOAT32_UP_TO_PARAMETERS
 from workbench.hf.headers import read_gguf
 from workbench.hf.options import LoadOptions
@@ -99,7 +99,6 @@ def load(wanted: Load) -> LoadedModel:
     options = LoadOptions(**wanted.options)
     device = _device(wanted.gpu, options.device)
     torch.set_num_threads(wanted.threads)
-    memory_before = pages.present()
     try:
         tokenizer = _tokenizer(wanted)
         with torch.inference_mode():
@@ -112,8 +111,6 @@ def load(wanted: Load) -> LoadedModel:
             fitted.runner.record()
     eos_ids = _end_ids(model, tokenizer)
     give_back_memory()
-    if device == "cpu":
-        pages.merge(memory_before)
     packed = _is_packed(model)
     dtype = _FORM_DTYPES.get(fitted.form)
     details: dict[str, Any] = {

@@ -61,6 +61,15 @@ class Ended:
     signal: int | None = None
 
 
+def _with_large_pages(tunables: str) -> str:
+    """Have malloc ask for pages of 2 MiB, where the system gives them to those who ask.
+
+    A decoding step reads all weights, and spent a sixth of its time on looking up their pages.
+    Other C libraries ignore the variable, glibc reads it since 2.35.
+    """
+    return ":".join(filter(None, [tunables, "glibc.malloc.hugetlb=1"]))
+
+
 class Zygote:
     """A running zygote. Any thread may use it.
 
@@ -87,6 +96,7 @@ class Zygote:
                     PYTORCH_NVML_BASED_CUDA_CHECK="1",
                     # Workers read local files only; whatever they load must not reach out.
                     HF_HUB_OFFLINE="1",
+                    GLIBC_TUNABLES=_with_large_pages(os.environ.get("GLIBC_TUNABLES", "")),
                     **environment,
                 ),
                 pass_fds=[theirs.fileno()],
