@@ -10,7 +10,6 @@ import pytest
 
 from workbench.hf.spawner import Zygote
 
-
 _ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
