@@ -1,14 +1,17 @@
-"""How fast the log takes finished sessions: ``python -m benchmarks.store_bench writer``.
+"""How fast the log takes sessions, what that costs: ``python -m benchmarks.store_bench PART``.
 
 Each part prints JSON last.
 
     writer    P producers log finished sessions one after another, each waiting until its session is
-              acknowledged (committed and on disk twice) before it sends the next
+              acknowledged (in the spool, synced) before it sends the next
+    streams   scripted answers (200 tokens/s, eight at a time) through the engine, in turns with
+              logging (row and journal) and without
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import datetime as dt
 import json
 import random
@@ -20,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench import logs
 from workbench.metrics import session_metrics
 from workbench.store import MemorySample, Store
 from workbench.types import (
@@ -148,24 +152,91 @@ def measure_writer(
     }
 
 
+async def measure_streams(path: Path, *, turns: int, streams: int, tokens: int) -> dict[str, Any]:
+    """Play answers through an engine in turns, logged and not; ratios of on to off."""
+    from workbench.engine import Engine
+    from workbench.providers.scripted import Schedule, ScriptedProvider, steady
+    from workbench.router import ModelRouter
+    from workbench.settings import load_settings
+    from workbench.store.writer import Receipt
+    from workbench.types import ChatRequest, DoneEvent
+
+    router = ModelRouter()
+    schedule = Schedule(steady(tokens, first_s=0.02, gap_s=0.005))
+    router.register_provider(ScriptedProvider({"fast": schedule}))
+    store = Store.open(path)
+    engine = Engine(load_settings(_env_file=None), router, store)
+    log_session, begin = store.log_session, engine._journal.begin
+    nothing = Receipt()
+    nothing.settle(None)
+
+    async def play() -> tuple[StreamSession, float]:
+        request = ChatRequest("scripted/fast", ASKED, Options(max_tokens=tokens))
+        async for event in engine.stream(request):
+            if isinstance(event, DoneEvent):
+                done = time.monotonic_ns()
+                assert event.session.stamps.last is not None
+                return event.session, (done - event.session.stamps.last) / MS
+        raise AssertionError("no end")
+
+    figures: dict[str, dict[str, list[float]]] = {
+        name: {"ttft_ms": [], "decode_tps": [], "end_ms": []} for name in ("on", "off")
+    }
+    for turn in range(2 * turns + 2):
+        name = ("on", "off")[turn % 2]
+        store.log_session = log_session if name == "on" else lambda *_: nothing  # type: ignore
+        engine._journal.begin = begin if name == "on" else lambda *_: None  # type: ignore
+        for session, end_ms in await asyncio.gather(*(play() for _ in range(streams))):
+            if turn >= 2:  # the first turn of each is a warm-up
+                figures[name]["ttft_ms"].append((session.metrics["ttft_s"] or 0) * 1e3)
+                figures[name]["decode_tps"].append(session.metrics["decode_tps"] or 0)
+                figures[name]["end_ms"].append(end_ms)
+    await engine.close()
+
+    def p99(values: list[float]) -> float:
+        return sorted(values)[int(len(values) * 0.99)]
+
+    on, off = figures["on"], figures["off"]
+    return {
+        "part": "streams",
+        "answers_each": len(on["ttft_ms"]),
+        "tokens": tokens,
+        "streams": streams,
+        "decode_tps_on_over_off": round(
+            statistics.median(on["decode_tps"]) / statistics.median(off["decode_tps"]), 4
+        ),
+        "ttft_p50_ms": {k: round(statistics.median(v["ttft_ms"]), 2) for k, v in figures.items()},
+        "ttft_p99_ms": {k: round(p99(v["ttft_ms"]), 2) for k, v in figures.items()},
+        "last_token_to_end_p50_ms": {
+            k: round(statistics.median(v["end_ms"]), 2) for k, v in figures.items()
+        },
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["writer"])
+    parser.add_argument("part", choices=["writer", "streams"])
     parser.add_argument("--producers", type=int, default=64)
     parser.add_argument("--sessions", type=int, default=60_000)
     parser.add_argument("--tokens", type=int, default=16, help="token events of a session")
     parser.add_argument("--samples", type=int, default=0, help="memory readings of a session")
     parser.add_argument("--folder", type=Path, help="where the log is made (default: a new one)")
+    parser.add_argument("--turns", type=int, default=40, help="turns of eight answers each way")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=given.folder, prefix="store-bench-") as folder:
-        figures = measure_writer(
-            Path(folder) / "log" / "workbench.duckdb",
-            producers=given.producers,
-            sessions=given.sessions,
-            tokens=given.tokens,
-            samples=given.samples,
-        )
+        path = Path(folder) / "log" / "workbench.duckdb"
+        if given.part == "writer":
+            figures = measure_writer(
+                path,
+                producers=given.producers,
+                sessions=given.sessions,
+                tokens=given.tokens,
+                samples=given.samples,
+            )
+        else:
+            logs.configure("ERROR")
+            figures = asyncio.run(measure_streams(path, turns=given.turns, streams=8, tokens=64))
     print(json.dumps(figures, indent=2))
 
 

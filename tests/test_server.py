@@ -40,6 +40,15 @@ def test_health_names_every_part(server: LiveServer) -> None:
     assert {"huggingface", "memory", "disk", "scripted"} <= health["parts"].keys()
 
 
+def test_the_log_is_verified_beside_the_server(server: LiveServer) -> None:
+    with server.client() as http:
+        answer = http.post("/api/v1/generate", json={"model": "scripted/chunks", "message": "hi"})
+        assert answer.status_code == 200
+        verdict = http.get("/api/v1/log/verify").json()
+    assert verdict["ok"], verdict
+    assert {check["check"] for check in verdict["checks"]} >= {"blocks", "sequence", "spool"}
+
+
 def test_page_answers(server: LiveServer) -> None:
     with server.client() as http:
         page = http.get("/")
