@@ -46,6 +46,7 @@ def test_a_new_log_has_all_tables_and_views_and_is_private(path: Path) -> None:
             "votes",
             "schema_migrations",
             "log_position",
+            "prunes",
         }
         assert {name for name, item in tables.items() if item["kind"] == "view"} == {
             "token_events",

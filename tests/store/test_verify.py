@@ -68,6 +68,19 @@ def test_what_is_not_whole_is_named_with_its_fix(
     assert all(item["fix"] for item in bad)
 
 
+def test_numbers_that_went_with_a_prune_are_no_finding(log: Path) -> None:
+    with duckdb.connect(str(log)) as connection:
+        for table in ("token_streams", "messages", "stream_sessions"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE session_id IN "
+                "(SELECT session_id FROM stream_sessions WHERE seq IN (1, 2, 7))"
+            )
+        connection.execute("INSERT INTO prunes VALUES (now(), '2026-03-02', 3)")
+    code, text = ask()
+    assert code == 0, text
+    assert "17 sessions; 1 numbers went with a prune" in text
+
+
 def test_a_flipped_bit_is_found_and_the_next_start_mends_it(log: Path) -> None:
     data = bytearray(log.read_bytes())
     data[len(data) - 60_000] ^= 1

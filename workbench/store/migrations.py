@@ -246,11 +246,21 @@ CREATE TABLE log_position (n BIGINT NOT NULL);
 INSERT INTO log_position VALUES (0);
 """
 
+_PRUNES: Final = """
+-- Deletions by age: they explain the numbers that stream_sessions has no more.
+CREATE TABLE prunes (
+    created_at      TIMESTAMPTZ NOT NULL,
+    before          TIMESTAMPTZ NOT NULL,     -- sessions from before it went
+    sessions        BIGINT NOT NULL
+);
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
     Migration(3, "who loaded, unloaded, downloaded and deleted", _AUDIT),
     Migration(4, "the position in the spool", _POSITION),
+    Migration(5, "deletions by age", _PRUNES),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,11 +110,16 @@ def _sequence(path: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[Che
     if not missing:
         yield Check("sequence", "ok", f"{count} sessions, {first} to {last} without a gap")
         return
+    # Numbers are given in the order of time: a gap is a prune's if what is before it is that old.
     gaps = connection.execute(
-        "SELECT seq + 1, next - 1 FROM "  # noqa: S608
-        "(SELECT seq, lead(seq) OVER (ORDER BY seq) AS next "
-        f"FROM stream_sessions) WHERE next > seq + 1 ORDER BY seq LIMIT {_NAMED}"
+        "SELECT seq + 1, next - 1 FROM (SELECT seq, created_at, lead(seq) OVER (ORDER BY seq) "
+        "AS next FROM stream_sessions) WHERE next > seq + 1 AND created_at >= "
+        "coalesce((SELECT max(before) FROM prunes), '-infinity') ORDER BY seq LIMIT ?",
+        [_NAMED],
     ).fetchall()
+    if not gaps:
+        yield Check("sequence", "ok", f"{count} sessions; {missing} numbers went with a prune")
+        return
     words = ", ".join(f"{start} to {end}" if end > start else f"{start}" for start, end in gaps)
     known = connection.execute(
         "SELECT count(*) FROM errors WHERE code = 'STORE_DAMAGED'"
@@ -137,6 +143,7 @@ def _sequence(path: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[Che
 def _spool(path: Path, connection: duckdb.DuckDBPyConnection, *, is_open: bool) -> Iterator[Check]:
     """All entries up to the position are in the tables."""
     n = connection.execute("SELECT n FROM log_position").fetchall()[0][0]
+    pruned = connection.execute("SELECT max(before) FROM prunes").fetchall()[0][0]
     spooled = read_spools(spool_of(path))
     if spooled.broken:
         lines = "; ".join(spooled.broken[:_NAMED])
@@ -148,6 +155,7 @@ def _spool(path: Path, connection: duckdb.DuckDBPyConnection, *, is_open: bool) 
         for table, _, rows in entry["parts"]
         if table == "stream_sessions"
         for row in rows
+        if pruned is None or dt.datetime.fromisoformat(row["created_at"]) >= pruned
     }
     found = connection.execute(
         "SELECT session_id FROM stream_sessions WHERE list_contains(?, session_id)", [list(wanted)]
