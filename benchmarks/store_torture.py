@@ -107,7 +107,7 @@ def run_and_kill(path: Path, alive_s: float, *, at_least: int = 0, eager: bool =
     code = "import sys; from benchmarks.store_torture import child; "
     code += f"child(sys.argv[1], {eager})"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     first = process.stdout.readline()
@@ -116,9 +116,12 @@ def run_and_kill(path: Path, alive_s: float, *, at_least: int = 0, eager: bool =
     process.send_signal(signal.SIGKILL)
     rest = (early + process.stdout.read()).decode().splitlines(keepends=True)
     process.stdout.close()
+    assert process.stderr is not None
+    told = process.stderr.read().decode()
+    process.stderr.close()
     process.wait()
     if first != b"open\n":
-        raise RuntimeError("the log did not open")
+        raise RuntimeError(f"the log did not open: {first!r} {told}")
     return {line.strip() for line in rest if line.endswith("\n")}
 
 
