@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help run test install demo browser lint bench bench-hf clean
+.PHONY: help run test install demo browser lint bench bench-hf audit clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -55,6 +55,13 @@ bench-hf: install demo ## the Hugging Face engine against its peers, in turns
 	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[benchmarks]'
 	@$(BIN)/python -m benchmarks.hf_engine $(ARGS)
 
+# Asks a database of known holes over the network, which CI does not have: run it by hand. What
+# it does not know it cannot tell, and torch's own builds (+cpu, +cu) are looked up by their base.
+audit: ## known security holes in the pinned packages (needs the network)
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install -qq pip-audit; }
+	@grep -v '^#' .ci/constraints.txt | sed 's/+[a-z0-9.]*$$//' > .venv-audit/pins.txt
+	@.venv-audit/bin/pip-audit --no-deps --disable-pip --progress-spinner off -r .venv-audit/pins.txt
+
 clean: ## remove the environment and caches (models and the log stay)
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) .venv-audit .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +
