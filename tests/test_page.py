@@ -133,6 +133,35 @@ def test_main_job(page: Page, server: tuple[LiveServer, StandIn]) -> None:
     assert roles == [[["user", "assistant", "user", "assistant"]]] * 2
 
 
+def test_memory_is_shown_and_models_come_and_go_by_hand(
+    page: Page, server: tuple[LiveServer, StandIn], demo_safetensors: str
+) -> None:
+    memory = page.locator("#models-memory")
+    line = memory.locator(f'tr[data-model="{demo_safetensors}"]')
+
+    def press(name: str) -> None:
+        page.locator(f"#models-{name}").click()
+
+    page.get_by_role("tab", name="Models").click()
+    expect(page.locator("#models-table")).to_contain_text("smollm2:135m", timeout=SOON)
+    page.locator("#models-chosen input").click()
+    page.get_by_role("option", name=demo_safetensors, exact=True).click()
+    press("load")
+    expect(line).to_contain_text("idle", timeout=LOADED)
+    expect(line).to_have_attribute("data-held", re.compile(r"\d{8,}"), timeout=SOON)
+    expect(memory.locator(".wb-part[data-kind=model]").first).to_be_visible()
+    press("pin")
+    expect(line).to_contain_text("pinned", timeout=SOON)
+    expect(page.locator("#models-pin")).to_have_text("Unpin", timeout=SOON)
+    press("pin")
+    expect(page.locator("#models-pin")).to_have_text("Pin", timeout=SOON)
+    press("unload")
+    expect(line).to_have_count(0, timeout=SOON)
+    expect(memory.locator(".wb-next")).to_contain_text("it fits", timeout=SOON)
+    expect(page.locator("#models-queue")).to_contain_text("Nobody waits")
+    expect(page.locator("#machine [data-metric=memory]")).to_contain_text("GB")
+
+
 def test_error_of_one_pane_leaves_the_other(page: Page, server: tuple[LiveServer, StandIn]) -> None:
     _, ollama = server
     first, second = both(page)

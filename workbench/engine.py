@@ -31,7 +31,7 @@ from workbench.observer import Observer
 from workbench.providers.base import Provider
 from workbench.receipts import Receipt
 from workbench.record import recover
-from workbench.rotation import ModelRotationService, Overview, ResidencyChange
+from workbench.rotation import ModelRotationService, Overview, Preview, ResidencyChange
 from workbench.rotation.estimates import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
 from workbench.session import LiveSession, Parts
@@ -292,6 +292,10 @@ class Engine:
     def overview(self) -> Overview:
         """Who is in memory, who waits, and who would leave next."""
         return self.rotation.overview()
+
+    async def preview(self, model: str) -> Preview:
+        """What loading a model now would do; nothing is done."""
+        return await self.rotation.preview(await self.router.resolve(model))
 
     # -- models on disk
 

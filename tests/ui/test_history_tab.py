@@ -13,7 +13,6 @@ from workbench.providers.scripted import Schedule, steady
 from workbench.store import Store
 from workbench.types import ChatRequest, Message, ModelInfo
 from workbench.ui import history, models
-from workbench.ui.header import render
 from workbench.ui.runs import Runs
 
 QUICK = Schedule(steady(3, first_s=0.01, gap_s=0.001))
@@ -85,16 +84,6 @@ def test_models_table_has_units_and_dashes() -> None:
     )
     row = models.table([info]).iloc[0]
     assert (row["on disk"], row["in memory"], row["context"]) == ("92 MB", "–", "8,192")
-
-
-def test_header_names_what_is_resident() -> None:
-    info = ModelInfo(
-        id="a/<x>", name="<x>", provider="a", status="resident", memory_bytes=655_000_000
-    )
-    markup = render(6_100_000_000, 24_000_000_000, [info])
-    assert "6.1 / 24 GB" in markup
-    assert "1 resident" in markup
-    assert "a/&lt;x&gt; 655 MB" in markup
 
 
 async def test_every_row_shows_its_own_question(make_engine: EngineFactory, store: Store) -> None:

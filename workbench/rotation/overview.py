@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from workbench.budget import Prediction
 from workbench.types import Priority
 
 
@@ -44,6 +45,19 @@ class Waiting:
     exclusive: bool
     evicts: tuple[str, ...]
     """Models that are to leave for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would happen if a model were to be loaded now."""
+
+    need: Prediction
+    evicts: tuple[str, ...] = ()
+    """Models that would leave for it."""
+    waits: str | None = None
+    """Why it would have to wait; None: it could be loaded at once."""
+    problem: str | None = None
+    """Why it could not be loaded at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from workbench.budget import DeviceBytes, MemoryBook, Prediction
@@ -14,6 +16,7 @@ from workbench.rotation.overview import Overview, Resident, Waiting
 from workbench.rotation.queue import Entry, QueueService
 from workbench.rotation.residency import Place, Residents, Wanted
 from workbench.rotation.snapshot import Model, Snapshot, Ticket, added, larger
+from workbench.router import Route
 from workbench.types import Priority
 
 UNKNOWN: Final = Prediction({}, {}, "files")
@@ -76,6 +79,16 @@ class Picture:
             exclusive_running=self._leases.exclusive,
             patience_s=self._patience_s,
         )
+
+    def with_another(self, route: Route) -> tuple[Snapshot, Ticket]:
+        """The same with a request at the end of the queue that nobody has made."""
+        snapshot = self.take()
+        held = self._book.held() if self._book is not None else {}
+        model = self._model(Wanted(route, 0), held.get(route.model))
+        ticket = Ticket(sys.maxsize, route.model, snapshot.now_s)
+        waiting = [*snapshot.waiting, ticket]
+        models = {**snapshot.models, route.model: model}
+        return replace(snapshot, waiting=waiting, models=models), ticket
 
     def _model(self, wanted: Wanted, held: DeviceBytes | None) -> Model:
         route, residents, book = wanted.route, self._residents, self._book

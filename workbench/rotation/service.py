@@ -24,7 +24,7 @@ from workbench.rotation import changes, refusals
 from workbench.rotation.changes import ResidencyChange
 from workbench.rotation.estimates import Speeds, estimate
 from workbench.rotation.leases import Leases
-from workbench.rotation.overview import Overview
+from workbench.rotation.overview import Overview, Preview
 from workbench.rotation.picture import UNKNOWN, Picture, view
 from workbench.rotation.policy import plan
 from workbench.rotation.queue import Entry, QueueService, Standing
@@ -284,6 +284,23 @@ class ModelRotationService:
         """Who is in memory, who waits and who would leave, now."""
         held = self._book.held() if self._book is not None else {}
         return view(self._picture.take(), held, self._residents, self.queue)
+
+    async def preview(self, route: Route) -> Preview:
+        """What loading a model now would do, by the same policy; nothing is done."""
+        need = UNKNOWN
+        if self._book is not None:
+            await self._book.prepare(route)
+            need = self._book.predict(route)
+        snapshot, ticket = self._picture.with_another(route)
+        planned = plan(snapshot)
+        for refusal in planned.refusals:
+            if refusal.ticket == ticket:
+                return Preview(need, problem=refusal.reason)
+        for grant in planned.grants:
+            if grant.ticket == ticket:
+                return Preview(need, grant.evict)
+        wait = planned.waits[ticket.number]
+        return Preview(need, wait.evicts, wait.reason)
 
     async def figures(self) -> dict[str, Any]:
         """What memory there is and who holds it: bytes available, and PSS by resident model."""

@@ -1,31 +1,32 @@
-"""The header: the name, and what the machine's memory holds."""
+"""The header: the name, what models hold of the memory they may, and whether it is short."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import gradio as gr
-import psutil
 
 from workbench import figures
+from workbench.budget import HOST
 from workbench.engine import Engine
 from workbench.figures import escape
+from workbench.memory import DeviceMemory
+from workbench.pressure import Alert
 from workbench.store import Store
-from workbench.types import ModelInfo
 from workbench.ui import notices
-from workbench.ui.catalogue import Catalogue
 from workbench.ui.markup import html
 
-_EVERY_S: Final = 5.0
+_EVERY_S: Final = 2.0
 _SILENT: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
+_SHORT: Final = {"high": "memory short", "critical": "memory critical"}
 
 
 class Header:
     """Builds the header at the current place."""
 
-    def __init__(self, engine: Engine, models: Catalogue) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._models = models
         html('<span class="wb-name">Workbench</span>', elem_id="brand")
         self._machine = html("", elem_id="machine")
         self._banner = html("", elem_id="log-banner", elem_classes=["wb-notices"])
@@ -37,13 +38,18 @@ class Header:
         page.load(self._look, None, self._outputs, concurrency_limit=None, **_SILENT)
 
     async def _look(self) -> Any:
-        warning = banner(self._engine.store)
-        if self._engine.active_sessions:
-            # nothing is read beside a measurement that the page could spare
-            return gr.skip(), warning
-        listing = await self._models.listing(max_age_s=_EVERY_S / 2)
-        memory = psutil.virtual_memory()
-        return render(memory.total - memory.available, memory.total, listing.models), warning
+        """What the book knows already: nothing is read for it beside a measurement."""
+        book, overview = self._engine.book, self._engine.overview()
+        held = book.held()
+        shown = render(
+            [(one.model, held.get(one.model, {}).get(HOST, 0)) for one in overview.residents],
+            sum(sizes.get(HOST, 0) for sizes in held.values()),
+            book.limits()[HOST],
+            book.devices[HOST],
+            len(overview.waiting),
+            book.alerts,
+        )
+        return shown, banner(self._engine.store)
 
 
 def banner(store: Store) -> str:
@@ -53,23 +59,44 @@ def banner(store: Store) -> str:
 
 
 def render(
-    used_bytes: int, total_bytes: int, models: list[ModelInfo] | tuple[ModelInfo, ...] | Any
+    residents: Sequence[tuple[str, int]],
+    held: int,
+    limit: int,
+    machine: DeviceMemory,
+    waiting: int,
+    alerts: Sequence[Alert],
 ) -> str:
-    """The indicator as HTML."""
-    resident = [info for info in models if info.status == "resident"]
-    names = (
-        "no model is in memory"
-        if not resident
-        else ", ".join(
-            f"{info.id} {figures.size(info.memory_bytes)}" if info.memory_bytes else info.id
-            for info in resident
-        )
+    """The indicator as HTML.
+
+    Args:
+        residents: model ids with the bytes of host memory that they hold, 0 if unknown.
+        held: by all models, bytes.
+        limit: that all models may hold now, bytes.
+        machine: all memory of the host.
+        waiting: requests in the queue.
+        alerts: devices whose memory is short.
+    """
+    names = [f"{model} {figures.size(size)}" if size else model for model, size in residents]
+    words = ", ".join(names) or "no model is in memory"
+    machine_words = (
+        f"models hold {figures.size(held)} of the {figures.size(limit)} that they may; "
+        f"of this machine {machine.used_bytes / 1e9:.1f} of {machine.total_bytes / 1e9:.0f} GB "
+        "are in use"
     )
-    share = figures.percent(used_bytes, total_bytes)
+    queue = f'<div class="wb-machine" data-metric="waiting">{waiting} waiting</div>'
     return (
-        f'<div class="wb-machine" title="memory of this machine in use, of all">RAM '
-        f'<span data-metric="ram">{used_bytes / 1e9:.1f} / {total_bytes / 1e9:.0f} GB</span>'
-        f'<span class="wb-gauge"><i style="width:{share}%"></i></span></div>'
-        f'<div class="wb-machine" data-metric="resident" title="{escape(names)}">'
-        f"{len(resident)} resident</div>"
+        f"{''.join(_chip(alert) for alert in alerts)}"
+        f'<div class="wb-machine" title="{escape(machine_words)}">Models '
+        f'<span data-metric="memory" data-value="{held}">{held / 1e9:.1f} / {limit / 1e9:.1f} GB'
+        f'</span><span class="wb-gauge"><i style="width:{figures.percent(held, limit)}%"></i>'
+        "</span></div>"
+        f'<div class="wb-machine" data-metric="resident" title="{escape(words)}">'
+        f"{len(residents)} resident</div>{queue if waiting else ''}"
+    )
+
+
+def _chip(alert: Alert) -> str:
+    return (
+        f'<div class="wb-chip" data-level="{alert.level}" data-metric="alert" '
+        f'title="{escape(alert.sentence())}">{_SHORT[alert.level]}</div>'
     )

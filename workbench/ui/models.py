@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import gradio as gr
 import pandas as pd
 
 from workbench import figures, logs
+from workbench.budget import DeviceBytes, Prediction
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
 from workbench.figures import DASH
@@ -16,15 +18,17 @@ from workbench.jobs import Job
 from workbench.types import ModelInfo, new_id
 from workbench.ui import hints, notices
 from workbench.ui.asking import SOURCE
+from workbench.ui.budget import expected
 from workbench.ui.catalogue import Catalogue, ordered
 from workbench.ui.markup import html
+from workbench.ui.memory import MemoryPanel, is_pinned
 
 COLUMNS: Final = (
     "model",
-    "provider",
     "status",
     "on disk",
     "in memory",
+    "needs",
     "format",
     "weights",
     "parameters",
@@ -46,6 +50,7 @@ class ModelsTab:
         self._engine = engine
         self._models = models
         with gr.Column(elem_id="models"):
+            self.memory = MemoryPanel(engine)
             with gr.Row(elem_classes=["wb-tools"]):
                 self._chosen = gr.Dropdown(
                     choices=[],
@@ -60,6 +65,7 @@ class ModelsTab:
                 unload = gr.Button(
                     "Unload", size="sm", elem_id="models-unload", scale=0, min_width=80
                 )
+                self._pin = gr.Button("Pin", size="sm", elem_id="models-pin", scale=0, min_width=80)
                 again = gr.Button(
                     "Refresh", size="sm", elem_id="models-refresh", scale=0, min_width=80
                 )
@@ -123,6 +129,8 @@ class ModelsTab:
         again.click(self.refresh, None, self.outputs, **self.SILENT)
         load.click(self._load, self._chosen, self.outputs, **self.SILENT)
         unload.click(self._unload, self._chosen, self.outputs, **self.SILENT)
+        self._pin.click(self._turn_pin, self._chosen, self.outputs, **self.SILENT)
+        self.memory.follow(self._chosen, self._pin, **self.SILENT)
         self._table.select(self._picked, None, self._chosen, queue=False, **_QUICK)
 
         # What was asked about is what goes, whatever is chosen by then.
@@ -151,7 +159,11 @@ class ModelsTab:
             for name, error in listing.problems.items()
         ]
         entries = [info.id for info in ordered(listing.models)]
-        return table(listing.models), gr.update(choices=entries), "".join([notice, *problems])
+        usable = [info.id for info in listing.models if info.status != "unusable"]
+        await self._engine.book.prepare_listed(usable)
+        book = self._engine.book
+        shown = table(listing.models, book.expectation, book.held())
+        return shown, gr.update(choices=entries), "".join([notice, *problems])
 
     async def _load(self, model: str | None) -> Any:
         if not model:
@@ -172,6 +184,19 @@ class ModelsTab:
         except WorkbenchError as problem:
             return await self._show(notices.error_card(problem))
         return await self._show(notices.note(f"{model} is unloaded."))
+
+    async def _turn_pin(self, model: str | None) -> Any:
+        """Pin the model, or let go of it if it is pinned."""
+        if not model:
+            return await self._show(notices.note("Choose a model first."))
+        pinned = is_pinned(self._engine, model)
+        try:
+            with logs.correlation(new_id("cor"), source=SOURCE):
+                await (self._engine.unpin(model) if pinned else self._engine.pin(model))
+        except WorkbenchError as problem:
+            return await self._show(notices.error_card(problem))
+        words = "may be evicted again" if pinned else "is pinned: it stays until it is unpinned"
+        return await self._show(notices.note(f"{model} {words}."))
 
     # -- disk
 
@@ -268,19 +293,30 @@ def _outcome(job: Job) -> str:
     return notices.note(f"{job.model} is here, checked.")
 
 
+_UNKNOWN: Final = Prediction({}, {}, "files")
 _EVERY_S: Final = 1.0
 _QUICK: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def table(models: Sequence[ModelInfo]) -> pd.DataFrame:
-    """One row a model."""
+def table(
+    models: Sequence[ModelInfo],
+    expectation: Callable[[str], Prediction] = lambda model: _UNKNOWN,
+    held: Mapping[str, DeviceBytes] = MappingProxyType({}),
+) -> pd.DataFrame:
+    """One row a model.
+
+    Args:
+        models: as listed.
+        expectation: what is predicted of a model's memory.
+        held: what is measured of it.
+    """
     rows = [
         (
             info.id,
-            info.provider,
             info.status,
             figures.size(info.size_bytes),
-            figures.size(info.memory_bytes),
+            _in_memory(info, held.get(info.id)),
+            expected(expectation(info.id)),
             info.format or DASH,
             info.quantization or figures.dtype(info.dtype) or DASH,
             _parameters(info.parameters),
@@ -290,6 +326,13 @@ def table(models: Sequence[ModelInfo]) -> pd.DataFrame:
         for info in ordered(models)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+
+def _in_memory(info: ModelInfo, held: DeviceBytes | None) -> str:
+    """Measured where it can be, else the runtime's own figure."""
+    if info.details.get("resident_as", info.name) != info.name or held == {}:
+        return "shared"  # with the name that has the runner
+    return figures.size(sum(held.values()) if held else info.memory_bytes)
 
 
 def _parameters(count: int | None) -> str:

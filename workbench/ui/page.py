@@ -21,15 +21,20 @@ def build_page(engine: Engine) -> gr.Blocks:
     models = Catalogue(engine)
     # gradio's own telemetry is off: the page talks to nobody but its server.
     with gr.Blocks(title="Workbench", analytics_enabled=False, fill_width=True) as page:
-        header = Header(engine, models)
+        header = Header(engine)
         with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Compare", id="compare-tab"):
+            with gr.Tab("Compare", id="compare-tab") as compare_tab:
                 compare = CompareTab(engine, models)
             with gr.Tab("Models", id="models-tab") as models_tab:
                 table = ModelsTab(engine, models)
             with gr.Tab("History", id="history-tab") as history_tab:
                 history = HistoryTab(engine)
         models_tab.select(table.refresh, None, table.outputs, **table.SILENT)
+        memory = table.memory
+        models_tab.select(memory.look, None, memory.outputs, **table.SILENT)
+        models_tab.select(memory.opened, None, memory.timer, **table.SILENT)
+        for other in (compare_tab, history_tab):
+            other.select(memory.left, None, memory.timer, **table.SILENT)
         history_tab.select(history.refresh, history.inputs, history.outputs, **history.SILENT)
         compare.on_load(page)
         header.on_load(page)

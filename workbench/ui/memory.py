@@ -1,0 +1,115 @@
+"""The memory panel of the Models tab, kept up to date while the tab is open."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import gradio as gr
+
+from workbench.engine import Engine
+from workbench.errors import WorkbenchError
+from workbench.ui import budget, queue
+from workbench.ui.budget import Holder, Next, Picture
+from workbench.ui.markup import html
+
+_EVERY_S: Final = 1.0
+
+
+class MemoryPanel:
+    """Builds the panel at the current place.
+
+    ``chosen`` is given to :meth:`follow`, because it is built below the panel.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._bar = html("", elem_id="models-memory")
+        self._queue = html("", elem_id="models-queue")
+        self.timer = gr.Timer(_EVERY_S, active=False)
+        """Ticks while the tab is open; :meth:`opened` and :meth:`left` see to that."""
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What :meth:`look` fills."""
+        return [self._bar, self._queue]
+
+    def follow(self, chosen: Any, pin: Any, **event: Any) -> None:
+        """Draw again with every tick and whenever another model is chosen.
+
+        Args:
+            chosen: the dropdown of the model that Load would load.
+            pin: the button, which says what it would do.
+            event: gradio's settings of the events.
+        """
+        for happens in (self.timer.tick, chosen.change):
+            happens(self._look, chosen, [*self.outputs, pin], **event)
+
+    def opened(self) -> Any:
+        """The tab was opened."""
+        return gr.Timer(active=True)
+
+    def left(self) -> Any:
+        """Another tab was opened."""
+        return gr.Timer(active=False)
+
+    async def _look(self, chosen: str | None) -> tuple[str, str, str]:
+        pinned = chosen is not None and is_pinned(self._engine, chosen)
+        return *await self.look(chosen), "Unpin" if pinned else "Pin"
+
+    async def look(self, chosen: str | None = None) -> tuple[str, str]:
+        """The panel and the queue as they are now."""
+        overview = self._engine.overview()
+        return (
+            budget.render(await picture(self._engine, chosen)),
+            queue.render(overview.waiting, overview.max_waiting),
+        )
+
+
+def is_pinned(engine: Engine, model: str) -> bool:
+    """Whether a model is kept in memory at the user's wish."""
+    return any(one.model == model and one.pinned for one in engine.overview().residents)
+
+
+async def picture(engine: Engine, chosen: str | None = None) -> Picture:
+    """What the engine's book and rotation say now; ``chosen`` is a model id."""
+    overview, book = engine.overview(), engine.book
+    held, others = book.held(), book.others
+    holders = []
+    for resident in overview.residents:
+        owner = next(
+            (m for m in sorted(book.shared(resident.model)) if m != resident.model and held.get(m)),
+            None,
+        )
+        holders.append(
+            Holder(
+                model=resident.model,
+                status=resident.status,
+                held=held.get(resident.model, {}),
+                prediction=book.expectation(resident.model),
+                pinned=resident.pinned,
+                ours=resident.model not in others,
+                shares_with=owner if not held.get(resident.model) else None,
+                expires_in_s=resident.expires_in_s,
+            )
+        )
+    known = {holder.model for holder in holders}
+    holders += [
+        Holder(model, "idle", held[model], book.expectation(model), ours=False)
+        for model in others
+        if model not in known and held.get(model)
+    ]
+    return Picture(
+        limit=book.limits(),
+        capacity=book.capacity,
+        holders=tuple(holders),
+        alerts=book.alerts,
+        next=None if not chosen or chosen in known else await _next(engine, chosen),
+    )
+
+
+async def _next(engine: Engine, chosen: str) -> Next | None:
+    try:
+        preview = await engine.preview(chosen)
+    except WorkbenchError as error:
+        return Next(chosen, engine.book.expectation(chosen), problem=error.message)
+    return Next(chosen, preview.need, preview.evicts, preview.waits, preview.problem)
