@@ -30,6 +30,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "contention",
             "jobs",
             "disk",
+            "keeping",
             "mailbox",
         },
     ),

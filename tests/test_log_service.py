@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -190,3 +191,31 @@ def test_another_machine_is_let_in_only_where_its_user_said_so(tmp_path: Path) -
         other.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS wb (DISABLE_SSL true, TOKEN '{TOKEN}')")
         other.execute("CREATE TABLE latencies AS FROM wb.latencies")
         assert other.execute("SELECT count(*) FROM latencies").fetchone() == (0,)
+
+
+def test_the_log_is_kept_from_the_command_line_while_a_server_holds_it(
+    server: LiveServer, wb: Workbench, tmp_path: Path
+) -> None:
+    wb.log_session(make_session(), [Message("user", "hi")])
+    made = json.loads(server.cli("db", "snapshot", str(tmp_path / "s.duckdb"), "--json").stdout)
+    with Store.open_readonly(tmp_path / "s.duckdb") as copy:
+        assert copy.rows("SELECT count(*) AS n FROM latencies")[0]["n"] == made["sessions"] >= 1
+    twice = server.cli("db", "snapshot", str(tmp_path / "s.duckdb"))
+    assert (twice.returncode, "exists already" in twice.stderr) == (1, True)
+
+    out = server.cli("db", "export", str(tmp_path / "out"))
+    assert out.returncode == 0, out.stderr
+    assert (tmp_path / "out" / "manifest.json").is_file()
+    read = server.cli("db", "import", str(tmp_path / "out"), "--as", "ada", "--json")
+    assert json.loads(read.stdout)["name"] == "ada"
+    assert len(wb.sql("FROM ada.latencies")) == made["sessions"]
+
+    dry = server.cli("db", "prune", "--older-than", "1d", "--dry-run")
+    assert "would go" in dry.stdout
+    unasked = server.cli("db", "prune", "--older-than", "1d")
+    assert (unasked.returncode, "--yes" in unasked.stderr) == (1, True)
+    assert wb.sql("SELECT count(*) AS n FROM stream_sessions").n[0] > 0
+    done = server.cli("db", "prune", "--older-than", "1d", "--yes", "--json")
+    assert json.loads(done.stdout)["sessions"] > 0
+    assert wb.sql("SELECT count(*) AS n FROM stream_sessions").n[0] == 0
+    assert len(wb.sql("FROM ada.latencies")) == made["sessions"], "what was imported stays"

@@ -386,6 +386,91 @@ def db_verify(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@db_app.command("snapshot")
+def db_snapshot(
+    path: Annotated[Path, typer.Argument(help="File to make.")], as_json: AsJson = False
+) -> None:
+    """Copy the log, as it is at this moment, into a file of its own; logging goes on."""
+    from workbench import figures
+    from workbench.terminal import JobBar
+
+    with _workbench() as wb, JobBar(enabled=not as_json) as bar:
+        done = wb.snapshot(path, on_progress=bar.update)
+    if as_json:
+        _print_json(done)
+    else:
+        size = figures.size(done["size_bytes"])
+        typer.echo(f"{done['path']}: {done['sessions']} sessions, {size}")
+
+
+@db_app.command("export")
+def db_export(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")], as_json: AsJson = False
+) -> None:
+    """Write the log as Parquet, a folder a table and a month, with a manifest."""
+    from workbench import figures
+    from workbench.terminal import JobBar
+
+    with _workbench() as wb, JobBar(enabled=not as_json) as bar:
+        done = wb.export(folder, on_progress=bar.update)
+    if as_json:
+        _print_json(done)
+        return
+    rows = sum(table["rows"] for table in done["tables"].values())
+    size = figures.size(done["size_bytes"])
+    typer.echo(f"{done['path']}: {len(done['tables'])} tables, {rows} rows, {size}")
+
+
+@db_app.command("import")
+def db_import(
+    folder: Annotated[Path, typer.Argument(help="An export of another workbench.")],
+    name: Annotated[str, typer.Option("--as", help="Its name in queries.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make another's export readable as NAME.latencies; it never mixes with the log itself."""
+    from workbench.terminal import JobBar
+
+    with _workbench() as wb, JobBar(enabled=not as_json) as bar:
+        done = wb.import_export(folder, name, on_progress=bar.update)
+    if as_json:
+        _print_json(done)
+    else:
+        typer.echo(f"{done['sessions']} sessions: workbench db query 'FROM {name}.latencies'")
+
+
+@db_app.command("prune")
+def db_prune(
+    older_than: Annotated[
+        str, typer.Option("--older-than", help="90d, 12w, 6m, 1y or a date; older sessions go.")
+    ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="runs, scored, errors: stay whatever their age. Default: runs, scored."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete old sessions with their tokens, messages and memory readings."""
+    kept = keep or ["runs", "scored"]
+    with _workbench() as wb:
+        plan = wb.prune(older_than, keep=kept, dry_run=True)
+        if dry_run or not plan["sessions"]:
+            _show_pruned(plan, as_json)
+            return
+        if not yes:
+            _show_pruned(plan, False)
+            _confirm(f"Delete {plan['sessions']} sessions from before {plan['before'][:10]}")
+        done = wb.prune(older_than, keep=kept, dry_run=False)
+        held, log = wb.remote, wb.settings.workbench_db
+    if not held:  # a server has the file open; without one it can be rewritten
+        from workbench.store.retention import compact
+
+        freed = done["freed_bytes"] + compact(log.expanduser().absolute())
+        done = {**done, "freed_bytes": freed, "free_bytes": 0}
+    _show_pruned(done, as_json)
+
+
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is well, what is not, and what to do about it."""
@@ -459,6 +544,24 @@ def _confirm_deletion(plan: Mapping[str, Any]) -> None:
     for orphan in plan["orphans"]:
         typer.echo(f"{orphan} needs it and could not be used any more.", err=True)
     if not typer.confirm(f"Delete {what}?", err=True):
+        typer.echo("Nothing was deleted.", err=True)
+        raise typer.Exit(1)
+
+
+def _show_pruned(pruned: Mapping[str, Any], as_json: bool) -> None:
+    from workbench.terminal import pruned_text
+
+    if as_json:
+        _print_json(pruned)
+    else:
+        typer.echo(pruned_text(pruned))
+
+
+def _confirm(question: str) -> None:
+    """Ask in a terminal; elsewhere nobody could answer."""
+    if not sys.stdin.isatty():
+        raise invalid(f"{question}: this needs a confirmation.", fix="Give --yes.")
+    if not typer.confirm(f"{question}?", err=True):
         typer.echo("Nothing was deleted.", err=True)
         raise typer.Exit(1)
 

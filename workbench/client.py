@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 from urllib.parse import quote
@@ -427,6 +428,71 @@ class Workbench:
         """
         self._transport.log_session(session, messages, samples)
 
+    def snapshot(
+        self, path: str | Path, *, on_progress: Callable[[Job], None] = lambda job: None
+    ) -> Mapping[str, Any]:
+        """Copy the log, as it is at this moment, into a new file; logging goes on meanwhile.
+
+        Returns:
+            ``path``, ``size_bytes``, ``sessions``.
+        """
+        return self._keep("snapshot", on_progress, path=str(_absolute(path)))
+
+    def export(
+        self, folder: str | Path, *, on_progress: Callable[[Job], None] = lambda job: None
+    ) -> Mapping[str, Any]:
+        """Write the log as Parquet into a new folder: a folder a table and a month, a manifest.
+
+        Returns:
+            What the manifest says (versions, counts, environments), ``path``, ``size_bytes``.
+        """
+        return self._keep("export", on_progress, path=str(_absolute(folder)))
+
+    def import_export(
+        self,
+        folder: str | Path,
+        name: str,
+        *,
+        on_progress: Callable[[Job], None] = lambda job: None,
+    ) -> Mapping[str, Any]:
+        """Make a colleague's export readable beside the log: ``SELECT * FROM name.latencies``.
+
+        It never mixes with one's own tables. Importing again takes the place of what was there.
+
+        Returns:
+            ``name``, ``sessions``, ``log_id``, ``environments``.
+        """
+        return self._keep("import", on_progress, path=str(_absolute(folder)), name=name)
+
+    def prune(
+        self,
+        older_than: str,
+        *,
+        keep: Sequence[str] = ("runs", "scored"),
+        dry_run: bool = True,
+        on_progress: Callable[[Job], None] = lambda job: None,
+    ) -> Mapping[str, Any]:
+        """Delete old sessions with all that belongs to them.
+
+        Args:
+            older_than: ``90d``, ``12w``, ``6m``, ``1y`` or a date.
+            keep: what stays whatever its age: ``runs`` (of benchmarks), ``scored``, ``errors``.
+            dry_run: False really deletes.
+            on_progress: receives the job.
+
+        Returns:
+            ``sessions`` and ``rows`` (per table) that go, ``size_bytes`` of the file,
+            ``freed_bytes`` by which it is smaller, and ``free_bytes`` inside it, used next.
+        """
+        return self._keep(
+            "prune", on_progress, older_than=older_than, keep=list(keep), dry_run=dry_run
+        )
+
+    def _keep(
+        self, kind: str, on_progress: Callable[[Job], None], **arguments: Any
+    ) -> Mapping[str, Any]:
+        return self._follow(self._transport.keep(kind, arguments), on_progress)
+
     # -- life
 
     @property
@@ -488,6 +554,11 @@ def _messages(prompt: str, history: Sequence[Message], system: str | None) -> tu
     return (*first, *history, Message("user", prompt))
 
 
+def _absolute(path: str | Path) -> Path:
+    """The path as the server must see it, whose working directory is another one."""
+    return Path(path).expanduser().absolute()
+
+
 def _mode(name: str) -> TimingMode:
     return _one_of(TimingMode, name, "timing mode")
 
@@ -541,6 +612,7 @@ class _Transport(Protocol):
         messages: Sequence[Message],
         samples: Sequence[MemorySample],
     ) -> None: ...
+    def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job: ...
     def close(self) -> None: ...
 
 
@@ -665,6 +737,9 @@ class _Local:
         from workbench.store.verify import verdict
 
         return verdict(self._engine.store.verify())
+
+    def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job:
+        return self._engine.log.begin(kind, arguments)
 
     def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
         from workbench.store.outside import check_rows
@@ -868,6 +943,9 @@ class _Remote:
     def verify_log(self) -> Mapping[str, Any]:
         verdict: dict[str, Any] = self._call("GET", "/log/verify")
         return verdict
+
+    def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job:
+        return Job.from_dict(self._call("POST", f"/log/jobs/{kind}", arguments))
 
     def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
         from workbench.store.outside import encode_rows

@@ -25,6 +25,7 @@ from workbench.disk import ModelDisk
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf.deletion import Deletion
 from workbench.jobs import Job
+from workbench.keeping import LogKeeper
 from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.observer import Observer
@@ -71,6 +72,7 @@ class Engine:
         self.router = router
         self.store = store
         self.disk = ModelDisk(settings, store)
+        self.log = LogKeeper(store, self.disk.jobs)
         self.monitor = MemoryMonitor(settings.workbench_memory_interval_ms)
         self.upkeep = Upkeep(store, router.providers)
         self.book = Ledger(

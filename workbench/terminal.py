@@ -169,6 +169,25 @@ class JobBar:
             )
 
 
+def pruned_text(pruned: Mapping[str, Any]) -> str:
+    """What a pruning deletes, or would, and what becomes of the file."""
+    verb = "would go" if pruned["dry_run"] else "are gone"
+    lines = [f"{pruned['sessions']} sessions from before {pruned['before'][:10]} {verb}."]
+    lines += [f"    {table}: {rows} rows" for table, rows in pruned["rows"].items() if rows]
+    if not pruned["dry_run"]:
+        freed, free = figures.size(pruned["freed_bytes"]), figures.size(pruned["free_bytes"])
+        lines.append(
+            f"The file is {freed} smaller."
+            + (
+                f" {free} inside it are free and are used next; to give them back as well, stop "
+                "the server and prune again."
+                if pruned["free_bytes"]
+                else ""
+            )
+        )
+    return "\n".join(lines)
+
+
 class LiveTable:
     """Answers side by side in the terminal while they stream.
 

@@ -111,6 +111,12 @@ async def log(request: Request, body: Items) -> dict[str, int]:
     return {"logged": len(items)}
 
 
+@router.post("/log/jobs/{kind}", status_code=202)
+def keep(request: Request, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Begin a snapshot, an export, an import or a pruning; paths are of the server's machine."""
+    return _engine(request).log.begin(kind, body).to_dict()
+
+
 def _plain(value: Any) -> Any:
     """JSON for what a query may hold: arrays as lists, times and the rest as text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -144,6 +144,16 @@ def writing(error: Exception, path: Path) -> WorkbenchError:
     )
 
 
+def exchanging(error: Exception, path: Path) -> WorkbenchError:
+    """Why a copy of the log could not be made, or read."""
+    if _is_full(error):
+        return disk_full(path)
+    text = str(error).partition("\n")[0]
+    if isinstance(error, PermissionError) or any(words in text.lower() for words in _NO_RIGHT):
+        return invalid(f"No permission for {path}.", fix="Give a place that you may write to.")
+    return invalid(f"{path}: {text}", fix="Give another place, or see the server's log.")
+
+
 def is_about_the_database(error: Exception) -> bool:
     """Whether the same items may be written later; else it is something about an item."""
     return isinstance(

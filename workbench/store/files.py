@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,15 +43,37 @@ def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
     with explained(path):
         if not path.exists():
             raise failures.missing(path)
-        connection = duckdb.connect(
-            str(path), read_only=True, config={**CONFIG, "enable_external_access": False}
-        )
+        connection = duckdb.connect(str(path), read_only=True, config=CONFIG)
         with _closed_on_error(connection):
             connection.execute("SET GLOBAL TimeZone = 'UTC'")
             if check(version_of(connection), path=path) == 0:
                 raise failures.missing(path)
+            for name, file in imported(path).items():
+                with suppress(duckdb.Error):
+                    attach_import(connection, name, file)
+            connection.execute("SET GLOBAL enable_external_access = false")
             connection.execute("SET GLOBAL lock_configuration = true")
         return connection
+
+
+def imported(log: Path) -> dict[str, Path]:
+    """Name -> file of the imports beside a log."""
+    found = sorted((exchange_folder(log) / IMPORTS).glob("*.duckdb"))
+    return {file.stem: file for file in found if IMPORT_NAME.match(file.stem)}
+
+
+def attach_import(connection: duckdb.DuckDBPyConnection, name: str, file: Path) -> None:
+    """Attach one for reading, in place of the one of this name."""
+    quoted = str(file).replace("'", "''")
+    connection.execute(f"DETACH DATABASE IF EXISTS {name}")
+    connection.execute(f"ATTACH '{quoted}' AS {name} (READ_ONLY)")
+
+
+IMPORT_NAME: Final = re.compile(r"^[a-z][a-z0-9_]{0,40}$")
+"""What an import may be called."""
+
+IMPORTS: Final = "imports"
+"""Where in the exchange folder imported logs are kept."""
 
 
 def exchange_folder(path: Path) -> Path:
@@ -60,8 +84,12 @@ def exchange_folder(path: Path) -> Path:
 def seal(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Take access to other files, to the network and to its own settings from an open log.
 
-    It keeps its own files (write-ahead log, temporary ones) and :func:`exchange_folder`.
+    It keeps its own files (write-ahead log, temporary ones) and :func:`exchange_folder`, of which
+    what a killed process left behind is removed.
     """
+    for left in exchange_folder(path).glob("*"):
+        if left.name != IMPORTS:
+            shutil.rmtree(left, ignore_errors=True)
     connection.execute("SET GLOBAL allowed_directories = [?]", [str(exchange_folder(path))])
     connection.execute("SET GLOBAL enable_external_access = false")
     connection.execute("SET GLOBAL lock_configuration = true")

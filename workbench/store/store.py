@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,10 +14,11 @@ import duckdb
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.store import failures, serving
+from workbench.jobs import Reporter
+from workbench.store import exchange, failures, imports, retention, serving
 from workbench.store.blocks import DatabaseFile
 from workbench.store.database import Database, Durability
-from workbench.store.files import open_for_reading, seal
+from workbench.store.files import attach_import, imported, open_for_reading, seal
 from workbench.store.parking import Parking
 from workbench.store.reading import Limits, Params, Reader
 from workbench.store.repair import reports
@@ -49,6 +51,10 @@ _CATCH_UP_S: Final = 5.0
 # DuckDB's lock keeps other processes out, but lets one process open the file twice.
 _open_paths: set[Path] = set()
 _open_lock = threading.Lock()
+
+
+def _silent(message: str, done: int | None = None, total: int | None = None) -> None:
+    """Nobody wants to know."""
 
 
 class Store:
@@ -345,6 +351,65 @@ class Store:
             for item in found
         ]
 
+    # -- the whole of it ---------------------------------------------------------------------------
+
+    def snapshot(
+        self, target: Path, report: Reporter = _silent, cancelled: threading.Event | None = None
+    ) -> dict[str, Any]:
+        """Copy the log into a file of its own; see :func:`workbench.store.exchange.snapshot`."""
+        self._catch_up()
+        return exchange.snapshot(
+            self._connection, self.path, target, report, cancelled or threading.Event()
+        )
+
+    def export(
+        self, target: Path, report: Reporter = _silent, cancelled: threading.Event | None = None
+    ) -> dict[str, Any]:
+        """Write the log as Parquet; see :func:`workbench.store.exchange.export`."""
+        self._catch_up()
+        return exchange.export(
+            self._connection, self.path, target, report, cancelled or threading.Event()
+        )
+
+    def import_export(
+        self,
+        source: Path,
+        name: str,
+        report: Reporter = _silent,
+        cancelled: threading.Event | None = None,
+    ) -> dict[str, Any]:
+        """Make an export readable as ``name.latencies`` and so on, in place of an earlier one.
+
+        Returns:
+            ``name``, ``sessions``, ``log_id``, ``environments``, ``path``.
+
+        Raises:
+            WorkbenchError: see :func:`workbench.store.imports.build`.
+        """
+        manifest = imports.read_manifest(source)
+        made = imports.build(self.path, source, name, report, cancelled or threading.Event())
+        file = made.with_name(f"{name}.duckdb")
+        with self._connection.cursor() as cursor:
+            try:
+                cursor.execute(f"DETACH DATABASE IF EXISTS {name}")
+                made.replace(file)
+                attach_import(cursor, name, file)
+            except duckdb.Error as error:
+                made.unlink(missing_ok=True)
+                raise failures.exchanging(error, source) from error
+        return {
+            "name": name,
+            "sessions": manifest["tables"]["stream_sessions"]["rows"],
+            "log_id": manifest.get("log_id"),
+            "environments": manifest.get("environments", []),
+            "path": str(file),
+        }
+
+    def prune(self, before: dt.datetime, keep: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
+        """Delete what is older; see :func:`workbench.store.retention.prune`."""
+        self.flush()
+        return retention.prune(self._connection, self.path, before, keep, dry_run=dry_run)
+
     def size_bytes(self) -> int:
         """What the log takes on disk, its write-ahead log included."""
         files = (self.path, self.path.with_name(f"{self.path.name}.wal"))
@@ -419,6 +484,9 @@ class Store:
         self._parking = Parking(connection, self._reader)
         if self._address is not None:
             self.serving = serving.serve(connection, self._address)
+        for name, file in imported(self.path).items():
+            with suppress(duckdb.Error):
+                attach_import(connection, name, file)
         seal(connection, self.path)
 
     def _shut(self) -> None:
