@@ -42,6 +42,9 @@ GROUP: Final = 256
 TRANSACTION: Final = 1024
 """The most items that share a transaction."""
 
+AHEAD: Final = 4 * TRANSACTION
+"""So many items the spool may be ahead of the database before it waits for it."""
+
 RETRY_S = 1.0
 """Pause between attempts while something cannot be written."""
 
@@ -251,6 +254,10 @@ class Writer:
         while True:
             with self._queued:
                 self._queued.wait_for(lambda: self._queue or self._closing)
+                # A database that cannot be written now is not waited for: the spool is for that.
+                self._changed.wait_for(
+                    lambda: len(self._spooled) < AHEAD or self._problems or self._closing
+                )
                 group = [self._queue.popleft() for _ in range(min(GROUP, len(self._queue)))]
             if not group:
                 break
