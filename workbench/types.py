@@ -7,7 +7,6 @@ processes) unless a name says otherwise; sizes are bytes.
 from __future__ import annotations
 
 import datetime as dt
-import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -197,6 +196,8 @@ class Timeouts:
     between_tokens_s: float | None = None
     total_s: float | None = None
 
+    LONGEST_S: ClassVar[int] = 10**8
+
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
@@ -204,9 +205,10 @@ class Timeouts:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise invalid(f"timeouts.{name} must be a number of seconds, not {value!r}.")
-            if not 0 < value < math.inf:
+            if not 0 < value <= self.LONGEST_S:
                 raise invalid(
-                    f"timeouts.{name} is {value}.", fix="Give a positive number of seconds."
+                    f"timeouts.{name} is {value}.",
+                    fix=f"Give a number of seconds above 0, at most {self.LONGEST_S:,}.",
                 )
 
     @classmethod

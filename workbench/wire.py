@@ -59,6 +59,10 @@ _EVENTS: Final[dict[str, type[Any]]] = {
 }
 
 
+EVENT_TYPES: Final = frozenset(_EVENTS)
+"""The ``type`` of every stream event there is."""
+
+
 def encode_request(request: ChatRequest) -> dict[str, Any]:
     """A request as JSON values."""
     values = asdict(request)

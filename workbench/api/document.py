@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from workbench import __version__
 from workbench.api.problems import MEDIA_TYPE, openai_body
 from workbench.errors import ErrorCode, invalid
+from workbench.wire import EVENT_TYPES
 
 _DESCRIPTION: Final = (
     "Models of Ollama and Hugging Face behind one API, every call logged with its figures. "
@@ -115,6 +116,30 @@ _ANSWERS: Final[Mapping[str, Any]] = {
 }
 
 
+_STREAM: Final = {
+    "schema": {
+        "type": "object",
+        "description": "One event; `data` is its JSON, with `type`, `pane` and what belongs to it.",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": {"type": "string", "description": "Number in the stream, to re-attach by."},
+            "event": {"type": "string", "enum": sorted(EVENT_TYPES)},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    },
+    "example": _EVENTS,
+}
+_OPENAI_STREAM: Final = {
+    "schema": {
+        "type": "object",
+        "description": "One chunk of the answer; the last is `[DONE]`.",
+        "required": ["data"],
+        "properties": {"data": {"type": "string", "contentMediaType": "application/json"}},
+    },
+    "example": 'data: {"object": "chat.completion.chunk", "choices": [...]}\n\ndata: [DONE]\n\n',
+}
+
+
 def install(app: FastAPI) -> None:
     """Serve the document at ``/openapi.json``; made at the first request."""
 
@@ -176,8 +201,9 @@ def _complete(operation: dict[str, Any], name: str) -> None:
             continue
         content = response.setdefault("content", {})
         if name == "POST /v1/chat/completions":
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+            content["text/event-stream"] = {}
         if "text/event-stream" in content:
-            content["text/event-stream"].setdefault("example", _EVENTS)
+            stream = _OPENAI_STREAM if " /v1/" in name else _STREAM
+            content["text/event-stream"] = dict(stream)
         if name in _ANSWERS and "application/json" in content:
             content["application/json"]["example"] = _ANSWERS[name]
