@@ -40,6 +40,7 @@ from workbench.types import (
     [
         {"temperature": math.nan},
         {"temperature": math.inf},
+        {"max_tokens": 10**400},
         {"temperature": "warm"},
         {"temperature": -0.1},
         {"max_tokens": -1},
@@ -70,7 +71,9 @@ def test_one_stop_string_may_stand_alone() -> None:
     assert Options.from_mapping({"stop": "END", "seed": None}).stop == ("END",)
 
 
-@pytest.mark.parametrize("limits", [{"total_s": 0}, {"queue_s": -1}, {"load_s": math.nan}])
+@pytest.mark.parametrize(
+    "limits", [{"total_s": 0}, {"queue_s": -1}, {"load_s": math.nan}, {"load_s": 10**400}]
+)
 def test_bad_timeouts_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(WorkbenchError, match=next(iter(limits))):
         Timeouts(**limits)

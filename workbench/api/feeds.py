@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ class Feed:
         stream_id: what it is called.
         grace_s: seconds that the work goes on without a reader.
         kept: events that are held; the oldest go first.
+        on_end: called when there will be no more.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Feed:
         stream_id: str,
         grace_s: float,
         kept: int,
+        on_end: Callable[[], None],
     ) -> None:
         self.stream_id = stream_id
         self.sessions = [call.session_id for call in calls]
@@ -62,6 +64,7 @@ class Feed:
         self._calls = calls
         self._grace_s = grace_s
         self._kept = kept
+        self._on_end = on_end
         self._chunk_size = engine.settings.hf_stream_chunk_size
         self._events: deque[Numbered] = deque()
         self._number = 0
@@ -82,7 +85,9 @@ class Feed:
             _log.exception("feed_failed", stream_id=self.stream_id)
         finally:
             self.ended_at = time.monotonic()
+            self._disarm()
             self._wake()
+            self._on_end()
 
     def _put(self, pane: int, event: StreamEvent) -> None:
         if isinstance(event, SessionEvent):
@@ -230,7 +235,14 @@ class Feeds:
         self._forget()
         settings = self._settings
         grace_s = settings.workbench_detach_grace_s if detach else 0.0
-        feed = Feed(self._engine, calls, stream_id, grace_s, settings.workbench_stream_buffer)
+        feed = Feed(
+            self._engine,
+            calls,
+            stream_id,
+            grace_s,
+            settings.workbench_stream_buffer,
+            self._ended,
+        )
         self._feeds[stream_id] = feed
         return feed
 
@@ -267,6 +279,10 @@ class Feeds:
         for feed in list(self._feeds.values()):
             await feed.close()
         self._feeds.clear()
+
+    def _ended(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._settings.workbench_stream_keep_s + 1, self._forget)
 
     def _forget(self) -> None:
         """Drop what ended long ago, and the oldest of what is too much."""
