@@ -67,6 +67,17 @@ _BODIES: Final[Mapping[str, Any]] = {
     "POST /api/v1/generate": {**_MODEL, **_CALL},
     "POST /api/v1/stream-message": {**_MODEL, **_CALL, "detach": True},
     "POST /api/v1/compare": {"models": ["scripted/chunks", "scripted/steady"], **_CALL},
+    "POST /v1/chat/completions": {
+        **_MODEL,
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Name three colors."},
+        ],
+        "max_tokens": 64,
+        "temperature": 0,
+        "seed": 1,
+        "stop": ["."],
+    },
     "POST /api/v1/query": {"sql": "SELECT model, ttft_s FROM latencies", "limit": 10},
 }
 _EVENTS: Final = (

@@ -137,21 +137,6 @@ class ChatCompletion(_Loose):
     ``timeouts``, ``conversation_id``, ``fallback``).
     """
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "scripted/chunks",
-                    "messages": [{"role": "user", "content": "Name three colors."}],
-                    "max_tokens": 64,
-                    "temperature": 0,
-                    "seed": 1,
-                }
-            ]
-        },
-    )
-
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     stream: bool | None = None
