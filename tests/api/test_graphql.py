@@ -115,7 +115,8 @@ def test_sessions_conversation_queue_health_runs(http: httpx.Client) -> None:
     assert talk["conversation"]["messages"][0] == {"role": "user", "content": "Hi"}
     health = data(http, "{ health { status ready parts { name status reason details } } }")
     assert {"store", "scripted"} <= {part["name"] for part in health["health"]["parts"]}
-    assert data(http, "{ queue { sessionId phase } }")["queue"] == []
+    queue = data(http, "{ queue { streams { phase } waiting { position } residents { model } } }")
+    assert queue["queue"]["streams"] == queue["queue"]["waiting"] == []
     assert data(http, "{ benchmarkRuns { runs { runId } next } }")["benchmarkRuns"]["runs"] == []
     for wrong in ("limit: 0", "limit: 100000", 'cursor: "x"', 'status: "odd"', 'since: "soon"'):
         (error,) = errors(http, f"{{ streamSessions({wrong}) {{ next }} }}")
@@ -159,7 +160,9 @@ def test_leaving_or_terminating_stops_the_work(server: LiveServer, http: httpx.C
     with socket(server) as connection:
         told = subscribe(connection, model="scripted/stall", message="Hi")
         first = next(told)["payload"]["data"]["streamMessage"]["sessionId"]
-    while data(http, "{ queue { sessionId } }")["queue"]:  # pytest-timeout bounds it
+    while data(http, "{ queue { streams { sessionId } } }")["queue"][
+        "streams"
+    ]:  # pytest-timeout bounds it
         pass
     row = http.get(f"/api/v1/sessions/{first}").json()
     assert (row["status"], row["termination_reason"]) == ("cancelled", "disconnect")
@@ -180,8 +183,8 @@ def test_leaving_or_terminating_stops_the_work(server: LiveServer, http: httpx.C
     [
         ("{ availableModels { nonsense } }", "nonsense"),
         ("{ availableModels { id ", "Syntax"),
-        ("{" + " ".join(f"a{i}: queue {{ phase }}" for i in range(30)) + "}", "aliases"),
-        ("{ queue { " + "phase " * 3000 + "} }", "tokens"),
+        ("{" + " ".join(f"a{i}: queue {{ nextVictims }}" for i in range(30)) + "}", "aliases"),
+        ("{ queue { " + "nextVictims " * 3000 + "} }", "tokens"),
         ("{ __schema { types { fields { type { name } } } } }", ""),
     ],
 )

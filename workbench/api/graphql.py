@@ -165,10 +165,18 @@ class Query:
         messages = [build(types.Message, message) for message in found["messages"]]
         return build(types.Conversation, {**found, "messages": messages})
 
-    @strawberry.field(description="The streams that run or wait, the oldest first.")
-    async def queue(self, info: Info) -> list[types.ActiveStream]:
-        """As ``GET /api/v1/streams``."""
-        return [build(types.ActiveStream, item) for item in _engine(info).active()]
+    @strawberry.field(description="Who is in memory, who waits, who answers.")
+    async def queue(self, info: Info) -> types.Queue:
+        """As ``GET /api/v1/queue`` and ``GET /api/v1/streams``."""
+        engine = _engine(info)
+        found = engine.overview().to_dict()
+        lists = {
+            "streams": [build(types.ActiveStream, item) for item in engine.active()],
+            "waiting": [build(types.Waiting, item) for item in found["waiting"]],
+            "residents": [build(types.Resident, item) for item in found["residents"]],
+            "next_victims": list(found["next_victims"]),
+        }
+        return build(types.Queue, {**found, **lists})
 
     @strawberry.field(description="Every part with its reason.")
     async def health(self, info: Info) -> types.Health:

@@ -13,6 +13,7 @@ from strawberry.scalars import JSON
 from workbench import wire
 from workbench.api.feeds import Numbered
 from workbench.types import DoneEvent, ErrorEvent
+from workbench.types import Priority as Rank
 from workbench.types import TimingMode as Mode
 
 T = TypeVar("T")
@@ -153,6 +154,47 @@ class ActiveStream:
     comparison_id: str | None = None
 
 
+@strawberry.type(description="A request that waits; `estimateS` is the time until its answer.")
+class Waiting:
+    """As in ``waiting`` of ``GET /api/v1/queue``."""
+
+    number: int
+    model: str
+    position: int
+    reason: str
+    waited_s: float
+    priority: str
+    exclusive: bool
+    evicts: list[str]
+    estimate_s: float | None = None
+
+
+@strawberry.type(description="A model in memory or on its way in; bytes by device.")
+class Resident:
+    """As in ``residents`` of ``GET /api/v1/queue``."""
+
+    model: str
+    status: str
+    running: int
+    held_bytes: JSON
+    peak_bytes: JSON
+    pinned: bool
+    last_used_at: str | None = None
+    expires_in_s: float | None = None
+
+
+@strawberry.type(description="Who is in memory, who waits, who answers, who would leave next.")
+class Queue:
+    """As ``GET /api/v1/queue``, with the streams under way."""
+
+    streams: list[ActiveStream]
+    waiting: list[Waiting]
+    residents: list[Resident]
+    next_victims: list[str]
+    limit_bytes: JSON
+    held_bytes: JSON
+
+
 @strawberry.type(description="One part of the whole, with its reason if it is not well.")
 class HealthPart:
     """As a part of ``GET /health``."""
@@ -259,6 +301,7 @@ class StreamEvent:
         return build(cls, {**values, "number": item.number})
 
 
+Priority = strawberry.enum(Rank, name="Priority", description="Who goes first where many wait.")
 TimingMode = strawberry.enum(Mode, name="TimingMode", description="How requests may overlap.")
 
 
@@ -319,6 +362,7 @@ class StreamMessageInput:
     conversation_id: str | None = None
     options: OptionsInput | None = None
     timing_mode: TimingMode | None = None  # type: ignore[valid-type]
+    priority: Priority | None = None  # type: ignore[valid-type]
     fallback: str | None = None
     timeouts: TimeoutsInput | None = None
 
