@@ -106,6 +106,8 @@ class Fuzzer:
                 content = operation.get("requestBody", {}).get("content", {})
                 example = content.get("application/json", {}).get("example")
                 if example is not None and only in path:
+                    quick = {"model": _QUICK, "models": [_QUICK, _QUICK]}
+                    example |= {name: quick[name] for name in quick.keys() & example.keys()}
                     for body in _spoilt(example):
                         self._send(outcome, verb, path, body)
         outcome.seconds = time.monotonic() - began
