@@ -103,6 +103,9 @@ def prune(
             )
             cursor.execute("BEGIN TRANSACTION")
             rows = {table: _part(cursor, table, where, before) for table, where in _PARTS}
+            cursor.execute(
+                "INSERT INTO prunes VALUES (now(), ?, ?)", [before, rows["stream_sessions"]]
+            )
             if gone := rows["stream_sessions"]:
                 # Explains to the check of the log why numbers are missing.
                 cursor.execute("INSERT INTO prunes VALUES (now(), ?, ?)", [before, gone])
