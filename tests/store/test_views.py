@@ -112,7 +112,7 @@ def test_the_median_gap_of_the_row_is_that_of_the_stored_tokens(store: Store) ->
         store.log_session(session, ASKED).result()
     rows = store.rows(
         "SELECT any_value(itl_p50_s) AS kept_s, median(gap_s / n_tokens) AS p50_s FROM ("
-        "  SELECT *, unnest(range(n_tokens)) FROM token_events WHERE gap_s IS NOT NULL"
+        "  FROM token_events, range(8) each(token) WHERE token < n_tokens AND gap_s IS NOT NULL"
         ") JOIN latencies USING (session_id) GROUP BY session_id"
     )
     assert sorted(row["kept_s"] for row in rows) == pytest.approx([0.015, 0.02])
