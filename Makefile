@@ -60,7 +60,7 @@ bench-hf: install demo ## the Hugging Face engine against its peers, in turns
 audit: ## known security holes in the pinned packages (needs the network)
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install -qq pip-audit; }
 	@grep -v '^#' .ci/constraints.txt | sed 's/+[a-z0-9.]*$$//' > .venv-audit/pins.txt
-	@.venv-audit/bin/pip-audit --no-deps --disable-pip --progress-spinner off -r .venv-audit/pins.txt
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/pins.txt
 
 clean: ## remove the environment and caches (models and the log stay)
 	@rm -rf $(VENV) .venv-audit .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -18,11 +18,19 @@ from tests.conftest import EngineFactory
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.observe import conventions
-from workbench.observe.tracing import Tracing, exporters, provider_from_environment
+from workbench.observe.tracing import Tracing, _parts, exporters, provider_from_environment
 from workbench.providers.scripted import Schedule, steady
 from workbench.server import create_app
 from workbench.settings import Settings
-from workbench.types import ChatRequest, DoneEvent, ErrorEvent, Message, Options, StreamSession
+from workbench.types import (
+    ChatRequest,
+    DoneEvent,
+    ErrorEvent,
+    Message,
+    Options,
+    StreamSession,
+    ToolCall,
+)
 
 SCHEDULES = {
     "good": Schedule(steady(4, first_s=0.02, gap_s=0.01), load_s=0.02),
@@ -134,6 +142,15 @@ async def test_content_is_there_only_if_asked_for(
     (answer,) = json.loads(str(chat.attributes["gen_ai.output.messages"]))
     assert answer["parts"] == [{"type": "text", "content": session.text}]
     assert answer["finish_reason"] == "stop"
+
+
+def test_calls_of_functions_are_parts_of_their_messages() -> None:
+    asked = Message("assistant", "", tool_calls=(ToolCall("c1", "weather", '{"city":"Rome"}'),))
+    told = Message("tool", "sunny", tool_call_id="c1")
+    assert [_parts(asked), _parts(told)] == [
+        [{"type": "tool_call", "id": "c1", "name": "weather", "arguments": '{"city":"Rome"}'}],
+        [{"type": "tool_call_response", "id": "c1", "response": "sunny"}],
+    ]
 
 
 async def test_the_callers_trace_goes_on(

@@ -181,12 +181,23 @@ def _content(session: StreamSession, messages: Sequence[Message]) -> dict[str, s
         "parts": [*parts, _part("text", session.text)],
         "finish_reason": session.finish_reason or session.status.value,
     }
-    asked = [{"role": item.role, "parts": [_part("text", item.content)]} for item in said]
+    asked = [{"role": item.role, "parts": _parts(item)} for item in said]
     return {
         "input": json.dumps(asked, ensure_ascii=False),
         "output": json.dumps([answer], ensure_ascii=False),
         **({"system": json.dumps(system, ensure_ascii=False)} if system else {}),
     }
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    if message.role == "tool":
+        answer = {"type": "tool_call_response", "id": message.tool_call_id}
+        return [{**answer, "response": message.content}]
+    calls = [
+        {"type": "tool_call", "id": call.id, "name": call.name, "arguments": call.arguments}
+        for call in message.tool_calls
+    ]
+    return [*([_part("text", message.content)] if message.content or not calls else []), *calls]
 
 
 def _part(kind: str, text: str) -> dict[str, str]:
