@@ -1,29 +1,19 @@
-"""``Workbench``: the sync facade for notebooks and scripts.
-
-With a server running on this database it speaks to the server, so that a model is never loaded
-twice and the log has one writer; otherwise it runs an engine of its own on a background event
-loop. Both ways give the same values.
-"""
+"""``Workbench``: what notebooks and scripts call."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import threading
-import time
 import weakref
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from workbench import logs, wire
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.jobs import Job
-from workbench.settings import Settings, load_settings
+from workbench.settings import load_settings
 from workbench.types import (
     ChatRequest,
     DoneEvent,
@@ -40,32 +30,20 @@ from workbench.types import (
 )
 
 if TYPE_CHECKING:
-    import httpx
     import pandas as pd
 
     from workbench.rotation import Overview
     from workbench.store import MemorySample
-    from workbench.store.remote import QuackReader
     from workbench.store.rows import Mode
 
-T = TypeVar("T")
+from workbench.client.remote import Remote
+from workbench.client.sessions import sessions_frame
+from workbench.client.transport import connect
+
 E = TypeVar("E", bound=StrEnum)
 
 _POLL_S: Final = 0.2
 _STOP_S: Final = 3.0
-
-FIGURES = (
-    "ttft_s",
-    "tpot_s",
-    "decode_tps",
-    "output_tps",
-    "chars_per_s",
-    "e2e_s",
-    "queue_s",
-    "load_s",
-    "mem_peak_bytes",
-)
-"""The figures that a comparison shows; all others are in ``latencies``."""
 
 
 class Workbench:
@@ -86,7 +64,7 @@ class Workbench:
         self, *, remote: bool | None = None, source: str = "python", **settings: object
     ) -> None:
         self.settings = load_settings(**settings)
-        self._transport = _connect(self.settings, remote, source)
+        self._transport = connect(self.settings, remote, source)
         # A notebook seldom closes anything: models and log must be released all the same.
         self._finalizer = weakref.finalize(self, self._transport.close)
         # atexit would be too late: closing needs threads, and by then none can be started.
@@ -498,7 +476,7 @@ class Workbench:
     @property
     def remote(self) -> bool:
         """Whether a server does the work."""
-        return isinstance(self._transport, _Remote)
+        return isinstance(self._transport, Remote)
 
     def close(self) -> None:
         """Release models and log; harmless if repeated."""
@@ -518,35 +496,6 @@ class Workbench:
     def __repr__(self) -> str:
         where = "server" if self.remote else "in this process"
         return f"<Workbench {where}, log {self.settings.workbench_db}>"
-
-
-def sessions_frame(sessions: Sequence[StreamSession]) -> pd.DataFrame:
-    """Finished sessions as a DataFrame, one row each; units are in the column names."""
-    import pandas as pd
-
-    return pd.DataFrame([session_row(session) for session in sessions])
-
-
-def session_row(session: StreamSession) -> dict[str, Any]:
-    """The part of a finished session that comparisons show."""
-    return {
-        "model": session.model,
-        "status": session.status.value,
-        "text": session.text,
-        **{name: session.metrics.get(name) for name in FIGURES},
-        "prompt_tokens": session.prompt_tokens,
-        "output_tokens": session.output_tokens,
-        "finish_reason": session.finish_reason,
-        "contended": session.overlap_ns > 0,
-        "error_code": session.error.code.value if session.error else None,
-        "error": str(session.error) if session.error else None,
-        "warnings": [warning.message for warning in session.warnings],
-        "fallback_from": session.fallback_from,
-        "seed": session.seed,
-        "session_id": session.session_id,
-        "conversation_id": session.conversation_id,
-        "comparison_id": session.comparison_id,
-    }
 
 
 def _messages(prompt: str, history: Sequence[Message], system: str | None) -> tuple[Message, ...]:
@@ -577,407 +526,3 @@ def _one_of(kind: type[E], name: str, what: str) -> E:
             fix=f"Use one of {', '.join(kind)}.",
             operation="validate",
         ) from None
-
-
-# -- two ways to an engine ------------------------------------------------------------------------
-
-
-class _Transport(Protocol):
-    def models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]: ...
-    def show(self, model: str) -> ModelInfo: ...
-    def load(self, model: str) -> Mapping[str, Any]: ...
-    def unload(self, model: str) -> Mapping[str, Any]: ...
-    def pin(self, model: str) -> None: ...
-    def unpin(self, model: str) -> None: ...
-    def queue(self) -> Overview: ...
-    def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job: ...
-    def verify(self, model: str | None) -> Job: ...
-    def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]: ...
-    def job(self, job_id: str) -> Job: ...
-    def wait_for_job(self, job_id: str, timeout_s: float) -> Job: ...
-    def cancel_job(self, job_id: str) -> Job: ...
-    def stream(
-        self, requests: Sequence[ChatRequest]
-    ) -> Generator[tuple[int, StreamEvent], None, None]: ...
-    def cancel(self, session_id: str) -> bool: ...
-    def sql(
-        self, query: str, params: Mapping[str, Any] | None, limit: int | None
-    ) -> pd.DataFrame: ...
-    def tables(self) -> list[dict[str, Any]]: ...
-    def verify_log(self) -> Mapping[str, Any]: ...
-    def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None: ...
-    def log_session(
-        self,
-        session: StreamSession,
-        messages: Sequence[Message],
-        samples: Sequence[MemorySample],
-    ) -> None: ...
-    def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job: ...
-    def close(self) -> None: ...
-
-
-def _connect(settings: Settings, remote: bool | None, source: str) -> _Transport:
-    from workbench.discovery import running_server
-
-    found = running_server(settings) if remote is not False else None
-    if found is not None:
-        return _Remote(settings, found, source)
-    if remote:
-        raise WorkbenchError(
-            ErrorCode.SERVER_UNREACHABLE,
-            f"No server is running on {settings.workbench_db}.",
-            fix="Start one with: workbench serve.",
-            operation="connect",
-        )
-    return _Local(settings, source)
-
-
-class _Local:
-    """An engine in this process, on an event loop of its own in a background thread."""
-
-    def __init__(self, settings: Settings, source: str) -> None:
-        from workbench import environment
-        from workbench.engine import build
-        from workbench.store import Store
-        from workbench.store.database import durability
-
-        # In a notebook or script only what goes wrong is worth a line, unless it asked for more.
-        chosen = "workbench_log_level" in settings.model_fields_set
-        logs.configure_default(settings.workbench_log_level if chosen else "WARNING")
-        self._source = source
-        store = Store.open(settings.workbench_db, durability=durability(settings))
-        store.set_environment(environment.capture(settings))
-        self._engine = build(settings, store)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="engine", daemon=True)
-        self._thread.start()
-
-    def _await(self, work: Coroutine[Any, Any, T]) -> T:
-        with logs.correlation(new_id("cor"), source=self._source):
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl+C, or an interrupted cell: the work must not go on
-            raise
-
-    def models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]:
-        listing = self._await(self._engine.list_models())
-        return list(listing.models), listing.problems
-
-    def show(self, model: str) -> ModelInfo:
-        return self._await(self._engine.show(model))
-
-    def load(self, model: str) -> Mapping[str, Any]:
-        return self._await(self._engine.load(model))
-
-    def unload(self, model: str) -> Mapping[str, Any]:
-        return self._await(self._engine.unload(model))
-
-    def pin(self, model: str) -> None:
-        self._await(self._engine.pin(model))
-
-    def unpin(self, model: str) -> None:
-        self._await(self._engine.unpin(model))
-
-    def queue(self) -> Overview:
-        async def look() -> Overview:
-            return self._engine.overview()
-
-        return self._await(look())
-
-    def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
-        with logs.correlation(new_id("cor"), source=self._source):
-            return self._engine.download(model, revision, gguf_file)
-
-    def verify(self, model: str | None) -> Job:
-        return self._await(self._engine.verify(model))
-
-    def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]:
-        if not dry_run:
-            return self._await(self._engine.delete(model))
-        return self._await(self._engine.plan_deletion(model)).to_dict()
-
-    def job(self, job_id: str) -> Job:
-        return self._engine.disk.jobs.get(job_id)
-
-    def wait_for_job(self, job_id: str, timeout_s: float) -> Job:
-        return self._engine.disk.jobs.wait(job_id, timeout_s)
-
-    def cancel_job(self, job_id: str) -> Job:
-        return self._engine.disk.jobs.cancel(job_id)
-
-    def stream(
-        self, requests: Sequence[ChatRequest]
-    ) -> Generator[tuple[int, StreamEvent], None, None]:
-        events = self._engine.compare(requests)
-
-        async def following() -> tuple[int, StreamEvent] | None:
-            return await anext(events, None)
-
-        try:
-            while (item := self._await(following())) is not None:
-                yield item
-        finally:
-            self._await(events.aclose())
-
-    def cancel(self, session_id: str) -> bool:
-        async def stop() -> bool:
-            return self._engine.cancel(session_id)
-
-        return self._await(stop())
-
-    def sql(self, query: str, params: Mapping[str, Any] | None, limit: int | None) -> pd.DataFrame:
-        return self._engine.store.query(query, params, limit=limit)
-
-    def tables(self) -> list[dict[str, Any]]:
-        return self._engine.store.tables()
-
-    def verify_log(self) -> Mapping[str, Any]:
-        from workbench.store.verify import verdict
-
-        return verdict(self._engine.store.verify())
-
-    def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job:
-        return self._engine.log.begin(kind, arguments)
-
-    def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
-        from workbench.store.outside import check_rows
-
-        self._engine.store.submit(check_rows(table, rows, mode)).result()
-
-    def log_session(
-        self,
-        session: StreamSession,
-        messages: Sequence[Message],
-        samples: Sequence[MemorySample],
-    ) -> None:
-        self._engine.store.log_session(session, messages, samples).stored.result()
-
-    def close(self) -> None:
-        if self._loop.is_closed():
-            return
-        self._await(self._engine.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
-        self._loop.close()
-
-
-class _Remote:
-    """The engine of a running server, over REST and server-sent events."""
-
-    def __init__(self, settings: Settings, server: Mapping[str, Any], source: str) -> None:
-        self._settings = settings
-        self._source = source
-        self._log: QuackReader | None = None
-        self._use(server)
-
-    def _use(self, server: Mapping[str, Any]) -> None:
-        import httpx
-
-        self._server = server
-        self._parks = bool(server.get("log"))
-        # Loopback must not go through a proxy; a stream may be silent for as long as a model loads.
-        self._http = httpx.Client(
-            base_url=f"{server['url']}/api/v1",
-            headers={
-                "Authorization": f"Bearer {server['token']}",
-                wire.SOURCE_HEADER: self._source,
-            },
-            timeout=httpx.Timeout(10, read=None),
-            trust_env=False,
-        )
-
-    def _moved(self) -> bool:
-        """Follow a server that was restarted meanwhile; False if there is none, or no other."""
-        from workbench.discovery import running_server
-
-        found = running_server(self._settings)
-        if found is None or found == self._server:
-            return False
-        self.close()
-        self._use(found)
-        return True
-
-    def _call(self, method: str, path: str, body: object = None) -> Any:
-        with self._explained():
-            answer = self._send(method, path, body)
-        if answer.is_error:
-            raise _refused(answer.status_code, answer.text)
-        return json.loads(answer.text) if answer.text else None
-
-    def _send(self, method: str, path: str, body: object) -> httpx.Response:
-        import httpx
-
-        try:
-            answer = self._http.request(method, path, json=body)
-        except (httpx.ConnectError, httpx.RemoteProtocolError):  # nothing was done
-            if not self._moved():
-                raise
-        else:
-            # Another server on the same port does not know the token of the one before.
-            if answer.status_code != httpx.codes.UNAUTHORIZED or not self._moved():
-                return answer
-        return self._http.request(method, path, json=body)
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        import httpx
-
-        try:
-            yield
-        except httpx.HTTPError as error:
-            raise WorkbenchError(
-                ErrorCode.SERVER_UNREACHABLE,
-                f"The workbench server does not answer ({type(error).__name__}).",
-                fix="See its log, or start it again with: workbench serve.",
-                operation="http",
-            ) from None
-
-    def models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]:
-        body = self._call("GET", "/models")
-        problems = {
-            name: WorkbenchError.from_dict(error) for name, error in body["problems"].items()
-        }
-        return [wire.decode_model(model) for model in body["models"]], problems
-
-    def show(self, model: str) -> ModelInfo:
-        return wire.decode_model(self._call("GET", _model_path(model)))
-
-    def load(self, model: str) -> Mapping[str, Any]:
-        done = self._call("POST", "/models/load", {"model": model})
-        return {name: done[name] for name in ("id", "duration_s", "memory_bytes")}
-
-    def unload(self, model: str) -> Mapping[str, Any]:
-        done = self._call("POST", "/models/unload", {"model": model})
-        return {name: done[name] for name in ("id", "duration_s", "recovered_bytes")}
-
-    def pin(self, model: str) -> None:
-        self._call("POST", "/models/pin", {"model": model})
-
-    def unpin(self, model: str) -> None:
-        self._call("POST", "/models/unpin", {"model": model})
-
-    def queue(self) -> Overview:
-        from workbench.rotation import Overview
-
-        return Overview.from_dict(self._call("GET", "/queue"))
-
-    def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
-        asked = {"model": model, "revision": revision, "gguf_file": gguf_file}
-        return Job.from_dict(self._call("POST", "/models/download", asked))
-
-    def verify(self, model: str | None) -> Job:
-        return Job.from_dict(self._call("POST", "/models/verify", {"model": model}))
-
-    def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]:
-        path = f"{_model_path(model)}{'?dry_run=true' if dry_run else ''}"
-        gone: dict[str, Any] = self._call("DELETE", path)
-        return gone
-
-    def job(self, job_id: str) -> Job:
-        return Job.from_dict(self._call("GET", f"/jobs/{job_id}"))
-
-    def wait_for_job(self, job_id: str, timeout_s: float) -> Job:
-        until = time.monotonic() + timeout_s
-        while True:
-            job = self.job(job_id)
-            if job.ended or time.monotonic() >= until:
-                return job
-            time.sleep(min(_POLL_S, timeout_s))
-
-    def cancel_job(self, job_id: str) -> Job:
-        return Job.from_dict(self._call("DELETE", f"/jobs/{job_id}"))
-
-    def stream(
-        self, requests: Sequence[ChatRequest]
-    ) -> Generator[tuple[int, StreamEvent], None, None]:
-        body = {"requests": [wire.encode_request(request) for request in requests]}
-        with self._explained(), self._http.stream("POST", "/streams", json=body) as answer:
-            if answer.is_error:
-                raise _refused(answer.status_code, answer.read().decode())
-            for line in answer.iter_lines():
-                if line.startswith("data:"):
-                    event = json.loads(line.removeprefix("data:"))
-                    yield event["pane"], wire.decode_event(event)
-
-    def cancel(self, session_id: str) -> bool:
-        return bool(self._call("DELETE", f"/streams/{session_id}")["cancelled"])
-
-    def sql(self, query: str, params: Mapping[str, Any] | None, limit: int | None) -> pd.DataFrame:
-        import pandas as pd
-
-        asked = {"sql": query, "params": params, "limit": limit}
-        body = self._call("POST", "/query", {**asked, "park": self._parks})
-        if "parked" in body:
-            frame = self._fetch(body["parked"])
-            if frame is not None:
-                return frame
-            body = self._call("POST", "/query", asked)
-        dtypes = {column["name"]: column["dtype"] for column in body["columns"]}
-        return pd.DataFrame(body["rows"], columns=list(dtypes)).astype(dtypes)
-
-    def _fetch(self, table: str) -> pd.DataFrame | None:
-        """A large result, over Quack; None if that is not to be had here."""
-        place = self._server["log"]
-        try:
-            if place is None:  # restarted without it, between two questions
-                return None
-            if self._log is None:
-                from workbench.store.remote import QuackReader
-
-                offline = self._settings.workbench_offline
-                self._log = QuackReader(place["uri"], place["token"], offline=offline)
-            return self._log.fetch(table)
-        except WorkbenchError as error:
-            logs.get(__name__).warning("quack_unusable", reason=str(error))
-            self._parks = False
-            return None
-        finally:
-            self._call("DELETE", f"/query/{table}")
-
-    def tables(self) -> list[dict[str, Any]]:
-        tables: list[dict[str, Any]] = self._call("GET", "/tables")["tables"]
-        return tables
-
-    def verify_log(self) -> Mapping[str, Any]:
-        verdict: dict[str, Any] = self._call("GET", "/log/verify")
-        return verdict
-
-    def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job:
-        return Job.from_dict(self._call("POST", f"/log/jobs/{kind}", arguments))
-
-    def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
-        from workbench.store.outside import encode_rows
-
-        self._call("POST", "/log", {"items": [encode_rows(table, rows, mode)]})
-
-    def log_session(
-        self,
-        session: StreamSession,
-        messages: Sequence[Message],
-        samples: Sequence[MemorySample],
-    ) -> None:
-        from workbench.store.outside import encode_session
-
-        self._call("POST", "/log", {"items": [encode_session(session, messages, samples)]})
-
-    def close(self) -> None:
-        self._http.close()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
-
-
-def _model_path(model: str) -> str:
-    """A model's address: its name may hold ``?`` and ``..``, which must not end or change it."""
-    return f"/models/{quote(model, safe='')}"
-
-
-def _refused(status: int, text: str) -> WorkbenchError:
-    try:
-        return WorkbenchError.from_dict(json.loads(text))
-    except (ValueError, KeyError):
-        return WorkbenchError(
-            ErrorCode.INTERNAL, f"The server answered {status}: {text[:200]}", operation="http"
-        )

@@ -1,0 +1,84 @@
+"""``workbench``: the command line.
+
+Exit codes: 0 done, 1 a failure that is explained, 2 wrong usage. Heavy imports happen inside the
+commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from workbench.cli import log, models, talk
+from workbench.cli.options import AsJson
+from workbench.cli.shared import open_workbench, print_json
+from workbench.errors import WorkbenchError
+
+app = typer.Typer(
+    name="workbench",
+    help="Compare Ollama and Hugging Face models, with numbers that can be trusted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(models.app, name="models", no_args_is_help=True)
+app.add_typer(log.app, name="db", no_args_is_help=True)
+app.command()(talk.chat)
+app.command()(talk.compare)
+
+
+@app.command()
+def serve() -> None:
+    """Start the page and the API (WORKBENCH_HOST, WORKBENCH_PORT, WORKBENCH_DB)."""
+    from workbench import logs
+    from workbench.settings import load_settings
+
+    settings = load_settings()
+    logs.configure(settings.workbench_log_level)
+    from workbench.server import serve as run
+
+    run(settings)
+
+
+@app.command()
+def queue(as_json: AsJson = False) -> None:
+    """Who is in the running server's memory, who waits and how long, who would leave next."""
+    with open_workbench(remote=True) as wb:
+        overview = wb.queue()
+    if as_json:
+        print_json(overview.to_dict())
+        return
+    from workbench.terminal import print_overview
+
+    print_overview(overview)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is well, what is not, and what to do about it."""
+    from workbench.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([finding.to_dict() for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.status:<5} {finding.part}: {finding.message}")
+            if finding.fix:
+                typer.echo(f"      -> {finding.fix}")
+    if any(finding.status == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: run a command, and explain a failure instead of showing a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(given)
+    except WorkbenchError as error:
+        if "--json" in given:
+            print_json({"error": error.to_dict()})
+        typer.echo(str(error), err=True)
+        sys.exit(1)

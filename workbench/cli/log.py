@@ -1,0 +1,181 @@
+"""``workbench db``: the log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.options import AsJson
+from workbench.cli.shared import confirm, open_workbench, print_json
+from workbench.errors import ErrorCode, WorkbenchError
+
+app = typer.Typer(help="The log: every answer, latency and memory figure, in DuckDB.")
+
+
+@app.command("query")
+def db_query(
+    sql: Annotated[str, typer.Argument(help="One statement that only reads.")],
+    as_json: AsJson = False,
+    limit: Annotated[int | None, typer.Option(help="The most rows to print.")] = None,
+) -> None:
+    """Ask the log; works beside a running server and without one."""
+    frame = _read_log(lambda log: log.sql(sql, limit=limit), lambda s: s.query(sql, limit=limit))
+    if as_json:
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        typer.echo(json.dumps(rows, ensure_ascii=False, default=plain))
+    else:
+        typer.echo(frame.to_string(index=False) if len(frame) else "(no rows)")
+
+
+@app.command("tables")
+def db_tables(as_json: AsJson = False) -> None:
+    """Tables and views with their columns."""
+    tables = _read_log(lambda log: log.tables(), lambda store: store.tables())
+    if as_json:
+        print_json(tables)
+        return
+    for table in tables:
+        rows = "" if table["rows"] is None else f", {table['rows']} rows"
+        typer.echo(f"{table['name']} ({table['kind']}{rows})")
+        typer.echo(f"    {', '.join(table['columns'])}")
+
+
+@app.command("verify")
+def db_verify(as_json: AsJson = False) -> None:
+    """Is the log whole: checksums, sequence, spool, orphans, views; exit code 1 if not."""
+    from workbench.store.verify import unopened, verdict
+
+    try:
+        found = _read_log(lambda log: log.verify_log(), lambda store: verdict(store.verify()))
+    except WorkbenchError as error:
+        if error.code is not ErrorCode.STORE_DAMAGED:
+            raise
+        found = unopened(error)
+    if as_json:
+        print_json(found)
+    else:
+        for check in found["checks"]:
+            typer.echo(f"{check['status']:<5} {check['check']}: {check['message']}")
+            if check["fix"]:
+                typer.echo(f"      -> {check['fix']}")
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command("snapshot")
+def db_snapshot(
+    path: Annotated[Path, typer.Argument(help="File to make.")], as_json: AsJson = False
+) -> None:
+    """Copy the log, as it is at this moment, into a file of its own; logging goes on."""
+    from workbench import figures
+    from workbench.terminal import JobBar
+
+    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
+        done = wb.snapshot(path, on_progress=bar.update)
+    if as_json:
+        print_json(done)
+    else:
+        size = figures.size(done["size_bytes"])
+        typer.echo(f"{done['path']}: {done['sessions']} sessions, {size}")
+
+
+@app.command("export")
+def db_export(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")], as_json: AsJson = False
+) -> None:
+    """Write the log as Parquet, a folder a table and a month, with a manifest."""
+    from workbench import figures
+    from workbench.terminal import JobBar
+
+    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
+        done = wb.export(folder, on_progress=bar.update)
+    if as_json:
+        print_json(done)
+        return
+    rows = sum(table["rows"] for table in done["tables"].values())
+    size = figures.size(done["size_bytes"])
+    typer.echo(f"{done['path']}: {len(done['tables'])} tables, {rows} rows, {size}")
+
+
+@app.command("import")
+def db_import(
+    folder: Annotated[Path, typer.Argument(help="An export of another workbench.")],
+    name: Annotated[str, typer.Option("--as", help="Its name in queries.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make another's export readable as NAME.latencies; it never mixes with the log itself."""
+    from workbench.terminal import JobBar
+
+    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
+        done = wb.import_export(folder, name, on_progress=bar.update)
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(f"{done['sessions']} sessions: workbench db query 'FROM {name}.latencies'")
+
+
+@app.command("prune")
+def db_prune(
+    older_than: Annotated[
+        str, typer.Option("--older-than", help="90d, 12w, 6m, 1y or a date; older sessions go.")
+    ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="runs, scored, errors: stay whatever their age. Default: runs, scored."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete old sessions with their tokens, messages and memory readings."""
+    kept = keep or ["runs", "scored"]
+    with open_workbench() as wb:
+        plan = wb.prune(older_than, keep=kept, dry_run=True)
+        if dry_run or not plan["sessions"]:
+            _show_pruned(plan, as_json)
+            return
+        if not yes:
+            _show_pruned(plan, False)
+            confirm(f"Delete {plan['sessions']} sessions from before {plan['before'][:10]}")
+        done = wb.prune(older_than, keep=kept, dry_run=False)
+        held, log = wb.remote, wb.settings.workbench_db
+    if not held:  # a server has the file open; without one it can be rewritten
+        from workbench.store.retention import compact
+
+        freed = done["freed_bytes"] + compact(log.expanduser().absolute())
+        done = {**done, "freed_bytes": freed, "free_bytes": 0}
+    _show_pruned(done, as_json)
+
+
+def _show_pruned(pruned: Mapping[str, Any], as_json: bool) -> None:
+    from workbench.terminal import pruned_text
+
+    if as_json:
+        print_json(pruned)
+    else:
+        typer.echo(pruned_text(pruned))
+
+
+def _read_log(over_server: Any, from_file: Any) -> Any:
+    """Read through the server that holds the log, or else from the file itself."""
+    from workbench.discovery import running_server
+    from workbench.settings import load_settings
+    from workbench.store import Store
+
+    settings = load_settings()
+    if running_server(settings) is not None:
+        with open_workbench(remote=True) as wb:
+            return over_server(wb)
+    with Store.open_readonly(settings.workbench_db) as store:
+        return from_file(store)
+
+
+def plain(value: Any) -> Any:
+    """JSON for what a query may hold: arrays as lists, times and the rest as text."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,210 @@
+"""``workbench models``: what there is, what of it is in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from workbench.cli.options import AsJson
+from workbench.cli.shared import confirm, open_workbench, print_json
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.types import ModelInfo
+
+app = typer.Typer(help="What models there are, and what of them is in memory.")
+
+
+@app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """All models of all providers."""
+    models, problems = _list_models()
+    _show_models(models, problems, as_json)
+
+
+@app.command("scan")
+def models_scan(as_json: AsJson = False) -> None:
+    """Look through model folder and hub cache: what is there, what is broken, how to mend it."""
+    from workbench.hf.files import scan
+    from workbench.settings import load_settings
+
+    settings = load_settings()
+    _show_models(scan(settings.hf_model_path, settings.hub_cache), {}, as_json)
+
+
+@app.command("show")
+def models_show(model: str) -> None:
+    """All that is known of one model, as JSON."""
+    with open_workbench() as wb:
+        print_json(wb.show(model).to_dict())
+
+
+@app.command("pull")
+def models_pull(
+    name: Annotated[
+        str,
+        typer.Argument(help="ORG/NAME on the Hugging Face hub; demo: a small model, also offline."),
+    ],
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit; main if not given.")
+    ] = None,
+    gguf: Annotated[str | None, typer.Option(help="One GGUF file of the repository.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model to this machine; what broke off or was stopped is resumed."""
+    if name == "demo":
+        _pull_demo(as_json)
+        return
+    from workbench.terminal import JobBar
+
+    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
+        try:
+            done = wb.download(name, revision=revision, gguf_file=gguf, on_progress=bar.update)
+        except KeyboardInterrupt:
+            stopped = "Stopped. What has come is kept: the next pull takes it up."
+            typer.echo(stopped, err=True)
+            raise typer.Exit(130) from None
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(done["id"])
+
+
+@app.command("rm")
+def models_rm(
+    model: Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a Hugging Face model from disk."""
+    from workbench import figures
+
+    with open_workbench() as wb:
+        plan = wb.delete(model, dry_run=True)
+        if not yes:
+            _confirm_deletion(plan)
+        gone = wb.delete(plan["id"])
+    if as_json:
+        print_json(gone)
+        return
+    typer.echo(f"Deleted {gone['id']}: {figures.size(gone['freed_bytes'])} freed.")
+    for orphan in gone["orphans"]:
+        typer.echo(f"{orphan} has lost its base and cannot be used now.", err=True)
+
+
+@app.command("verify")
+def models_verify(
+    model: Annotated[str | None, typer.Argument(help="All models if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of what is on disk and compare; says what is broken and how to mend it."""
+    from workbench.terminal import JobBar, print_verdicts
+
+    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
+        verdict = wb.verify(model, on_progress=bar.update)
+    if as_json:
+        print_json(verdict)
+    else:
+        print_verdicts(verdict["models"])
+    if not verdict["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command("load")
+def models_load(model: str, as_json: AsJson = False) -> None:
+    """Bring a model into the memory of the running server."""
+    with open_workbench(remote=True) as wb:
+        _say_done("loaded", wb.load(model), "memory_bytes", "in memory", as_json)
+
+
+@app.command("unload")
+def models_unload(model: str, as_json: AsJson = False) -> None:
+    """Take a model out of the memory of the running server."""
+    with open_workbench(remote=True) as wb:
+        _say_done("unloaded", wb.unload(model), "recovered_bytes", "given back", as_json)
+
+
+@app.command("pin")
+def models_pin(model: str) -> None:
+    """Bring a model into the running server's memory and keep it there."""
+    with open_workbench(remote=True) as wb:
+        wb.pin(model)
+
+
+@app.command("unpin")
+def models_unpin(model: str) -> None:
+    """Let a pinned model be evicted again."""
+    with open_workbench(remote=True) as wb:
+        wb.unpin(model)
+
+
+def _say_done(what: str, done: Mapping[str, Any], name: str, meaning: str, as_json: bool) -> None:
+    from workbench import figures
+
+    if as_json:
+        print_json(done)
+        return
+    size = figures.size(done[name])
+    typer.echo(f"{done['id']} {what} in {figures.seconds(done['duration_s'])}: {size} {meaning}.")
+
+
+def _pull_demo(as_json: bool) -> None:
+    from workbench.hf.demo import ensure_demo
+    from workbench.settings import load_settings
+
+    ids = ensure_demo(load_settings(), progress=lambda text: typer.echo(text, err=True))
+    if as_json:
+        print_json({"models": ids})
+    else:
+        typer.echo("\n".join(ids))
+
+
+def _confirm_deletion(plan: Mapping[str, Any]) -> None:
+    from workbench import figures
+
+    confirm(
+        f"Delete {plan['id']} ({figures.size(plan['size_bytes'])}, {plan['location']})",
+        *(f"With it goes {also}." for also in plan["also"]),
+        *(f"{orphan} needs it and could not be used any more." for orphan in plan["orphans"]),
+    )
+
+
+def _list_models() -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:
+    """Ask a running server, which knows what is resident, or else look without opening the log."""
+    import asyncio
+
+    from workbench.discovery import running_server
+    from workbench.engine import build_router
+    from workbench.settings import load_settings
+
+    settings = load_settings()
+    if running_server(settings) is not None:
+        with open_workbench(remote=True) as wb:
+            return wb.list_models()
+
+    async def look() -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:
+        router = build_router(settings)
+        listing = await router.list_models()
+        for provider in router.providers.values():
+            await provider.close()
+        return listing.models, listing.problems
+
+    return asyncio.run(look())
+
+
+def _show_models(
+    models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchError], as_json: bool
+) -> None:
+    if as_json:
+        print_json(
+            {
+                "models": [model.to_dict() for model in models],
+                "problems": {name: error.to_dict() for name, error in problems.items()},
+            }
+        )
+        return
+    from workbench.terminal import print_models
+
+    print_models(models, problems)

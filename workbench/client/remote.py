@@ -1,0 +1,253 @@
+"""The engine of a running server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from workbench import logs, wire
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.jobs import Job
+from workbench.settings import Settings
+from workbench.types import (
+    ChatRequest,
+    Message,
+    ModelInfo,
+    StreamEvent,
+    StreamSession,
+)
+
+if TYPE_CHECKING:
+    import httpx
+    import pandas as pd
+
+    from workbench.rotation import Overview
+    from workbench.store import MemorySample
+    from workbench.store.remote import QuackReader
+    from workbench.store.rows import Mode
+
+_POLL_S: Final = 0.2
+
+
+class Remote:
+    """The engine of a running server, over REST and server-sent events."""
+
+    def __init__(self, settings: Settings, server: Mapping[str, Any], source: str) -> None:
+        self._settings = settings
+        self._source = source
+        self._log: QuackReader | None = None
+        self._use(server)
+
+    def _use(self, server: Mapping[str, Any]) -> None:
+        import httpx
+
+        self._server = server
+        self._parks = bool(server.get("log"))
+        # Loopback must not go through a proxy; a stream may be silent for as long as a model loads.
+        self._http = httpx.Client(
+            base_url=f"{server['url']}/api/v1",
+            headers={
+                "Authorization": f"Bearer {server['token']}",
+                wire.SOURCE_HEADER: self._source,
+            },
+            timeout=httpx.Timeout(10, read=None),
+            trust_env=False,
+        )
+
+    def _moved(self) -> bool:
+        """Follow a server that was restarted meanwhile; False if there is none, or no other."""
+        from workbench.discovery import running_server
+
+        found = running_server(self._settings)
+        if found is None or found == self._server:
+            return False
+        self.close()
+        self._use(found)
+        return True
+
+    def _call(self, method: str, path: str, body: object = None) -> Any:
+        with self._explained():
+            answer = self._send(method, path, body)
+        if answer.is_error:
+            raise _refused(answer.status_code, answer.text)
+        return json.loads(answer.text) if answer.text else None
+
+    def _send(self, method: str, path: str, body: object) -> httpx.Response:
+        import httpx
+
+        try:
+            answer = self._http.request(method, path, json=body)
+        except (httpx.ConnectError, httpx.RemoteProtocolError):  # nothing was done
+            if not self._moved():
+                raise
+        else:
+            # Another server on the same port does not know the token of the one before.
+            if answer.status_code != httpx.codes.UNAUTHORIZED or not self._moved():
+                return answer
+        return self._http.request(method, path, json=body)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise WorkbenchError(
+                ErrorCode.SERVER_UNREACHABLE,
+                f"The workbench server does not answer ({type(error).__name__}).",
+                fix="See its log, or start it again with: workbench serve.",
+                operation="http",
+            ) from None
+
+    def models(self) -> tuple[list[ModelInfo], Mapping[str, WorkbenchError]]:
+        body = self._call("GET", "/models")
+        problems = {
+            name: WorkbenchError.from_dict(error) for name, error in body["problems"].items()
+        }
+        return [wire.decode_model(model) for model in body["models"]], problems
+
+    def show(self, model: str) -> ModelInfo:
+        return wire.decode_model(self._call("GET", _model_path(model)))
+
+    def load(self, model: str) -> Mapping[str, Any]:
+        done = self._call("POST", "/models/load", {"model": model})
+        return {name: done[name] for name in ("id", "duration_s", "memory_bytes")}
+
+    def unload(self, model: str) -> Mapping[str, Any]:
+        done = self._call("POST", "/models/unload", {"model": model})
+        return {name: done[name] for name in ("id", "duration_s", "recovered_bytes")}
+
+    def pin(self, model: str) -> None:
+        self._call("POST", "/models/pin", {"model": model})
+
+    def unpin(self, model: str) -> None:
+        self._call("POST", "/models/unpin", {"model": model})
+
+    def queue(self) -> Overview:
+        from workbench.rotation import Overview
+
+        return Overview.from_dict(self._call("GET", "/queue"))
+
+    def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
+        asked = {"model": model, "revision": revision, "gguf_file": gguf_file}
+        return Job.from_dict(self._call("POST", "/models/download", asked))
+
+    def verify(self, model: str | None) -> Job:
+        return Job.from_dict(self._call("POST", "/models/verify", {"model": model}))
+
+    def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]:
+        path = f"{_model_path(model)}{'?dry_run=true' if dry_run else ''}"
+        gone: dict[str, Any] = self._call("DELETE", path)
+        return gone
+
+    def job(self, job_id: str) -> Job:
+        return Job.from_dict(self._call("GET", f"/jobs/{job_id}"))
+
+    def wait_for_job(self, job_id: str, timeout_s: float) -> Job:
+        until = time.monotonic() + timeout_s
+        while True:
+            job = self.job(job_id)
+            if job.ended or time.monotonic() >= until:
+                return job
+            time.sleep(min(_POLL_S, timeout_s))
+
+    def cancel_job(self, job_id: str) -> Job:
+        return Job.from_dict(self._call("DELETE", f"/jobs/{job_id}"))
+
+    def stream(
+        self, requests: Sequence[ChatRequest]
+    ) -> Generator[tuple[int, StreamEvent], None, None]:
+        body = {"requests": [wire.encode_request(request) for request in requests]}
+        with self._explained(), self._http.stream("POST", "/streams", json=body) as answer:
+            if answer.is_error:
+                raise _refused(answer.status_code, answer.read().decode())
+            for line in answer.iter_lines():
+                if line.startswith("data:"):
+                    event = json.loads(line.removeprefix("data:"))
+                    yield event["pane"], wire.decode_event(event)
+
+    def cancel(self, session_id: str) -> bool:
+        return bool(self._call("DELETE", f"/streams/{session_id}")["cancelled"])
+
+    def sql(self, query: str, params: Mapping[str, Any] | None, limit: int | None) -> pd.DataFrame:
+        import pandas as pd
+
+        asked = {"sql": query, "params": params, "limit": limit}
+        body = self._call("POST", "/query", {**asked, "park": self._parks})
+        if "parked" in body:
+            frame = self._fetch(body["parked"])
+            if frame is not None:
+                return frame
+            body = self._call("POST", "/query", asked)
+        dtypes = {column["name"]: column["dtype"] for column in body["columns"]}
+        return pd.DataFrame(body["rows"], columns=list(dtypes)).astype(dtypes)
+
+    def _fetch(self, table: str) -> pd.DataFrame | None:
+        """A large result, over Quack; None if that is not to be had here."""
+        place = self._server["log"]
+        try:
+            if place is None:  # restarted without it, between two questions
+                return None
+            if self._log is None:
+                from workbench.store.remote import QuackReader
+
+                offline = self._settings.workbench_offline
+                self._log = QuackReader(place["uri"], place["token"], offline=offline)
+            return self._log.fetch(table)
+        except WorkbenchError as error:
+            logs.get(__name__).warning("quack_unusable", reason=str(error))
+            self._parks = False
+            return None
+        finally:
+            self._call("DELETE", f"/query/{table}")
+
+    def tables(self) -> list[dict[str, Any]]:
+        tables: list[dict[str, Any]] = self._call("GET", "/tables")["tables"]
+        return tables
+
+    def verify_log(self) -> Mapping[str, Any]:
+        verdict: dict[str, Any] = self._call("GET", "/log/verify")
+        return verdict
+
+    def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job:
+        return Job.from_dict(self._call("POST", f"/log/jobs/{kind}", arguments))
+
+    def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
+        from workbench.store.outside import encode_rows
+
+        self._call("POST", "/log", {"items": [encode_rows(table, rows, mode)]})
+
+    def log_session(
+        self,
+        session: StreamSession,
+        messages: Sequence[Message],
+        samples: Sequence[MemorySample],
+    ) -> None:
+        from workbench.store.outside import encode_session
+
+        self._call("POST", "/log", {"items": [encode_session(session, messages, samples)]})
+
+    def close(self) -> None:
+        self._http.close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def _model_path(model: str) -> str:
+    """A model's address: its name may hold ``?`` and ``..``, which must not end or change it."""
+    return f"/models/{quote(model, safe='')}"
+
+
+def _refused(status: int, text: str) -> WorkbenchError:
+    try:
+        return WorkbenchError.from_dict(json.loads(text))
+    except (ValueError, KeyError):
+        return WorkbenchError(
+            ErrorCode.INTERNAL, f"The server answered {status}: {text[:200]}", operation="http"
+        )
