@@ -11,7 +11,7 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.rotation import Standing
 from workbench.rotation.estimates import Speeds, estimate
-from workbench.rotation.snapshot import Model, Snapshot, Ticket
+from workbench.rotation.snapshot import Model, Snapshot, Ticket, Wait
 from workbench.types import Priority
 
 
@@ -122,8 +122,48 @@ def test_estimate_adds_what_is_ahead() -> None:
         speeds.answer_took(model, seconds)
     models = {"a": Model(resident=True, running=1), "b": Model(load_s=3.0)}
     waiting = [Ticket(1, "a"), Ticket(2, "a"), Ticket(3, "b"), Ticket(4, "b", exclusive=True)]
-    found = estimate(Snapshot(waiting, models, 1), [1, 2, 3, 4], {"a": [4.0]}, speeds)
+    order = [1, 2, 3, 4]
+    waits = dict.fromkeys(order, Wait(""))
+    found = estimate(Snapshot(waiting, models, 1), order, waits, {"a": [4.0]}, {}, speeds)
     assert found[1] == 6.0, "the rest of the answer under way"
     assert found[2] == 16.0
     assert found[3] == 26.0 + 3.0, "when a is idle, after the load"
     assert found[4] == 33.0, "after all others"
+
+
+def test_answer_that_outlasts_its_median_has_a_remainder() -> None:
+    speeds = Speeds()
+    for seconds in (1.0, 2.0, 3.0, 20.0, 30.0):
+        speeds.answer_took("a", seconds)
+    assert speeds.answer_left_s("a", 10.0) == 15.0, "the median of what remained in longer ones"
+    assert speeds.answer_left_s("a", 40.0) == 20.0, "longer than all: half of its time once more"
+
+
+def test_request_waits_for_all_that_are_to_leave_for_it_and_for_loads_under_way() -> None:
+    speeds = Speeds()
+    for model, seconds in (("a", 10.0), ("b", 30.0)):
+        speeds.answer_took(model, seconds)
+        speeds.load_took(model, 5.0)
+    waiting = [Ticket(1, "c"), Ticket(2, "d", exclusive=True)]
+    models = {
+        "a": Model(resident=True, running=1, load_s=5.0),
+        "b": Model(resident=True, running=1, load_s=5.0, loading=True),
+        "idle": Model(resident=True, pinned=True),
+        "c": Model(load_s=2.0),
+        "d": Model(resident=True),
+    }
+    running: dict[str, list[float | None]] = {"a": [4.0], "b": [None]}
+    waits = {1: Wait("", ("a", "b")), 2: Wait("")}
+    found = estimate(Snapshot(waiting, models, 9), [1, 2], waits, running, {"b": 1.0}, speeds)
+    assert found[1] == 4.0 + 30.0 + 2.0, "rest of the load, its answer, the load of c"
+    alone = estimate(Snapshot(waiting, models, 9), [2], waits, running, {"b": 1.0}, speeds)
+    assert alone[2] == 4.0 + 30.0, "one that runs alone waits for all that runs"
+    beside = Snapshot(waiting, models, 9, exclusive_running=True)
+    assert estimate(beside, [2], waits, {"a": [25.0]}, {}, speeds)[2] == 12.5
+
+
+async def test_load_by_hand_says_nothing_about_answers() -> None:
+    desk = Desk()
+    await desk.service.load(desk.route("a"), keep_alive_s=300)
+    desk.service.speeds.answer_took("fake/a", 40.0)
+    assert desk.service.speeds.answer_s("fake/a") == 40.0

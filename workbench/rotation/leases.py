@@ -11,16 +11,23 @@ from workbench.rotation.snapshot import Ticket
 
 @dataclass(slots=True)
 class Leases:
-    """Generations under way, by model: ticket number to the moment of its grant."""
+    """Generations under way, by model: ticket number to the moment its model was ready.
 
-    by_model: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    None: it has its turn, and its model is on its way in.
+    """
+
+    by_model: dict[str, dict[int, float | None]] = field(default_factory=lambda: defaultdict(dict))
     exclusive: bool = False
     """Whether one runs alone."""
 
     def take(self, ticket: Ticket) -> None:
         """Its turn has come."""
-        self.by_model[ticket.model][ticket.number] = time.monotonic()
+        self.by_model[ticket.model][ticket.number] = None
         self.exclusive = ticket.exclusive
+
+    def ready(self, ticket: Ticket) -> None:
+        """Its answer begins."""
+        self.by_model[ticket.model][ticket.number] = time.monotonic()
 
     def give_back(self, ticket: Ticket) -> None:
         """It has ended."""

@@ -80,7 +80,8 @@ class Residents:
     ) -> None:
         self.places: dict[str, Place] = {}
         self.pinned: set[str] = set()
-        self.loading: set[str] = set()
+        self.loading: dict[str, float] = {}
+        """Monotonic seconds at which each load under way began."""
         self.unloading: dict[str, asyncio.Task[None]] = {}
         self.leaving: dict[str, DeviceBytes] = {}
         """What those that unload held when it began."""
@@ -186,7 +187,7 @@ class Residents:
         """Begin to load a model for a request that still waits."""
         model = wanted.route.model
         self.places[model] = Place(wanted.route, 0, wanted.num_ctx)
-        self.loading.add(model)
+        self.loading[model] = time.monotonic()
         task = asyncio.ensure_future(self._prefetch(wanted, reason, tuple(after)))
         self._prefetching[model] = task
         task.add_done_callback(lambda done: self._prefetched(model))
@@ -198,7 +199,7 @@ class Residents:
         for unload in after:
             with suppress(WorkbenchError):
                 await asyncio.shield(unload)
-        self.loading.discard(route.model)
+        self.loading.pop(route.model, None)
         started, seen = self._begins(wanted)
         try:
             resident = await route.provider.load(
@@ -225,7 +226,7 @@ class Residents:
         started, model = time.monotonic_ns(), wanted.route.model
         seen = wanted.route.provider.resident(wanted.route.name) is None
         if seen and model not in self.loading:
-            self.loading.add(model)
+            self.loading[model] = time.monotonic()
             self._generations.begin(_key(model), started)
         if self._book is not None:
             self._book.loading(wanted.route, wanted.num_ctx)
@@ -242,7 +243,7 @@ class Residents:
     ) -> None:
         model, now = route.model, time.monotonic_ns()
         first = model in self.loading
-        self.loading.discard(model)
+        self.loading.pop(model, None)
         self.failed.loaded(model)
         if self._book is not None:
             self._book.loaded(route, resident)
@@ -265,7 +266,7 @@ class Residents:
     def _failed_to_load(
         self, route: Route, error: BaseException, started: int, **details: Any
     ) -> None:
-        self.loading.discard(route.model)
+        self.loading.pop(route.model, None)
         self.failed.failed(route.model, error)
         self._generations.end(_key(route.model), time.monotonic_ns())
         if self._book is not None:

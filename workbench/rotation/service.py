@@ -52,6 +52,8 @@ class Slot:
     granted_ns: int
     """Monotonic: the slot was there and the model in memory."""
     load_ns: int
+    answered: bool = True
+    """Whether it was held for an answer, whose time says something about others."""
 
 
 class ModelRotationService:
@@ -159,7 +161,6 @@ class ModelRotationService:
         await self._check(route, num_ctx)
         entry = Entry(ticket, Wanted(route, keep_alive_s, num_ctx), on_standing)
         grant = await self._wait_for_grant(entry, cancel, queue_timeout_s)
-        ready: float | None = None
         try:
             await self._room(grant)
             started = time.monotonic_ns()
@@ -169,8 +170,10 @@ class ModelRotationService:
             # To be told that the model is still there is neither a load nor waiting for a slot.
             granted = time.monotonic_ns() if resident.fresh else started
             ready = time.monotonic()
-            yield Slot(resident, granted_ns=granted, load_ns=granted - started)
-            if not cancel.cancelled:
+            self._leases.ready(ticket)
+            slot = Slot(resident, granted_ns=granted, load_ns=granted - started)
+            yield slot
+            if slot.answered and not cancel.cancelled:
                 self.speeds.answer_took(route.model, time.monotonic() - ready)
         finally:
             self._release(ticket, keep_alive_s)
@@ -185,8 +188,8 @@ class ModelRotationService:
             queue_timeout_s=3600,
             on_standing=lambda standing: None,
             on_loading=lambda message: None,
-        ):
-            pass
+        ) as slot:
+            slot.answered = False
 
     async def unload(self, route: Route) -> None:
         """Take a model out of memory at the user's wish; a pin on it ends.
@@ -382,10 +385,13 @@ class ModelRotationService:
             return
         now = time.monotonic()
         ran = {
-            model: [now - at for at in leases.values()]
+            model: [None if at is None else now - at for at in leases.values()]
             for model, leases in self._leases.by_model.items()
         }
-        self.queue.tell(planned, estimate(self._picture.take(), planned.order, ran, self.speeds))
+        loading = {model: now - at for model, at in self._residents.loading.items()}
+        snapshot = self._picture.take()
+        estimates = estimate(snapshot, planned.order, planned.waits, ran, loading, self.speeds)
+        self.queue.tell(planned, estimates)
         pause = min(max(planned.again_s - now, 0.01), _LOOK_AGAIN_S)
         self._timer = asyncio.get_running_loop().call_later(pause, self._dispatch)
 
