@@ -32,7 +32,12 @@ def fast_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("form", "error"),
-    [(weights.PackedLinear, 0.002), (weights.Int8Linear, 0.02), (weights.Int4Linear, 0.15)],
+    [
+        (weights.PackedLinear, 0.002),
+        (weights.Int8Linear, 0.02),
+        (weights.DynamicInt8Linear, 0.03),
+        (weights.Int4Linear, 0.15),
+    ],
 )
 @pytest.mark.parametrize("rows", [1, 3, 40])
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -62,6 +67,49 @@ def test_packed_rows_depend_on_their_neighbours_by_rounding_only() -> None:
     torch.testing.assert_close(packed(x)[0], together[0], rtol=1e-5, atol=1e-5)
 
 
+def test_rounded_rows_do_not_depend_on_their_neighbours() -> None:
+    generator = torch.Generator().manual_seed(1)
+    rounded = weights.DynamicInt8Linear(torch.randn(64, 96, generator=generator), None)
+    x = torch.randn(17, 96, generator=generator)
+    x[1:9] *= 1e6
+    x[9:15] *= 1e-6
+    x[15], x[16] = 0, 3
+    x[12, 5], x[13] = float("inf"), float("nan")
+    together = rounded(x)
+    for n in range(17):
+        # Equal to the last bit, numbers that are none included.
+        torch.testing.assert_close(
+            rounded(x[n : n + 1])[0], together[n], rtol=0, atol=0, equal_nan=True
+        )
+    assert together[13].isnan().all()
+    assert not together[12].isfinite().any()
+    assert (together[15] == 0).all()
+
+
+@pytest.mark.parametrize("rounding_passes", [True, False])
+def test_int8_rounds_activations_where_that_passes(
+    tiny_models: Path, monkeypatch: pytest.MonkeyPatch, rounding_passes: bool
+) -> None:
+    class Wrong(weights.DynamicInt8Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).flip(-1)
+
+    # The limits are for trained models; the noise of this one is more easily disturbed.
+    monkeypatch.setitem(quality.LIMITS, "int8", (1.2, 0.7))
+    if not rounding_passes:
+        monkeypatch.setitem(weights.FORMS, "int8_dynamic", Wrong)
+    loaded = load_tiny(tiny_models, quantization="int8")
+    details = loaded.description.details
+    assert details["form"] == ("int8_dynamic" if rounding_passes else "int8")
+    assert (loaded.description.dtype, details["step"]) == ("int8", "recorded")
+    down = [m for name, m in loaded.model.named_modules() if name.endswith("down_proj")]
+    assert {type(module) for module in down} == {weights.Int8Linear}
+    # Remembered is what was made in the end, and it is not tried again.
+    monkeypatch.setattr(quality, "logits_of", None)
+    again = load_tiny(tiny_models, details["quality"], quantization="int8")
+    assert again.description.details["form"] == details["form"]
+
+
 def test_weights_beyond_float16_are_not_packed() -> None:
     with pytest.raises(weights.Unsuitable, match="float16"):
         weights.PackedLinear(torch.full((16, 32), 1e6), None)
@@ -88,8 +136,8 @@ def test_a_form_that_answers_garbage_is_not_used(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x).flip(-1)
 
-    monkeypatch.setitem(weights.FORMS, "packed", Garbage)
-    monkeypatch.setitem(weights.FORMS, "int8", Garbage)
+    for name in ("packed", "int8", "int8_dynamic"):
+        monkeypatch.setitem(weights.FORMS, name, Garbage)
     loaded = load_tiny(tiny_models)
     assert loaded.description.details["form"] == "plain"
     assert loaded.description.details["quality"]["passed"] is False

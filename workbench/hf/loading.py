@@ -73,7 +73,12 @@ class LoadedModel:
         return JsonGrammar(self._grammar_tokenizer, response_format)
 
 
-_FORM_DTYPES: Final = {"packed": "float16", "int8": "int8", "int4": "int4"}
+_FORM_DTYPES: Final = {
+    "packed": "float16",
+    "int8": "int8",
+    "int8_dynamic": "int8",
+    "int4": "int4",
+}
 
 
 @dataclass(slots=True)
@@ -171,14 +176,18 @@ def _fitted(wanted: Load, options: LoadOptions, device: str, tokenizer: Any) -> 
         return _Fitted(model, PlainRunner(model), "plain", size)
     known = Verdict(**wanted.verdict) if wanted.verdict and form != "plain" else None
     if known is not None and known.passed:
-        weights.convert(model, form, wanted.threads)
-        return _Fitted(model, SlotRunner(model, torch.float32), form, size, known)
+        weights.convert(model, known.made, wanted.threads)
+        return _Fitted(model, SlotRunner(model, torch.float32), known.made, size, known)
     verdict = known
-    if form != "plain" and known is None:
-        verdict, runner = _try_form(model, form, tokenizer)
+    for made in weights.MAKINGS.get(form, ()) if known is None else ():
+        if model is None:
+            model = _whole(wanted, options, device)
+        verdict, runner = _try_form(model, form, made, tokenizer)
         if verdict.passed and runner is not None:
-            return _Fitted(model, runner, form, size, verdict)
+            return _Fitted(model, runner, made, size, verdict)
+        del runner
         model = None  # converted in place, of no more use; freed before it is loaded again
+        give_back_memory()
     if options.quantization != "none":
         raise _refused(form, verdict.problem if verdict is not None else "")
     if model is None:
@@ -208,7 +217,9 @@ def _runner(model: Any, activations: torch.dtype) -> Runner:
     return PlainRunner(model)
 
 
-def _try_form(model: Any, form: str, tokenizer: Any) -> tuple[Verdict, SlotRunner | None]:
+def _try_form(
+    model: Any, form: str, made: str, tokenizer: Any
+) -> tuple[Verdict, SlotRunner | None]:
     """Convert the model, in place, and see whether it is still right and faster than before."""
     parameters = model.num_parameters()
     if not isinstance(_runner(model, model.dtype), SlotRunner):
@@ -222,7 +233,7 @@ def _try_form(model: Any, form: str, tokenizer: Any) -> tuple[Verdict, SlotRunne
     if not bool(torch.isfinite(expected).all()):
         return Verdict(form, False, "the model itself computes NaN or infinite logits"), None
     try:
-        weights.convert(model, form, torch.get_num_threads())
+        weights.convert(model, made, torch.get_num_threads())
         runner = SlotRunner(model, torch.float32)
         runner.record()
         after = quality.paces(runner)
@@ -232,6 +243,7 @@ def _try_form(model: Any, form: str, tokenizer: Any) -> tuple[Verdict, SlotRunne
         return Verdict(form, False, first_line(error) or type(error).__name__), None
     verdict = quality.judge(
         form,
+        made,
         ids,
         expected,
         got,

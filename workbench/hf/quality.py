@@ -51,7 +51,7 @@ class Verdict:
     """How one fast form of one model did on one machine.
 
     Attributes:
-        form: as in :data:`workbench.hf.weights.FORMS`.
+        form: that was asked for, one of :data:`workbench.hf.weights.MAKINGS`.
         passed: whether it may be used.
         problem: why not, empty if it may.
         perplexity: of the text, through the fast form.
@@ -62,6 +62,7 @@ class Verdict:
         speedup_8: the same for eight answers in a batch.
         threads_pay_from: tokens that a pass must have for more than one thread to be worth while;
             threads wait for each other, the longer the busier the machine is.
+        made: how, one of :data:`workbench.hf.weights.FORMS`; empty if it could not be made.
     """
 
     form: str
@@ -74,6 +75,7 @@ class Verdict:
     speedup_1: float | None = None
     speedup_8: float | None = None
     threads_pay_from: int = 1
+    made: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -118,6 +120,7 @@ def paces(runner: SlotRunner, threads: int = 1) -> dict[int, float]:
 
 def judge(
     form: str,
+    made: str,
     ids: list[int],
     expected: torch.Tensor,
     got: torch.Tensor,
@@ -130,7 +133,8 @@ def judge(
     """Compare the fast form's logits with the reference's.
 
     Args:
-        form: name of the fast form.
+        form: that was asked for.
+        made: how it was made.
         ids: the text.
         expected: logits of the reference, shape (tokens, vocabulary).
         got: those of the fast form.
@@ -158,6 +162,7 @@ def judge(
         speedup_1=before[1] / after[1],
         speedup_8=before[8] / after[8],
         threads_pay_from=_threads_pay_from(after, with_threads),
+        made=made,
     )
 
 

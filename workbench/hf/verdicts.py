@@ -1,7 +1,7 @@
 """What the quality checks of fast forms said, kept beside the models (no torch here).
 
 A verdict holds for one model's weights, one kind of processor and one set of library versions; a
-change of any of them asks again.
+change of any of them, or of how forms are made, asks again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 FILE: Final = ".workbench-quality.json"
+_WAYS: Final = "2"
+"""Raised when forms are made in another way, so that all models are asked again."""
 _LIBRARIES: Final = ("torch", "transformers")
 
 
@@ -57,7 +59,7 @@ class Verdicts:
 
 
 def _key(digest: str | None, form: str) -> str:
-    parts = [str(digest), form, _machine()]
+    parts = [str(digest), form, _WAYS, _machine()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
