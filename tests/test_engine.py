@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from tests.conftest import EngineFactory
+from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.scripted import Schedule, ScriptedProvider, Step, steady
+from workbench.router import ModelRouter
+from workbench.settings import Settings
 from workbench.store import Store
 from workbench.types import (
     ChatRequest,
@@ -442,3 +446,33 @@ async def test_load_has_its_limit(make_engine: EngineFactory, store: Store) -> N
     (row,) = store.rows("SELECT status, load_s FROM latencies")
     assert row["status"] == "timeout"
     assert row["load_s"] >= 0.05
+
+
+class Counting(ScriptedProvider):
+    """Notes among how many each request is told to share the cores."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.parallel: dict[str, int] = {}
+
+    def stream(self, request: ChatRequest, model: str, *rest: Any) -> Any:
+        self.parallel[model] = request.parallel
+        return super().stream(request, model, *rest)
+
+
+@pytest.mark.parametrize(("shares", "told"), [(True, 2), (False, 1)])
+async def test_a_request_shares_the_cores_with_what_generates_already(
+    settings: Settings, store: Store, shares: bool, told: int
+) -> None:
+    provider = Counting({"slow": SLOW, "quick": QUICK}, shares_cores=shares)
+    router = ModelRouter()
+    router.register_provider(provider)
+    engine = Engine(settings, router, store)
+    slow = engine.stream(ask("slow"))
+    async for event in slow:
+        if isinstance(event, TokenEvent):
+            break
+    await run(engine, ask("quick"))
+    await slow.aclose()
+    await engine.close()
+    assert provider.parallel == {"slow": 1, "quick": told}

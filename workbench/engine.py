@@ -110,6 +110,7 @@ class Engine:
             generations,
             self._journal,
             self._tell_end,
+            self._generating_besides,
         )
         self._remembering: asyncio.Task[None] | None = None
         self._live: dict[str, LiveSession] = {}
@@ -118,6 +119,10 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         for provider in router.providers.values():
             provider.on_death = partial(self._log_death, provider)
+
+    def _generating_besides(self, model: str) -> int:
+        others = (other for other in self.rotation.running if other != model)
+        return sum(self.router.providers[o.partition("/")[0]].shares_cores for o in others)
 
     # -- streams
 

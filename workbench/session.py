@@ -66,6 +66,8 @@ class Parts:
     generations: Generations
     journal: Journal
     on_end: Callable[[StreamSession, ChatRequest], None] = lambda session, request: None
+    generating_besides: Callable[[str], int] = lambda model: 0
+    """How many other models generate on this machine now, whatever runs them."""
 
 
 class LiveSession:
@@ -278,8 +280,10 @@ class LiveSession:
     async def _relay(self) -> None:
         """Pass the provider's events on, stamped, within the waits allowed per phase."""
         request, route = self.request, self.route
-        # Ollama keeps its own time, and takes it from every request.
-        request = replace(request, keep_alive_s=self._keep_alive_s)
+        # Ollama keeps its own time, and takes it from every request. The cores are shared with what
+        # was started together with this request, and with what runs already.
+        together = max(request.parallel, 1 + self._parts.generating_besides(route.model))
+        request = replace(request, keep_alive_s=self._keep_alive_s, parallel=together)
         loop = asyncio.get_running_loop()
         wait_s, phase = self._limit("first_token_s"), "for the first token"
         self.sent = time.monotonic_ns()

@@ -229,9 +229,10 @@ class ChatRequest:
 
     ``messages`` is the whole history that the model shall see, the new message last.
     ``parallel`` is how many requests were started together: a runtime whose threads are ours to
-    give shares the cores among them. ``intended_ns`` is when a load pattern wanted the request to
-    start (default: when it arrived). ``source`` says which face it came from; ``run_id``,
-    ``cell_id`` and ``trial`` are a benchmark's, whose requests have the ``priority`` benchmark.
+    give shares the cores among them, and with the models that generate already. ``intended_ns`` is
+    when a load pattern wanted the request to start (default: when it arrived). ``source`` says
+    which face it came from; ``run_id``, ``cell_id`` and ``trial`` are a benchmark's, whose requests
+    have the ``priority`` benchmark.
     ``fallback`` is a model id to use if this one fails before its first token. ``tools`` are the
     functions that the model may ask for, each in the OpenAI form
     ``{"type": "function", "function": {"name", "description", "parameters"}}``.

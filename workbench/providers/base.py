@@ -88,6 +88,9 @@ class Provider(Protocol):
     counts_against_cache: bool
     """Whether resident models count towards ``HF_MAX_CACHED_MODELS``."""
 
+    shares_cores: bool
+    """Whether its models compute on the cores of this machine."""
+
     concurrency: int
     """How many generations one model of this runtime runs at once; more wait in our queue."""
 

@@ -66,6 +66,7 @@ class OllamaProvider:
         self.on_death: Callable[[str, WorkbenchError], None] | None = None
         self._settings = settings
         self._url = settings.ollama_host
+        self.shares_cores = is_loopback(self._url)
         self._client: OllamaClient | None = None
         self._runners = RunnerFinder(self._url)
         # All by canonical name. What /api/show said, with the digest it is true for:

@@ -125,6 +125,7 @@ class ScriptedProvider:
     schedules: Mapping[str, Schedule] = field(default_factory=lambda: dict(SCHEDULES))
     name: str = "scripted"
     counts_against_cache: bool = False
+    shares_cores: bool = False
     concurrency: int = 1_000
     on_death: Callable[[str, WorkbenchError], None] | None = None
 
