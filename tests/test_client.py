@@ -28,6 +28,47 @@ def test_script_that_closes_nothing_ends_in_peace() -> None:
     assert rows == [{"status": "ok"}]
 
 
+HOLDER = """
+from workbench.settings import load_settings
+from workbench.store import Store
+with Store.open(load_settings().workbench_db):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_log_that_another_process_holds_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    looks = 0
+
+    def no_server(settings: object) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # the first try has failed
+            holder.communicate("\n")
+
+    monkeypatch.setattr("workbench.discovery.running_server", no_server)
+    with Workbench() as wb:
+        assert wb.chat("scripted/chunks", "Hi").status == "ok"
+    assert looks >= 2
+
+
+def test_a_log_that_stays_held_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_LOG_WAIT_S", "0.1")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(WorkbenchError, match=f"held by another process .pid {holder.pid}"):
+        Workbench()
+    holder.communicate("\n")
+
+
 def test_ctrl_c_stops_the_models_and_still_prints_the_figures() -> None:
     command = [sys.executable, "-m", "workbench.cli", "chat", "scripted/stall", "Hi"]
     chat = subprocess.Popen(

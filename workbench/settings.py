@@ -165,6 +165,7 @@ class Settings(BaseSettings):
     workbench_stream_keep_s: Seconds = 120
     workbench_streams_kept: int = Field(100, ge=0, le=100_000)
     workbench_keep_alive_s: float = Field(300, ge=0, allow_inf_nan=False)
+    workbench_log_wait_s: Seconds = 5
     workbench_queue_timeout_s: Seconds = 600
     workbench_patience_s: Seconds = 180
     workbench_benchmark_patience_s: Seconds = 480

@@ -162,16 +162,21 @@ def _show_pruned(pruned: Mapping[str, Any], as_json: bool) -> None:
 
 def _read_log(over_server: Any, from_file: Any) -> Any:
     """Read through the server that holds the log, or else from the file itself."""
+    from workbench.client.transport import while_held
     from workbench.discovery import running_server
     from workbench.settings import load_settings
     from workbench.store import Store
 
     settings = load_settings()
-    if running_server(settings) is not None:
-        with open_workbench(remote=True) as wb:
-            return over_server(wb)
-    with Store.open_readonly(settings.workbench_db) as store:
-        return from_file(store)
+
+    def read() -> Any:
+        if running_server(settings) is not None:
+            with open_workbench(remote=True) as wb:
+                return over_server(wb)
+        with Store.open_readonly(settings.workbench_db) as store:
+            return from_file(store)
+
+    return while_held(settings, read)
 
 
 def plain(value: Any) -> Any:

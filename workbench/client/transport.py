@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.jobs import Job
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.rows import Mode
+
+T = TypeVar("T")
 
 
 class Transport(Protocol):
@@ -64,8 +66,33 @@ def connect(settings: Settings, remote: bool | None, source: str) -> Transport:
     """The running server's engine if there is one, else one of our own.
 
     Raises:
-        WorkbenchError: ``SERVER_UNREACHABLE``, no server runs but ``remote`` is True.
+        WorkbenchError: ``SERVER_UNREACHABLE``, no server runs but ``remote`` is True;
+            ``STORE_UNAVAILABLE``, another process holds the log and does not let go of it.
     """
+    return while_held(settings, lambda: _connect(settings, remote, source))
+
+
+def while_held(settings: Settings, work: Callable[[], T]) -> T:
+    """Try again for a while if another process holds the log.
+
+    It may be a command that is about to end, or a server that is about to be found.
+    """
+    import tenacity
+
+    patient = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_held),
+        wait=tenacity.wait_random(0.1, 0.3),
+        stop=tenacity.stop_after_delay(settings.workbench_log_wait_s),
+        reraise=True,
+    )
+    return patient(work)
+
+
+def _is_held(error: BaseException) -> bool:
+    return isinstance(error, WorkbenchError) and bool(error.details.get("held"))
+
+
+def _connect(settings: Settings, remote: bool | None, source: str) -> Transport:
     from workbench.client.local import Local
     from workbench.client.remote import Remote
     from workbench.discovery import running_server

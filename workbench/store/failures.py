@@ -30,6 +30,7 @@ def opening(error: Exception, path: Path) -> WorkbenchError:
             "Wait for its end, or set WORKBENCH_DB to another file. While `workbench serve` runs, "
             "several programs share one log.",
             pid=int(pid[1]) if pid else None,
+            held=True,
         )
     if "different configuration" in folded:
         return already_open(path)

@@ -133,7 +133,10 @@ def _check(statement: str, connection: duckdb.DuckDBPyConnection) -> None:
     except RecursionError:
         raise invalid("The statement is nested too deeply.", fix="Nest less deeply.") from None
     if tree["error"]:
-        raise invalid(f"Not a statement that only reads: {tree['error_message']}", fix=_READING)
+        problem = str(tree["error_message"])
+        if "serialized to json" in problem:  # what DuckDB says of any other kind of statement
+            problem = "Queries only read."
+        raise invalid(problem, fix=_READING)
     if len(tree["statements"]) != 1:
         raise invalid(
             f"Give exactly one SQL statement, not {len(tree['statements'])}.",
