@@ -476,3 +476,28 @@ async def test_a_request_shares_the_cores_with_what_generates_already(
     await slow.aclose()
     await engine.close()
     assert provider.parallel == {"slow": 1, "quick": told}
+
+
+async def test_server_stop_is_an_error_in_the_row_and_to_the_client(
+    make_engine: EngineFactory, store: Store
+) -> None:
+    engine = make_engine({"slow": SLOW})
+    runs = asyncio.create_task(run(engine, ask("slow", timing_mode=TimingMode.ISOLATED)))
+    while "answering" not in [stream["phase"] for stream in engine.active()]:
+        await asyncio.sleep(0.01)
+    waits = asyncio.create_task(run(engine, ask("slow", timing_mode=TimingMode.ISOLATED)))
+    while not len(engine.rotation.queue):
+        await asyncio.sleep(0.01)
+    engine.cancel_all("shutdown")
+    for task, what in ((runs, "ran"), (waits, "waited")):
+        last = (await task)[-1]
+        assert isinstance(last, ErrorEvent)
+        assert last.error.code is ErrorCode.CANCELLED
+        assert f"The server was stopped while the request {what}" in last.error.message
+        assert last.session.status is Status.CANCELLED
+    rows = store.rows("SELECT status, error_code, termination_reason FROM stream_sessions")
+    assert (
+        rows
+        == [{"status": "cancelled", "error_code": "CANCELLED", "termination_reason": "shutdown"}]
+        * 2
+    )

@@ -356,7 +356,7 @@ class Engine:
             await asyncio.wait(self._tasks, timeout=10)
         if self._remembering is not None:
             await asyncio.wait([self._remembering])
-        await self.rotation.close()
+        await self.rotation.close(max(self.settings.workbench_keep_alive_s, 0.0))
         for provider in self.router.providers.values():
             await provider.close()
         self.monitor.close()

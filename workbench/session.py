@@ -175,6 +175,8 @@ class LiveSession:
             finally:
                 # Read now: a reader that leaves while the row is written changes nothing any more.
                 self.stopped_by = self.cancel.reason
+                if error is None and self.stopped_by == "shutdown":
+                    error = self._stopped()
                 await self._conclude(error)
 
     async def _try(self) -> None:
@@ -527,11 +529,24 @@ class LiveSession:
             if self.stopped_by is not None:
                 return Status.CANCELLED, self.stopped_by
             return Status.OK, None
+        if error.code is ErrorCode.CANCELLED:
+            return Status.CANCELLED, self.stopped_by
         if error.code in TIMEOUT_CODES:
             return Status.TIMEOUT, "timeout"
         if error.code is ErrorCode.QUEUE_FULL:
             return Status.REJECTED, "queue full"
         return Status.ERROR, "error"
+
+    def _stopped(self) -> WorkbenchError:
+        where = {"queued": "waited", "loading": "waited for its load"}.get(self.phase, "ran")
+        return WorkbenchError(
+            ErrorCode.CANCELLED,
+            f"The server was stopped while the request {where}.",
+            fix="Ask again when it runs.",
+            operation="stream",
+            provider=self.route.provider.name,
+            details={"termination_reason": "shutdown"},
+        )
 
     def _limit(self, name: str) -> float:
         """The request's own limit for a phase in seconds, else the settings'."""

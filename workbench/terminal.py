@@ -30,6 +30,7 @@ from workbench.rotation import Overview
 from workbench.types import ModelInfo, StreamEvent
 
 _REDRAWS_PER_S = 8
+_STATUS = {"leased": "answering"}
 
 
 def print_models(models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchError]) -> None:
@@ -88,20 +89,28 @@ def print_overview(overview: Overview) -> None:
     for device, limit in overview.limit_bytes.items():
         held = figures.size(overview.held_bytes.get(device, 0))
         console.print(f"{device}: {held} of {figures.size(limit)} held", highlight=False)
-    residents = Table("model", "status", "memory", "predicted peak", "unloaded in", box=None)
+    # Ids are folded and not cut: their ends tell variants apart.
+    residents = Table(Column("model", overflow="fold"), box=None)
+    for name in ("status", "memory", "predicted peak", "unloaded in"):
+        residents.add_column(name)
     for resident in overview.residents:
         left = resident.expires_in_s
         residents.add_row(
             escape(resident.model),
-            resident.status + (", pinned" if resident.pinned else ""),
+            _STATUS.get(resident.status, resident.status) + (", pinned" if resident.pinned else ""),
             _by_device(resident.held_bytes),
             _by_device(resident.peak_bytes),
             "–" if left is None else figures.seconds(left),
         )
-    console.print(residents if overview.residents else "No model is in memory.")
+    nothing = "No model of ours is in memory." if overview.others else "No model is in memory."
+    console.print(residents if overview.residents else nothing)
+    for name, sizes in overview.others.items():
+        line = f"{name}: {_by_device(sizes)}, loaded by another program"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if overview.next_victims:
         console.print(f"first to make room: {escape(', '.join(overview.next_victims))}")
-    waiting = Table("", "waiting for", "since", "about", "why", box=None)
+    waiting = Table("", Column("waiting for", overflow="fold"), "waited", "about", box=None)
+    waiting.add_column("why", overflow="fold")
     for one in overview.waiting:
         about = "–" if one.estimate_s is None else figures.seconds(one.estimate_s)
         why = one.reason + (f" (leaves: {', '.join(one.evicts)})" if one.evicts else "")

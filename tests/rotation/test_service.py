@@ -413,3 +413,41 @@ async def test_scheduler_rests_while_nobody_waits(monkeypatch: pytest.MonkeyPatc
             while len(decisions) == before:  # it looks again by itself
                 await asyncio.sleep(0.05)
     await waiting
+
+
+async def test_at_the_end_all_that_is_ours_is_unloaded_with_a_reason() -> None:
+    desk = Desk(max_resident=2)
+    await desk.ask("a")
+    await desk.service.pin(desk.route("b"))
+    await desk.service.close()
+    assert desk.provider.loaded == []
+    unloads = [change for change in desk.changes if change.event == "unload"]
+    assert sorted(change.route.name for change in unloads) == ["a", "b"]
+    assert {change.reason for change in unloads} == {"the workbench stops"}
+
+
+async def test_at_the_end_no_model_stays_for_ever_in_another_runtime() -> None:
+    desk = Desk()
+    desk.provider.counts_against_cache = False
+    desk.provider.loaded = ["theirs"]
+    for name in ("theirs", "mine"):
+        await desk.service.pin(desk.route(name))
+    await desk.ask("mine")
+    await desk.ask("brief", keep_alive_s=40)
+    await desk.service.close(keep_alive_s=300)
+    assert desk.provider.loaded == ["theirs", "brief"], "who expires by itself may"
+    assert desk.provider.keeps == {"theirs": 300, "mine": -1.0, "brief": 40}
+    assert desk.events()[-2:] in (
+        [("unload", "mine"), ("unpin", "theirs")],
+        [("unpin", "theirs"), ("unload", "mine")],
+    )
+
+
+async def test_overview_names_what_other_programs_hold() -> None:
+    desk = Desk(max_resident=9, limit=10)
+    desk.provider.loaded = ["other3"]
+    await desk.ask("a4")
+    seen = desk.service.overview()
+    assert seen.others == {"fake/other3": {"host": 3}}
+    assert [resident.model for resident in seen.residents] == ["fake/a4"]
+    assert type(seen).from_dict(seen.to_dict()) == seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workbench.budget import Prediction
@@ -75,6 +75,8 @@ class Overview:
     waiting: tuple[Waiting, ...]
     next_victims: tuple[str, ...]
     """Idle models in the order in which they would leave for a load that needs room."""
+    others: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Models that other programs loaded, with the bytes that they hold of ``held_bytes``."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

@@ -138,6 +138,7 @@ def view(
     ]
     idle = sorted((m.last_use, name) for name, m in models if not m.leased and not m.pinned)
     waiting = (_waiting(entry, now) for entry in queue.entries)
+    ours = {one.model for one in there}
     return Overview(
         limit_bytes=dict(snapshot.limits),
         held_bytes=added(held.values()),
@@ -147,6 +148,7 @@ def view(
         residents=tuple(there),
         waiting=tuple(sorted(waiting, key=lambda one: one.position)),
         next_victims=tuple(name for _, name in idle),
+        others={name: dict(size) for name, size in sorted(held.items()) if name not in ours},
     )
 
 

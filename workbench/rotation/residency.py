@@ -52,6 +52,8 @@ class Place:
     num_ctx: int | None = None
     expires_at: float = math.inf
     used_at: dt.datetime | None = None
+    ours: bool = False
+    """Whether its last load was our doing: a runtime of its own may have had it before."""
 
 
 class Residents:
@@ -130,14 +132,48 @@ class Residents:
         if self._book is not None:
             self._book.gone(model)
 
-    async def close(self) -> None:
-        """Wait for loads and unloads under way."""
+    async def close(self, keep_alive_s: float) -> None:
+        """Wait for loads and unloads under way; then nothing stays for ever because of us.
+
+        What lies in our memory is unloaded, and so is a model of another runtime that we loaded
+        and that would never expire. One that was there before us gets ``keep_alive_s``.
+        """
         if self._alarm is not None:
             self._alarm.cancel()
         for task in self._prefetching.values():
             task.cancel()
         under_way = [*self.unloading.values(), *self._prefetching.values()]
         await asyncio.gather(*under_way, return_exceptions=True)
+        if last := self._leave(keep_alive_s):
+            await asyncio.wait(last, timeout=self._grace_s)
+
+    def _leave(self, keep_alive_s: float) -> list[asyncio.Task[None]]:
+        tasks: list[asyncio.Task[None]] = []
+        gone: set[str] = set()
+        for model, place in list(self.places.items()):
+            provider, name = place.route.provider, place.route.name
+            for_ever = model in self.pinned or math.isinf(place.expires_at)
+            expires = not provider.counts_against_cache and not for_ever
+            if expires or model in gone or provider.resident(name) is None:
+                continue
+            if provider.counts_against_cache or place.ours:
+                gone |= self._book.shared(model) if self._book is not None else set()
+                tasks.append(self.begin_unload(place.route, "unload", "the workbench stops"))
+            else:
+                tasks.append(asyncio.ensure_future(self._give_back(place, keep_alive_s)))
+        self.pinned.clear()
+        return tasks
+
+    async def _give_back(self, place: Place, keep_alive_s: float) -> None:
+        """Let a model that another program had loaded expire again."""
+        route = place.route
+        try:
+            await route.provider.load(route.name, keep_alive_s=keep_alive_s, num_ctx=place.num_ctx)
+        except WorkbenchError as error:
+            change = changes.instant("unpin", route, str(error), ok=False, code=error.code)
+        else:
+            change = changes.instant("unpin", route, "the workbench stops")
+        self.report(change)
 
     # -- in
 
@@ -243,6 +279,8 @@ class Residents:
     ) -> None:
         model, now = route.model, time.monotonic_ns()
         first = model in self.loading
+        if resident.fresh and model in self.places:
+            self.places[model].ours = True
         self.loading.pop(model, None)
         self.failed.loaded(model)
         if self._book is not None:

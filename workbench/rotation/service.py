@@ -275,11 +275,15 @@ class ModelRotationService:
         if self._leases.of(model) == 0 and self._residents.places.pop(model, None) is not None:
             self._dispatch()
 
-    async def close(self) -> None:
-        """Wait for loads and unloads under way."""
+    async def close(self, keep_alive_s: float = 0.0) -> None:
+        """Wait for loads and unloads under way, then unload what is ours.
+
+        Args:
+            keep_alive_s: how long a pinned model stays that another program had loaded.
+        """
         if self._timer is not None:
             self._timer.cancel()
-        await self._residents.close()
+        await self._residents.close(keep_alive_s)
 
     # -- what it looks like
 
@@ -408,6 +412,7 @@ class ModelRotationService:
             grant.ticket.number,
             wanted.num_ctx,
             used_at=before.used_at if before is not None else None,
+            ours=before is not None and before.ours,
         )
 
     def _evict(self, model: str, reason: str, snapshot: Snapshot) -> None:
