@@ -170,3 +170,11 @@ def test_models_survive_json() -> None:
 def test_a_response_format_is_an_object() -> None:
     with pytest.raises(WorkbenchError, match="response_format"):
         Options(response_format="json")  # type: ignore[arg-type]
+
+
+def test_unknown_timeout_is_told_those_there_are() -> None:
+    with pytest.raises(WorkbenchError, match="Unknown timeout 'queue'") as caught:
+        Timeouts.from_mapping({"queue": 3})
+    assert caught.value.fix == (
+        "The timeouts are queue_s, load_s, first_token_s, between_tokens_s, total_s."
+    )

@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     hf_default_task: Literal["text-generation"] = "text-generation"
     hf_enable_gpu: Literal["auto", "true", "false"] = "auto"
     hf_model_timeout_ms: int = Field(30_000, ge=100, le=3_600_000)
+    hf_quality_timeout_ms: int = Field(120_000, ge=0, le=3_600_000)
     hf_stream_chunk_size: int = Field(50, ge=1, le=100_000)
     hf_load_options: str = ""
     hf_max_batch: int = Field(32, ge=1, le=1024)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, get_args
 
@@ -199,7 +199,7 @@ class Timeouts:
     LONGEST_S: ClassVar[int] = 10**8
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
+        for name in (one.name for one in fields(self)):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -214,7 +214,7 @@ class Timeouts:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Timeouts:
         """Build timeouts from user input; an unknown name is an error."""
-        known = cls.__dataclass_fields__.keys()
+        known = [one.name for one in fields(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
             raise invalid(

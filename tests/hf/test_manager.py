@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from workbench.hf.client import WorkerClient
 from workbench.hf.manager import HuggingFaceModelManager
 from workbench.hf.protocol import Load, Loaded
 from workbench.hf.spawner import Lease
+from workbench.hf.verdicts import FILE
 from workbench.providers.huggingface import HuggingFaceProvider
 
 MODEL = "org/endless"
@@ -69,11 +71,31 @@ async def test_a_load_that_takes_too_long_is_a_timeout_and_its_worker_is_killed(
     monkeypatch.setattr(WorkerClient, "load", frozen)
     manager = make_provider(tiny_models, hf_model_timeout_ms=100).manager
     with pytest.raises(WorkbenchError) as caught:
-        await manager.load(MODEL)
+        await manager.load(f"{MODEL}?dtype=float32")
     assert caught.value.code is ErrorCode.HF_TIMEOUT
-    assert "0.1 s" in caught.value.message
+    assert f"huggingface/{MODEL}?dtype=float32 took longer than 0.1 s" in caught.value.message
     assert len(pids) == 1  # a timeout is not tried again
     assert not psutil.pid_exists(pids[0])
+
+
+async def test_first_quality_check_does_not_count_against_the_time_of_a_load(
+    make_provider: MakeProvider, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "own"
+    shutil.copytree(tiny_models, root)
+    (root / FILE).unlink(missing_ok=True)
+    load = WorkerClient.load
+
+    async def slow(self: WorkerClient, wanted: Load) -> Loaded:
+        await asyncio.sleep(0.2)
+        return await load(self, wanted)
+
+    monkeypatch.setattr(WorkerClient, "load", slow)
+    manager = make_provider(root, hf_model_timeout_ms=100).manager
+    await manager.load(MODEL)
+    await manager.unload(MODEL)
+    with pytest.raises(WorkbenchError, match=f"huggingface/{MODEL} took longer than 0.1 s"):
+        await manager.load(MODEL)  # the verdict is known now
 
 
 async def test_unloading_gives_up_a_load_under_way(

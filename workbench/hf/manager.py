@@ -325,7 +325,6 @@ class HuggingFaceModelManager:
         self, name: str, model: ModelFile, options: LoadOptions, gpu: str
     ) -> LoadedWorker:
         client = await self._start_worker()
-        limit_s = self._settings.hf_model_timeout_ms / 1000
         verdicts = Verdicts(self.root)
         form = "packed" if options.quantization == "none" else options.quantization
         wanted = Load(
@@ -342,6 +341,7 @@ class HuggingFaceModelManager:
             converted=await asyncio.to_thread(self._copy_of, model, options),
             log_level=self._settings.workbench_log_level,
         )
+        limit_s = self._limit_s(options, checked=wanted.verdict is None)
         self._starting[name] = client.pid
         try:
             loaded = await asyncio.wait_for(client.load(wanted), limit_s)
@@ -354,7 +354,7 @@ class HuggingFaceModelManager:
             if isinstance(error, TimeoutError):
                 raise WorkbenchError(
                     ErrorCode.HF_TIMEOUT,
-                    f"Loading {model.name} took longer than {limit_s:g} s.",
+                    f"Loading huggingface/{name} took longer than {limit_s:g} s.",
                     fix="Raise HF_MODEL_TIMEOUT_MS, or choose a smaller model.",
                     operation="load",
                     provider="huggingface",
@@ -367,6 +367,13 @@ class HuggingFaceModelManager:
         if verdict is not None and verdict != wanted.verdict:
             await asyncio.to_thread(verdicts.put, model.info.digest, verdict)
         return LoadedWorker(model, client)
+
+    def _limit_s(self, options: LoadOptions, *, checked: bool) -> float:
+        """The longest load: with the quality check where the form has no verdict here yet."""
+        automatic = options.dtype == "auto" and options.engine == "auto"
+        check = checked and (automatic or options.quantization != "none")
+        settings = self._settings
+        return (settings.hf_model_timeout_ms + check * settings.hf_quality_timeout_ms) / 1000
 
     def _copy_of(self, model: ModelFile, options: LoadOptions) -> str | None:
         """Where the unpacked copy of a GGUF is, or may be put."""
