@@ -163,13 +163,13 @@ def test_model_that_never_fits_is_refused_and_nobody_leaves() -> None:
     models = {"a": resident(1, size=4 * 10**9), "b": wanted(12 * 10**9)}
     planned = plan(snapshot([ticket(9, "b")], models, limit=10 * 10**9))
     assert planned.grants == ()
-    assert planned.refusals[0].reason == "needs 12.0 GB at its peak of 10.0 GB"
+    assert planned.refusals[0].reason == "needs 12.0 GB at its peak; all models may hold 10.0 GB"
 
 
 def test_model_that_does_not_fit_beside_pinned_ones_is_refused() -> None:
     models = {"a": resident(1, size=6 * 10**9, pinned=True), "b": wanted(5 * 10**9)}
     (refusal,) = plan(snapshot([ticket(9, "b")], models, limit=10 * 10**9)).refusals
-    assert "pinned models hold 6.0 GB" in refusal.reason
+    assert "of which pinned ones hold 6.0 GB" in refusal.reason
     full = snapshot([ticket(9, "b")], {"a": resident(pinned=True)}, max_resident=1)
     assert "all 1 are taken by pinned models" in plan(full).refusals[0].reason
 
@@ -291,10 +291,19 @@ def test_model_of_the_next_exclusive_request_is_prefetched_if_both_fit() -> None
     prefetch = plan(snapshot([alone], models, limit=10)).prefetch
     assert prefetch is not None
     assert prefetch.model == "a"
-    assert "while c drain" in prefetch.reason
+    assert "while c answered" in prefetch.reason
     assert plan(snapshot([alone], models, limit=8)).prefetch is None
     loading = {**models, "a": resident(size=5, loading=True)}
     assert plan(snapshot([alone], loading, limit=10)).prefetch is None, "once"
+
+
+def test_prefetch_leaves_the_room_that_one_ahead_waits_for() -> None:
+    first, alone = ticket(1, "big"), ticket(2, "a", exclusive=True)
+    models = {"c": resident(running=1, size=4), "big": wanted(9), "a": wanted(5)}
+    planned = plan(snapshot([first, alone], models, limit=10))
+    assert went(planned) == []
+    assert planned.prefetch is None
+    assert plan(snapshot([alone], models, limit=10)).prefetch is not None
 
 
 def test_exclusive_request_waits_for_loads_and_unloads_of_others() -> None:

@@ -12,7 +12,8 @@ order in which they became so; then interactive ones, then benchmarks, each in o
    is known to fail, if anybody would have to leave for it.
 2. Idle models leave where more is held than the limits allow now.
 3. Nothing runs beside an exclusive request (isolated, interleaved), and none passes one that waits.
-   While the last others drain its model is loaded, if that needs no eviction (*prefetch*).
+   While the last others drain its model is loaded, if that needs no eviction and nobody ahead
+   waits for room (*prefetch*).
 4. A request whose model is in memory goes on, up to what the model takes at a time: requests are
    grouped by model, so that one load serves many.
 5. Models to be loaded are ordered by the waiting of their requests over the time of their load
@@ -150,7 +151,8 @@ class _Planner:
         if alone is not None:
             if self._running.total() or self._loading - {alone.model}:
                 self._waits[alone.number] = Wait("waits until nothing else runs")
-                prefetch = self._prefetch(alone)
+                if not self._blocked:  # or it would take the room that one ahead waits for
+                    prefetch = self._prefetch(alone)
             else:
                 self._place(alone)
                 if self._grants:
@@ -307,7 +309,8 @@ class _Planner:
         busy = ", ".join(sorted(n for n, count in self._running.items() if count))
         return Decision(
             name,
-            f"prefetched while {busy or 'others'} drain: the next request runs alone, and both fit",
+            f"prefetched while {busy or 'others'} answered: "
+            "the next request runs alone, and both fit",
             self._after(ticket),
         )
 
@@ -425,10 +428,11 @@ class _Planner:
         )
         if not over and not full:
             return False
-        held = f", and pinned models hold {spoken(added(self._footprints[n] for n in pinned))}"
+        held = f", of which pinned ones hold {spoken(added(self._footprints[n] for n in pinned))}"
         needs = f"needs {spoken({d: model.need[d] for d in over})} at its peak" if over else ""
         reason = (
-            f"{needs} of {spoken({d: capacity[d] for d in over})}{held if pinned else ''}"
+            f"{needs}; all models may hold {spoken({d: capacity[d] for d in over})}"
+            f"{held if pinned else ''}"
             if over
             else f"needs a place, but all {self._snapshot.max_resident} are taken by pinned models"
         )
