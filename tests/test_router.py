@@ -71,3 +71,12 @@ async def test_silent_provider_hides_no_other_and_is_named(router: ModelRouter) 
 async def test_provider_is_registered_once(router: ModelRouter) -> None:
     with pytest.raises(ValueError, match="scripted"):
         router.register_provider(ScriptedProvider())
+
+
+async def test_load_options_on_an_ollama_model_are_told_to_be_hugging_faces() -> None:
+    made = ModelRouter()
+    made.register_provider(ScriptedProvider({"x:1b": EMPTY}, name="ollama"))
+    with pytest.raises(WorkbenchError, match="are for Hugging Face models") as caught:
+        await made.resolve("ollama/x:1b?dtype=float32")
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert caught.value.fix == "Use ollama/x:1b."

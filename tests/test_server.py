@@ -271,3 +271,8 @@ def test_stopped_server_leaves_no_trace(tmp_path: Path) -> None:
     assert rows == [{"status": "cancelled"}]
     for line in server.read_log().splitlines():
         json.loads(line)  # the log is JSON, line by line
+
+
+def test_pin_and_unpin_say_what_they_did(server: LiveServer) -> None:
+    assert "stays there until" in server.cli("models", "pin", "scripted/chunks").stdout
+    assert "is not pinned" in server.cli("models", "unpin", "scripted/chunks").stdout

@@ -118,6 +118,12 @@ class ModelRouter:
 
 
 def _route(provider: Provider, name: str) -> Route:
+    if provider.name == "ollama" and "?" in name:
+        bare = name.partition("?")[0]
+        raise invalid(
+            "Load options (?...) are for Hugging Face models; Ollama has a name per quantisation.",
+            fix=f"Use ollama/{bare}.",
+        )
     return Route(provider, provider.canonical(name))
 
 

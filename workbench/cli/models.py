@@ -131,6 +131,7 @@ def models_pin(model: str) -> None:
     """Bring a model into the running server's memory and keep it there."""
     with open_workbench(remote=True) as wb:
         wb.pin(model)
+    typer.echo(f"{model} is in memory and stays there until it is unpinned.")
 
 
 @app.command("unpin")
@@ -138,6 +139,7 @@ def models_unpin(model: str) -> None:
     """Let a pinned model be evicted again."""
     with open_workbench(remote=True) as wb:
         wb.unpin(model)
+    typer.echo(f"{model} is not pinned.")
 
 
 def _say_done(what: str, done: Mapping[str, Any], name: str, meaning: str, as_json: bool) -> None:
