@@ -13,7 +13,7 @@ from tests.hf import tiny
 from tests.hf.downloads import REPO, model_files
 from tests.hub_standin import Hub
 from tests.live import LiveServer
-from tests.test_page import ARGUMENTS, SOON
+from tests.test_page import ARGUMENTS, LOADED, SOON
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(200)]
 
@@ -89,3 +89,33 @@ def test_delete_asks_and_deletes_what_it_asked_about(page: Page, tmp_path: Path)
     expect(page.locator("#models-notice")).to_contain_text("mine is deleted", timeout=SOON)
     left = {path.name for path in (tmp_path / "models").iterdir()}
     assert left == {"other"}
+
+
+def test_a_model_typed_with_load_options_outlives_its_own_unloading(
+    page: Page, tmp_path: Path
+) -> None:
+    variant = "huggingface/mine?dtype=float32"
+    field, notice = page.locator("#models-chosen input"), page.locator("#models-notice")
+    field.fill(variant)
+    field.press("Enter")
+    expect(page.locator("#models-memory .wb-next")).to_contain_text(variant, timeout=SOON)
+    page.locator("#models-load").click()
+    expect(notice).to_contain_text(f"{variant} is resident", timeout=LOADED)
+    held = page.locator(f'#models-memory tr[data-model="{variant}"]')
+    expect(held).to_be_visible(timeout=SOON)
+    expect(page.locator("#models-table")).to_contain_text(variant)
+    page.locator("#models-pin").click()
+    expect(page.locator("#models-pin")).to_have_text("Unpin", timeout=SOON)
+    page.locator("#models-unload").click()
+    expect(notice).to_contain_text("is unloaded, and no longer pinned", timeout=SOON)
+
+    # It has left the list and is still chosen: the panel goes on, and says what a load would do.
+    expect(held).to_have_count(0, timeout=SOON)
+    expect(page.locator("#models-memory .wb-next")).to_contain_text(variant, timeout=SOON)
+    expect(field).to_have_value(variant)
+    field.fill("huggingface/nothing-of-this-name")
+    field.press("Tab")
+    expect(page.locator("#models-memory .wb-next")).to_contain_text("nothing-of", timeout=SOON)
+    expect(page.locator('#models-memory .wb-next[data-verdict="no"]')).to_be_visible()
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
+    assert "Traceback" not in (tmp_path / "server.log").read_text()

@@ -77,6 +77,13 @@ class MemoryBook(Protocol):
         """
         ...
 
+    def expectation(self, model: str) -> Prediction:
+        """What is predicted of a model at its peak; of one in memory, what was before its load.
+
+        The one figure that the page, the command line and REST call its predicted peak.
+        """
+        ...
+
     def loading(self, route: Route, num_ctx: int | None = None) -> None:
         """A load begins, on the event loop: what it takes is compared with the prediction."""
         ...

@@ -249,12 +249,14 @@ class Engine:
 
     async def list_models(self) -> Listing:
         """All models of all providers."""
-        return await self.router.list_models()
+        listing = await self.router.list_models()
+        return replace(listing, models=await self._with_memory(listing.models))
 
     async def show(self, model: str) -> ModelInfo:
         """One model."""
         route = await self.router.resolve(model)
-        return await route.provider.show(route.name)
+        (info,) = await self._with_memory([await route.provider.show(route.name)])
+        return info
 
     async def load(self, model: str) -> Mapping[str, Any]:
         """Bring a model into memory.
@@ -266,7 +268,8 @@ class Engine:
         route = await self.router.resolve(model)
         await self.rotation.load(route, keep_alive_s=self.settings.workbench_keep_alive_s)
         duration_s = time.monotonic() - begun
-        info = await route.provider.show(route.name)
+        await self.book.look()
+        info = await self.show(route.model)
         return {"id": route.model, "duration_s": duration_s, "memory_bytes": info.memory_bytes}
 
     async def unload(self, model: str) -> Mapping[str, Any]:
@@ -301,8 +304,16 @@ class Engine:
         return self.rotation.overview()
 
     async def preview(self, model: str) -> Preview:
-        """What loading a model now would do; nothing is done."""
-        return await self.rotation.preview(await self.router.resolve(model))
+        """What loading a model now would do; nothing is done.
+
+        Raises:
+            WorkbenchError: for a model that is not there, and load options that cannot be.
+        """
+        route = await self.router.resolve(model)
+        preview = await self.rotation.preview(route)
+        if not preview.need.bytes:
+            await route.provider.check(route.name)
+        return preview
 
     # -- models on disk
 
@@ -366,6 +377,24 @@ class Engine:
         await asyncio.to_thread(self._journal.close)
 
     # -- inside
+
+    async def _with_memory(self, models: Sequence[ModelInfo]) -> list[ModelInfo]:
+        """With what the book measured of them, the same that the queue and the page show."""
+
+        def unseen(info: ModelInfo) -> bool:
+            provider = self.router.providers[info.provider]
+            there = info.status == "resident" and info.id not in self.book.held()
+            return there and bool(provider.pids(info.name))
+
+        if any(unseen(info) for info in models):
+            await self.book.look()
+        held = self.book.held()
+        return [
+            replace(info, memory_bytes=sum(held[info.id].values()) or None)
+            if info.id in held
+            else info
+            for info in models
+        ]
 
     def _validate(self, request: ChatRequest) -> None:
         messages = request.messages

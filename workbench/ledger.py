@@ -289,6 +289,10 @@ class Ledger:
             stay.see(holding)
         return {"memory": stay.load().to_dict()} if stay.peak else {}
 
+    async def look(self) -> None:
+        """Look now: :meth:`held` is of this moment afterwards."""
+        await asyncio.to_thread(lambda: self._take(self._census.look()))
+
     def close(self) -> None:
         """Stop looking."""
         self._census.close()

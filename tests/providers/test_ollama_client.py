@@ -284,7 +284,7 @@ async def test_a_deleted_model_that_is_still_in_memory_is_listed(connect_ollama:
     async with wire(reply) as server:
         provider = connect_ollama(server.url)
         (info,) = await provider.list_models()
-        assert (info.status, info.memory_bytes) == ("resident", 5)
+        assert (info.status, info.details["ollama_size_bytes"]) == ("resident", 5)
         assert info.problem is not None
         resident = provider.resident("gone:1b")
         assert resident is not None

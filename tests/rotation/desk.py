@@ -85,6 +85,9 @@ class FakeBook:
     def shared(self, model: str) -> frozenset[str]:
         return frozenset({model})
 
+    def expectation(self, model: str) -> Prediction:
+        return self.predict(Route(self.provider, model.removeprefix("fake/")))
+
     def strangers(self) -> Mapping[str, Route]:
         return {}
 

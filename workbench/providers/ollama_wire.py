@@ -303,7 +303,7 @@ def model_info(
             details[key] = shown[key]
     if running is not None:
         details |= {
-            "memory_source": "ollama's own figure",
+            "ollama_size_bytes": running.get("size"),
             "size_vram_bytes": running.get("size_vram", 0),
             "loaded_context_length": running.get("context_length"),
             "expires_at": running.get("expires_at"),
@@ -316,7 +316,6 @@ def model_info(
         provider="ollama",
         status="available" if running is None else "resident",
         size_bytes=tag.get("size"),
-        memory_bytes=None if running is None else running.get("size"),
         task="text-generation" if "completion" in (capabilities or ["completion"]) else "embedding",
         format=facts.get("format"),
         quantization=facts.get("quantization_level"),

@@ -23,7 +23,7 @@ class Resident:
     held_bytes: Mapping[str, int]
     """Measured; empty where it cannot be."""
     peak_bytes: Mapping[str, int]
-    """Predicted at its peak."""
+    """Predicted at its peak, the load included; empty where nothing is known."""
     pinned: bool
     last_used_at: dt.datetime | None
     expires_in_s: float | None

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -122,6 +122,7 @@ class Picture:
 def view(
     snapshot: Snapshot,
     held: Mapping[str, DeviceBytes],
+    expectation: Callable[[str], Prediction],
     residents: Residents,
     queue: QueueService,
 ) -> Overview:
@@ -129,14 +130,29 @@ def view(
     now = snapshot.now_s
     models = [(name, model) for name, model in sorted(snapshot.models.items()) if model.resident]
     there = [
-        _resident(name, m, held.get(name, {}), residents.places.get(name), now)
+        _resident(
+            name, m, held.get(name, {}), expectation(name).bytes, residents.places.get(name), now
+        )
         for name, m in models
     ]
     there += [
-        Resident(name, "leaving", 0, dict(held.get(name, {})), {}, False, None, 0.0)
+        Resident(
+            name,
+            "leaving",
+            0,
+            dict(held.get(name, {})),
+            dict(expectation(name).bytes),
+            False,
+            None,
+            0.0,
+        )
         for name in sorted(snapshot.unloading)
     ]
-    idle = sorted((m.last_use, name) for name, m in models if not m.leased and not m.pinned)
+    idle = sorted(
+        (m.last_use, name)
+        for name, m in models
+        if not m.leased and not m.pinned and (m.counted or held.get(name))
+    )
     waiting = (_waiting(entry, now) for entry in queue.entries)
     ours = {one.model for one in there}
     return Overview(
@@ -153,7 +169,12 @@ def view(
 
 
 def _resident(
-    name: str, model: Model, held: DeviceBytes, place: Place | None, now: float
+    name: str,
+    model: Model,
+    held: DeviceBytes,
+    peak: DeviceBytes,
+    place: Place | None,
+    now: float,
 ) -> Resident:
     expires = place.expires_at if place is not None else math.inf
     return Resident(
@@ -161,7 +182,7 @@ def _resident(
         status="loading" if model.loading else "leased" if model.running else "idle",
         running=model.running,
         held_bytes=dict(held),
-        peak_bytes=dict(model.need),
+        peak_bytes=dict(peak),
         pinned=model.pinned,
         last_used_at=place.used_at if place is not None else None,
         expires_in_s=None if model.leased or math.isinf(expires) else max(expires - now, 0.0),

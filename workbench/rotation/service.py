@@ -290,7 +290,8 @@ class ModelRotationService:
     def overview(self) -> Overview:
         """Who is in memory, who waits and who would leave, now."""
         held = self._book.held() if self._book is not None else {}
-        return view(self._picture.take(), held, self._residents, self.queue)
+        peak = self._book.expectation if self._book is not None else lambda model: UNKNOWN
+        return view(self._picture.take(), held, peak, self._residents, self.queue)
 
     async def preview(self, route: Route) -> Preview:
         """What loading a model now would do, by the same policy; nothing is done."""

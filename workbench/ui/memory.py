@@ -6,11 +6,14 @@ from typing import Any, Final
 
 import gradio as gr
 
+from workbench import logs
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
 from workbench.ui import budget, queue
 from workbench.ui.budget import Holder, Next, Picture
 from workbench.ui.markup import html
+
+_log = logs.get(__name__)
 
 _EVERY_S: Final = 1.0
 
@@ -52,9 +55,14 @@ class MemoryPanel:
         """Another tab was opened."""
         return gr.Timer(active=False)
 
-    async def _look(self, chosen: str | None) -> tuple[str, str, str]:
-        pinned = chosen is not None and is_pinned(self._engine, chosen)
-        return *await self.look(chosen), "Unpin" if pinned else "Pin"
+    async def _look(self, chosen: str | None) -> tuple[Any, Any, Any]:
+        try:
+            model = await resolved(self._engine, chosen)
+            pinned = is_pinned(self._engine, model)
+            return *await self.look(model), "Unpin" if pinned else "Pin"
+        except Exception as error:  # a tick that fails leaves what is shown; the next one may not
+            _log.warning("panel_not_drawn", error=type(error).__name__)
+            return gr.skip(), gr.skip(), gr.skip()
 
     async def look(self, chosen: str | None = None) -> tuple[str, str]:
         """The panel and the queue as they are now."""
@@ -63,6 +71,22 @@ class MemoryPanel:
             budget.render(await picture(self._engine, chosen)),
             queue.render(overview.waiting, overview.max_waiting),
         )
+
+
+def named(chosen: object) -> str:
+    """What was chosen or typed, without space around it; empty for nothing."""
+    return chosen.strip() if isinstance(chosen, str) else ""
+
+
+async def resolved(engine: Engine, chosen: object) -> str:
+    """The model id of what was chosen or typed; as it stands where no model is meant by it."""
+    model = named(chosen)
+    if not model:
+        return ""
+    try:
+        return (await engine.router.resolve(model)).model
+    except WorkbenchError:
+        return model
 
 
 def is_pinned(engine: Engine, model: str) -> bool:

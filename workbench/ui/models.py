@@ -21,7 +21,7 @@ from workbench.ui.asking import SOURCE
 from workbench.ui.budget import expected
 from workbench.ui.catalogue import Catalogue, ordered
 from workbench.ui.markup import html
-from workbench.ui.memory import MemoryPanel, is_pinned
+from workbench.ui.memory import MemoryPanel, is_pinned, named, resolved
 
 COLUMNS: Final = (
     "model",
@@ -52,9 +52,13 @@ class ModelsTab:
         with gr.Column(elem_id="models"):
             self.memory = MemoryPanel(engine)
             with gr.Row(elem_classes=["wb-tools"]):
+                html("Model (choose, or type NAME?dtype=…)", elem_classes=["wb-hint", "wb-name"])
                 self._chosen = gr.Dropdown(
                     choices=[],
                     value=None,
+                    # What leaves memory leaves the list, and stays chosen; and a model can be
+                    # typed with options of its load (NAME?dtype=float32), which no list has.
+                    allow_custom_value=True,
                     show_label=False,
                     label="Model",
                     container=False,
@@ -165,30 +169,34 @@ class ModelsTab:
         shown = table(listing.models, book.expectation, book.held())
         return shown, gr.update(choices=entries), "".join([notice, *problems])
 
-    async def _load(self, model: str | None) -> Any:
-        if not model:
-            return await self._show(notices.note("Choose a model first."))
+    async def _load(self, chosen: str | None) -> Any:
+        if not named(chosen):
+            return await self._show(notices.note(_CHOOSE))
         try:
             with logs.correlation(new_id("cor"), source=SOURCE):
-                await self._engine.load(model)
+                done = await self._engine.load(named(chosen))
         except WorkbenchError as problem:
             return await self._show(notices.error_card(problem))
-        return await self._show(notices.note(f"{model} is resident."))
+        return await self._show(notices.note(f"{done['id']} is resident."))
 
-    async def _unload(self, model: str | None) -> Any:
-        if not model:
-            return await self._show(notices.note("Choose a model first."))
+    async def _unload(self, chosen: str | None) -> Any:
+        if not named(chosen):
+            return await self._show(notices.note(_CHOOSE))
+        model = await resolved(self._engine, chosen)
+        pinned = is_pinned(self._engine, model)
         try:
             with logs.correlation(new_id("cor"), source=SOURCE):
                 await self._engine.unload(model)
         except WorkbenchError as problem:
             return await self._show(notices.error_card(problem))
-        return await self._show(notices.note(f"{model} is unloaded."))
+        words = "is unloaded, and no longer pinned" if pinned else "is unloaded"
+        return await self._show(notices.note(f"{model} {words}."))
 
-    async def _turn_pin(self, model: str | None) -> Any:
+    async def _turn_pin(self, chosen: str | None) -> Any:
         """Pin the model, or let go of it if it is pinned."""
-        if not model:
-            return await self._show(notices.note("Choose a model first."))
+        if not named(chosen):
+            return await self._show(notices.note(_CHOOSE))
+        model = await resolved(self._engine, chosen)
         pinned = is_pinned(self._engine, model)
         try:
             with logs.correlation(new_id("cor"), source=SOURCE):
@@ -235,11 +243,11 @@ class ModelsTab:
         ids = tuple(dict.fromkeys((*seen, *(job.id for job in active))))
         return "".join(_bar(job) for job in active), gr.update(visible=bool(active)), ids
 
-    async def _ask_deletion(self, model: str | None) -> Any:
-        if not model:
-            return gr.update(visible=False), "", notices.note("Choose a model first."), ""
+    async def _ask_deletion(self, chosen: str | None) -> Any:
+        if not named(chosen):
+            return gr.update(visible=False), "", notices.note(_CHOOSE), ""
         try:
-            plan = await self._engine.plan_deletion(model)
+            plan = await self._engine.plan_deletion(named(chosen))
         except WorkbenchError as problem:
             return gr.update(visible=False), "", notices.error_card(problem), ""
         words = [
@@ -293,6 +301,7 @@ def _outcome(job: Job) -> str:
     return notices.note(f"{job.model} is here, checked.")
 
 
+_CHOOSE: Final = "Choose a model first, or type one."
 _UNKNOWN: Final = Prediction({}, {}, "files")
 _EVERY_S: Final = 1.0
 _QUICK: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
