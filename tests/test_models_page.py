@@ -27,7 +27,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def page(hub: Hub, tmp_path: Path) -> Iterator[Page]:
-    tiny.write_folder(tmp_path / "models" / "mine")
+    tiny.save_model(tmp_path / "models" / "mine")
     tiny.write_folder(tmp_path / "models" / "other")
     path = next(found for name in ("chromium", "google-chrome") if (found := shutil.which(name)))
     with (

@@ -52,7 +52,7 @@ class ModelsTab:
         with gr.Column(elem_id="models"):
             self.memory = MemoryPanel(engine)
             with gr.Row(elem_classes=["wb-tools"]):
-                html("Model (choose, or type NAME?dtype=…)", elem_classes=["wb-hint", "wb-name"])
+                html("Model", elem_classes=["wb-hint", "wb-name"])
                 self._chosen = gr.Dropdown(
                     choices=[],
                     value=None,
