@@ -102,7 +102,8 @@ def plot_gaps(gaps: pd.DataFrame) -> go.Figure:
                 x=rows["since_sent_s"],
                 y=rows["gap_per_token_s"] * 1e3,
                 mode="lines+markers" if len(rows) == 1 else "lines",
-                line={"color": look.colour, "width": 1.5, "dash": look.dash},
+                # A gap is the time before its token: the step is as wide as it is high.
+                line={"color": look.colour, "width": 1.5, "dash": look.dash, "shape": "vh"},
                 hovertemplate="%{y:.1f} ms at %{x:.2f} s<extra>" + short(str(model)) + "</extra>",
             )
         )
