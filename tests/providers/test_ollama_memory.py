@@ -29,7 +29,8 @@ async def test_expected_is_near_what_the_runner_takes(
     ledger.loaded(route, await empty_ollama.load(MODEL, keep_alive_s=60, num_ctx=4096))
     ledger._take(ledger._census.look())
     measured = ledger.held()[route.model]["host"]
-    assert expected == pytest.approx(measured, rel=0.5)
+    # The cache for 4,096 tokens is reserved by the load and held only where it has been written.
+    assert 0.5 * expected < measured < 1.1 * expected
     ledger.close()
 
 
