@@ -199,6 +199,9 @@ def test_history_shows_what_was_asked(page: Page) -> None:
     for plot in ("ttft", "tpot", "gaps", "memory"):
         drawn = page.locator(f"#history-{plot} .js-plotly-plot")
         expect(drawn).to_be_visible(timeout=SOON)
-    expect(page.locator("#history-memory")).to_contain_text("answering", timeout=SOON)
+    expect(page.locator("#history-memory")).to_contain_text(
+        re.compile("answering|loading"),
+        timeout=SOON,  # a phase too short for its name has none
+    )
     page.get_by_role("tab", name="Models").click()
     expect(page.locator("#models-table")).to_contain_text("smollm2:135m", timeout=SOON)
