@@ -1,0 +1,1 @@
+"""Benchmarks: a spec becomes a run, cells and trials; what they found is in the log."""
