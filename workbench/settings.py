@@ -190,6 +190,14 @@ class Settings(BaseSettings):
     workbench_disk_reserve: Reserve = 2**30
     workbench_job_history: int = Field(100, ge=1, le=100_000)
 
+    # datasets, and what code that models wrote may take
+    workbench_dataset_max_size: Bytes = 64 * 2**20
+    workbench_dataset_max_items: int = Field(100_000, ge=1, le=10_000_000)
+    workbench_bench_code_s: Seconds = 10
+    workbench_bench_code_memory: Budget = 512 * 2**20
+    workbench_bench_code_output: Bytes = 65_536
+    workbench_bench_uncontained_code: bool = False
+
     # the log served to other processes, and SQL from outside
     workbench_log_serving: bool = True
     workbench_log_host: str = "127.0.0.1"
