@@ -24,14 +24,19 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import os
 import random
 import statistics
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Final, Literal
+
+from rich.console import Console
+from rich.progress import track
 
 from workbench.rotation.policy import plan
 from workbench.rotation.snapshot import Grant, Model, Plan, Snapshot, Ticket, Wait, larger
@@ -440,13 +445,20 @@ def figures(pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
-def run(traces: int, n_requests: int = 300, first_seed: int = 0) -> dict[str, Any]:
+def run(traces: int, n_requests: int = 300, first_seed: int = 0, jobs: int = 1) -> dict[str, Any]:
     """Half Zipf traces, the others bursty or mixed; every invariant is checked on the way."""
     kinds: tuple[Kind, ...] = ("zipf", "bursty", "zipf", "mixed")
-    pairs = [
-        pair(first_seed + number, kinds[number % len(kinds)], n_requests)
-        for number in range(traces)
-    ]
+    arguments = (
+        range(first_seed, first_seed + traces),
+        [kinds[number % len(kinds)] for number in range(traces)],
+        [n_requests] * traces,
+    )
+    if jobs == 1:
+        pairs = [*map(pair, *arguments)]
+    else:
+        with ProcessPoolExecutor(jobs) as pool:
+            played = pool.map(pair, *arguments)
+            pairs = [*track(played, "traces", total=traces, console=Console(stderr=True))]
     by_kind = {
         kind: [p for p in pairs if p.trace.kind == kind] for kind in ("zipf", "bursty", "mixed")
     }
@@ -467,9 +479,10 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=1000)
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     started = time.perf_counter()
-    result = run(arguments.traces, arguments.requests, arguments.seed)
+    result = run(arguments.traces, arguments.requests, arguments.seed, arguments.jobs)
     result["seconds"] = round(time.perf_counter() - started, 1)
     print(json.dumps(result, indent=2))
 
