@@ -209,6 +209,8 @@ def test_load_and_unload_say_what_they_did(server: LiveServer, tmp_path: Path) -
     # There is nothing left to give back, which is no failure.
     again = server.cli("models", "unload", "mine", "--json")
     assert json.loads(again.stdout)["recovered_bytes"] == 0
+    unloads = server.query("SELECT ok FROM model_events WHERE event = 'unload'")
+    assert unloads == [[True]], "what was not in memory is no event"
 
 
 @pytest.mark.parametrize("suffix", ["?dtype=float32", "?dry_run=false", "/../name", "%3F"])

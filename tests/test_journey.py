@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from tests.conftest import DEMO_GGUF
-from tests.live import run_cli
+from tests.live import LiveServer, run_cli
 from tests.ollama_standin.fixture import StandIn
 from workbench import Workbench
 from workbench.types import DoneEvent, ErrorEvent, TokenEvent, WarningEvent
@@ -171,6 +173,30 @@ def test_ollama_that_dies_and_comes_back(
             assert gone.error_code.tolist() == ["OLLAMA_UNREACHABLE"]
             own.start()
             assert wb.chat(OLLAMA, COLORS, max_tokens=8, temperature=0).text.startswith("1.")
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_pin_in_ollama_ends_with_the_server(
+    demo_folder: Path, tmp_path: Path, was_there: bool
+) -> None:
+    """What the server loaded goes; what somebody else had loaded may expire again."""
+    with StandIn(DEMO_GGUF) as own, httpx.Client(base_url=own.url, timeout=60) as api:
+        if was_there:
+            api.post("/api/generate", json={"model": "smollm2:135m", "keep_alive": -1})
+        environment = {"OLLAMA_HOST": own.url, "WORKBENCH_KEEP_ALIVE_S": "600"}
+        with LiveServer(tmp_path, **environment) as server:
+            assert server.cli("models", "pin", OLLAMA).returncode == 0
+            (pinned,) = api.get("/api/ps").json()["models"]
+            assert dt.datetime.fromisoformat(pinned["expires_at"]).year > 2200
+            server.stop()
+            told = server.cli("db", "query", "SELECT event, ok FROM model_events", "--json")
+        left = api.get("/api/ps").json()["models"]
+    last = json.loads(told.stdout)[-1]
+    assert last == {"event": "unpin" if was_there else "unload", "ok": True}
+    assert len(left) == was_there
+    for model in left:
+        expires_at = dt.datetime.fromisoformat(model["expires_at"])
+        assert expires_at - dt.datetime.now(dt.UTC) < dt.timedelta(minutes=10)
 
 
 def test_ollama_that_is_no_ollama(monkeypatch: pytest.MonkeyPatch, demo_folder: Path) -> None:

@@ -102,6 +102,11 @@ class Residents:
         """Whether nobody uses or loads it."""
         return self._leases(model) == 0 and model not in self.loading
 
+    def knows(self, route: Route) -> bool:
+        """Whether it is in memory, on its way in or on its way out, as far as can be told."""
+        resident = route.provider.resident(route.name) is not None
+        return resident or route.model in (self.places.keys() | self.unloading.keys())
+
     def stay_s(self, model: str, wanted_s: float) -> float:
         """How long a model stays when it is idle, in seconds; negative: for ever."""
         return FOREVER_S if model in self.pinned else wanted_s

@@ -194,6 +194,8 @@ class ModelRotationService:
     async def unload(self, route: Route) -> None:
         """Take a model out of memory at the user's wish; a pin on it ends.
 
+        One that is not in memory is no event, and no row.
+
         Raises:
             WorkbenchError: ``INVALID_REQUEST`` while the model is generating; ``TIMEOUT`` if its
                 memory did not come back, or what the provider says.
@@ -207,6 +209,9 @@ class ModelRotationService:
                 provider=route.provider.name,
             )
         self._residents.pinned.discard(route.model)
+        if not self._residents.knows(route):
+            await route.provider.unload(route.name)  # its runtime may know better than our listing
+            return
         unload = self._residents.begin_unload(route, "unload", "asked for by the user")
         await asyncio.shield(unload)
         self._dispatch()
