@@ -42,6 +42,7 @@ def test_a_new_log_has_all_tables_and_views_and_is_private(path: Path) -> None:
             "errors",
             "benchmark_runs",
             "benchmark_cells",
+            "benchmark_trials",
             "scores",
             "votes",
             "schema_migrations",

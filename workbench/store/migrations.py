@@ -255,12 +255,36 @@ CREATE TABLE prunes (
 );
 """
 
+_TRIALS: Final = """
+-- Which question of a benchmark a session answered. A row here is what makes a session count:
+-- warm-ups and what a resumed run does again have none.
+CREATE TABLE benchmark_trials (
+    cell_id         VARCHAR NOT NULL,
+    trial           INTEGER NOT NULL,         -- the number within the cell, as in stream_sessions
+    run_id          VARCHAR NOT NULL,
+    created_at      TIMESTAMPTZ NOT NULL,
+    session_id      VARCHAR,                  -- null: refused before it was a session
+    task            VARCHAR,                  -- the dataset
+    item            VARCHAR NOT NULL,
+    family          VARCHAR NOT NULL,         -- the item's cluster, else the item
+    repeat          INTEGER NOT NULL,
+    turn            INTEGER NOT NULL,         -- of a conversation, from 0
+    prefix          VARCHAR NOT NULL,         -- unique, shared, none: what a prompt cache can know
+    cancelled_on_purpose BOOLEAN NOT NULL,
+    status          VARCHAR NOT NULL,
+    met             BOOLEAN,                  -- every SLO; null: none asked
+    details         JSON NOT NULL,
+    PRIMARY KEY (cell_id, trial)
+);
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
     Migration(3, "who loaded, unloaded, downloaded and deleted", _AUDIT),
     Migration(4, "the position in the spool", _POSITION),
     Migration(5, "deletions by age", _PRUNES),
+    Migration(6, "trials of benchmarks", _TRIALS),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

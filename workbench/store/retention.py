@@ -29,6 +29,7 @@ _PARTS: Final = (
     ("memory_samples", "session_id IN (FROM doomed) OR (session_id IS NULL AND {old})"),
     ("errors", "session_id IN (FROM doomed) OR (session_id IS NULL AND {old})"),
     ("scores", "session_id IN (FROM doomed)"),
+    ("benchmark_trials", "session_id IN (FROM doomed)"),
     ("model_events", "{old}"),
     (
         "messages",

@@ -17,11 +17,12 @@ _PIECES: Final = (122_880, 2_048)
 """Rows of a row group and of a vector: the units in which DuckDB stores a table."""
 
 _IDS: Final = {
-    "conversations": "conversation_id",
-    "token_streams": "session_id",
-    "environments": "environment_id",
-    "benchmark_runs": "run_id",
-    "benchmark_cells": "cell_id",
+    "conversations": ("conversation_id",),
+    "token_streams": ("session_id",),
+    "environments": ("environment_id",),
+    "benchmark_runs": ("run_id",),
+    "benchmark_cells": ("cell_id",),
+    "benchmark_trials": ("cell_id", "trial"),
 }
 
 _NOT_COPIED: Final = ("schema_migrations", "log_position")
@@ -212,7 +213,7 @@ def _fill(
     if is_history:  # an id is drawn every turn; what makes it the same is what it says and where
         alike = ["conversation_id", "position", "role", "content"]
     elif table in _IDS:
-        alike = [_IDS[table]]
+        alike = list(_IDS[table])
     same = " AND ".join(f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in alike)
     return _changed(
         connection,
