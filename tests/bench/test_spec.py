@@ -1,0 +1,89 @@
+"""A spec is checked whole before anything runs, and errors name the line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from workbench.bench import spec
+from workbench.bench.patterns import Closed
+from workbench.bench.spec import Spec
+from workbench.errors import WorkbenchError
+from workbench.types import TimingMode
+
+PACKAGE = Path(spec.__file__).parent
+
+
+def test_the_template_is_a_spec() -> None:
+    found = spec.read(PACKAGE / "template.toml")
+    assert found.mode is TimingMode.ISOLATED
+    assert found.prefixed
+
+
+def test_what_the_template_comments_out_is_valid_too() -> None:
+    text = (PACKAGE / "template.toml").read_text()
+    text = re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    # Two ways to say one thing stand there, of which a spec has one.
+    text = text.replace("\ntemperature = 0\n", "\n")
+    text = re.sub(r"\[prompts\][^#]*", "", text)
+    found = spec.parse(text, "template")
+    assert found.datasets[0].limit == 20
+    assert found.grid["load_options"] == {"quantization": ["none", "int8"]}
+    assert found.slo is not None
+    assert found.slo.limits == {"ttft_s": 1.0, "tpot_s": 0.1}
+    assert found.stop.within == 0.05
+
+
+def test_the_specs_that_are_shipped_are_valid() -> None:
+    folder = PACKAGE.parent.parent / "benchmarks" / "specs"
+    for path in folder.glob("*.toml"):
+        spec.read(path)
+
+
+GOOD = 'name = "x"\nmodels = ["scripted/steady"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("repaets = 3", 3, "repaets: there is no such key"),
+        ("repeats = 0", 3, "repeats: Input should be greater than or equal to 1"),
+        ("[options]\n\ntemperature = 9", 5, "temperature is 9"),
+        ("[options]\nwarmth = 1", 4, "Unknown option 'warmth'"),
+        ('[load]\npattern = "flood"', 3, "does not match any of the expected tags"),
+        ('[load]\npattern = "closed"\nusers = [1, 0]', 5, "load.users.1"),
+        ('[load]\npattern = "open"\nrate_per_s = 1', 3, "give either requests or duration_s"),
+        ('timing_mode = "isolated"\n[load]\npattern = "closed"\nusers = 2', 3, "leave it out"),
+        ('[load]\npattern = "sweep"', 3, "add [slo]"),
+        ("[slo]\nshare = 0.5", 3, "bound at least one of"),
+        ("[grid]\ntemperature = 0.5", 4, "must be a list"),
+        ("[options]\ntop_k = 1\n[grid]\ntop_k = [1]", 6, "top_k: is in options too"),
+        ('[[datasets]]\nsource = "a"\n[[datasets]]\nsource = 3', 6, "datasets.1.source"),
+        ("seed =\nrepeats = 2", 3, "Invalid value"),
+    ],
+)
+def test_an_error_names_file_line_and_key(text: str, line: int, said: str) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        spec.parse(GOOD + text, "my.toml")
+    message = caught.value.message
+    assert said in message
+    assert message.startswith("my.toml")
+    assert f"line {line}" in message
+    assert caught.value.fix
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(WorkbenchError, match=r"my.toml: models: is missing"):
+        spec.parse('name = "x"', "my.toml")
+    with pytest.raises(WorkbenchError, match="bench init"):
+        spec.read("nowhere.toml")
+
+
+def test_one_value_stands_for_a_list_and_json_builds_the_same_spec() -> None:
+    found = spec.parse(GOOD + '[load]\npattern = "closed"\nusers = 4', "my.toml")
+    assert isinstance(found.load, Closed)
+    assert found.load.users == (4,)
+    assert found.mode is TimingMode.CONCURRENT
+    assert Spec.of(found.to_dict()) == found
