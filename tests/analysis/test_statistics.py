@@ -146,3 +146,38 @@ def test_a_line_survives_points_far_off() -> None:
     assert line.intercept == pytest.approx(0.05, abs=0.02)
     assert robust_line([1.0] * 9, list(range(9))) is None
     assert robust_line([1.0, 2.0], [1.0, 2.0]) is None
+
+
+def test_families_of_questions_count_as_what_they_are() -> None:
+    """Four copies of a question tell no more than one: the interval must not shrink."""
+    draw = np.random.default_rng(5)
+    once = {i: [value] for i, value in enumerate(draw.normal(0.2, 1, 20))}
+    copied = {i: values * 4 for i, values in once.items()}
+    one, four = statistics.clustered(once, 20), statistics.clustered(copied, 80)
+    assert (four.value, four.low, four.high) == pytest.approx((one.value, one.low, one.high))
+    uneven = statistics.clustered({**once, 0: once[0] * 30}, 49)
+    assert uneven.low is not None
+    assert uneven.high is not None
+    assert one.low is not None
+    assert one.high is not None
+    assert uneven.high - uneven.low > one.high - one.low, "one family makes most of it"
+    assert uneven.low < uneven.value < uneven.high
+
+
+def test_a_share_has_an_interval_also_where_all_are_right() -> None:
+    sure = statistics.share({i: [1.0] for i in range(20)})
+    assert sure.value == sure.high == 1
+    assert sure.low is not None
+    assert 0.75 < sure.low < 0.9
+    together = statistics.share({i: [1.0] * 5 for i in range(20)})
+    assert together.low == sure.low, "five alike tell no more than one"
+    assert statistics.share({1: [1.0]}).low is None
+    draw = np.random.default_rng(9)
+    held = 0
+    for _ in range(300):
+        shares = draw.beta(1.6, 0.4, 20)
+        found = statistics.share({i: list(draw.binomial(1, p, 2)) for i, p in enumerate(shares)})
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 0.8 <= found.high
+    assert held >= 270

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from workbench.errors import invalid
 
@@ -22,6 +22,7 @@ MIN_PROMPTS: Final = 6
 """With five pairs even the most lopsided outcome has p = 2/32 in a sign test: nothing to say."""
 
 RESAMPLES: Final = 1_999
+MAX_RESAMPLES: Final = 199_999
 BATCH: Final = 2_000_000
 """Values drawn at once: some 16 MB."""
 LEVEL: Final = 0.95
@@ -36,7 +37,8 @@ class Estimate:
 
     ``low`` and ``high`` bound the 95 % interval, ``p`` tests for no difference, and
     ``detectable`` is the smallest effect (same scale as ``value``) that so many prompts would
-    have shown four times in five. These are None below :data:`MIN_PROMPTS` prompts.
+    have shown four times in five. These are None below :data:`MIN_PROMPTS` prompts. ``prompts``
+    counts what was resampled: prompts, or the families of prompts that share a source.
     """
 
     value: float
@@ -59,12 +61,15 @@ class Line:
     points: int
 
 
-def estimate(means: Sequence[float], pairs: int, *, seed: int = 0) -> Estimate:
+def estimate(
+    means: Sequence[float], pairs: int, *, level: float = LEVEL, seed: int = 0
+) -> Estimate:
     """The mean of what was measured of each prompt: differences, or logarithms of ratios.
 
     Args:
         means: one value a prompt, the mean over its repeats.
         pairs: how many pairs they come from.
+        level: of the interval.
         seed: of the resampling.
 
     Raises:
@@ -72,7 +77,81 @@ def estimate(means: Sequence[float], pairs: int, *, seed: int = 0) -> Estimate:
     """
     import numpy as np
 
-    return _estimate(np.asarray(means, dtype=float), pairs, seed)
+    return _estimate(np.asarray(means, dtype=float), pairs, seed, level)
+
+
+def clustered(
+    families: Mapping[Hashable, Sequence[float]], pairs: int, *, seed: int = 0
+) -> Estimate:
+    """The mean over prompts of which some share a source: families are what is resampled.
+
+    Every prompt counts the same, so large families weigh more; the mean of a resample is the sum
+    over its families through the number of their prompts. The scatter is that of the family sums
+    (Miller, *Adding Error Bars to Evals*, arXiv 2411.00640, 2024, section 2.2), by the factor
+    C / (C - 1) wider for C families.
+
+    Args:
+        families: by family, one value a prompt: the mean of its repeats' differences.
+        pairs: how many pairs they come from.
+        seed: of the resampling.
+    """
+    import numpy as np
+
+    sums = np.array([sum(values) for values in families.values()], dtype=float)
+    sizes = np.array([len(values) for values in families.values()], dtype=float)
+    if not len(sums):
+        raise invalid("There are no pairs.", fix="Ask both models the same prompts.")
+    if np.ptp(sizes) == 0:
+        return _estimate(sums / sizes, pairs, seed, LEVEL)
+    value = float(sums.sum() / sizes.sum())
+    count = len(sums)
+    if count < MIN_PROMPTS:
+        return Estimate(value, None, None, None, None, count, pairs)
+    # What each family adds to the mean and to its scatter, as if it were one prompt of a mean.
+    weighed = value + (sums - value * sizes) * count / sizes.sum()
+    if np.ptp(weighed) == 0:
+        return _estimate(weighed, pairs, seed, LEVEL)
+    low, high = _interval((sums, sizes), seed, LEVEL)
+    return Estimate(
+        value,
+        low,
+        high,
+        _sign_flip_p(sums, seed),
+        float(_multiplier(count) * np.std(weighed, ddof=1) / np.sqrt(count)),
+        count,
+        pairs,
+    )
+
+
+def share(families: Mapping[Hashable, Sequence[float]]) -> Estimate:
+    """The mean of scores between 0 and 1 with its 95 % interval, clustered by family.
+
+    Wilson's interval (*Probable Inference*, JASA 22, 1927), which holds near 0 and 1 too, for as
+    many independent prompts as would scatter as much as these (Kish's effective sample size,
+    *Survey Sampling*, 1965); where all scores are alike that is the number of families.
+
+    Args:
+        families: by family, one value a prompt: the mean of its repeats' scores.
+    """
+    import numpy as np
+    from scipy import stats
+
+    sums = np.array([sum(values) for values in families.values()], dtype=float)
+    sizes = np.array([len(values) for values in families.values()], dtype=float)
+    prompts, count = int(sizes.sum()), len(sums)
+    if not count:
+        raise invalid("There are no scores.", fix="Score some answers first.")
+    value = float(min(max(sums.sum() / prompts, 0.0), 1.0))
+    if count < MIN_PROMPTS:
+        return Estimate(value, None, None, None, None, count, prompts)
+    error = np.sqrt(np.sum((sums - value * sizes) ** 2) * count / (count - 1)) / prompts
+    spread = value * (1 - value)
+    effective = spread / error**2 if error > 0 and spread > 0 else float(count)
+    z2 = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) ** 2
+    middle = (value + z2 / (2 * effective)) / (1 + z2 / effective)
+    half = np.sqrt(z2 * (spread / effective + z2 / (4 * effective**2))) / (1 + z2 / effective)
+    low, high = max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    return Estimate(value, min(low, value), max(high, value), None, None, count, prompts)
 
 
 def difference(
@@ -124,7 +203,7 @@ def exponential(logs: Estimate) -> Estimate:
     )
 
 
-def _estimate(means: NDArray[np.float64], pairs: int, seed: int) -> Estimate:
+def _estimate(means: NDArray[np.float64], pairs: int, seed: int, level: float = LEVEL) -> Estimate:
     import numpy as np
 
     if not len(means):
@@ -135,14 +214,19 @@ def _estimate(means: NDArray[np.float64], pairs: int, seed: int) -> Estimate:
     if np.ptp(means) == 0:  # nothing to resample; a bootstrap would only warn
         p = 1.0 if value == 0 else 2.0 ** (1 - len(means))
         return Estimate(value, value, value, p, 0.0, len(means), pairs)
-    low, high = _interval(means, seed)
+    low, high = _interval((means,), seed, level)
     return Estimate(
         value, low, high, _sign_flip_p(means, seed), detectable(means), len(means), pairs
     )
 
 
-def _interval(means: NDArray[np.float64], seed: int) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a mean, as wide as few values call for.
+def _interval(
+    data: tuple[NDArray[np.float64], ...], seed: int, level: float
+) -> tuple[float, float]:
+    """The bootstrap interval of a mean, as wide as few values call for.
+
+    The mean is that of the first array, or where there is a second one that of its sums through
+    that one's sizes.
 
     The plain percentile interval of n values is too narrow, by the factor sqrt((n - 1) / n) and by
     taking the normal for Student's t; the level is raised to make up for both: the expanded
@@ -152,11 +236,15 @@ def _interval(means: NDArray[np.float64], seed: int) -> tuple[float, float]:
     import numpy as np
     from scipy import stats
 
-    n = len(means)
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    def of_families(sums: NDArray[np.float64], sizes: NDArray[np.float64], axis: int) -> Any:
+        return np.sum(sums, axis=axis) / np.sum(sizes, axis=axis)
+
+    n = len(data[0])
+    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
     found = stats.bootstrap(
-        (means,),
-        np.mean,
+        data,
+        np.mean if len(data) == 1 else of_families,
+        paired=len(data) > 1,
         n_resamples=RESAMPLES,
         confidence_level=1 - 2 * float(tail),
         method="percentile",
@@ -166,7 +254,24 @@ def _interval(means: NDArray[np.float64], seed: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def _sign_flip_p(means: NDArray[np.float64], seed: int) -> float:
+def sign_flip_p(means: Sequence[float], *, smallest: float = 0.05, seed: int = 0) -> float:
+    """The p value of :func:`estimate` alone: 1 below two prompts.
+
+    Args:
+        means: one value a prompt.
+        smallest: the p value that matters; so many labels are drawn that it can be told.
+        seed: of the labels that are drawn where there are many prompts.
+    """
+    import numpy as np
+
+    values = np.asarray(means, dtype=float)
+    if len(values) < 2 or not np.any(values):
+        return 1.0
+    wanted = int(min(20 / smallest, MAX_RESAMPLES))
+    return _sign_flip_p(values, seed, max(RESAMPLES, wanted))
+
+
+def _sign_flip_p(means: NDArray[np.float64], seed: int, resamples: int | None = None) -> float:
     """Two-sided p of a mean of zero: how often swapping the labels does as much.
 
     Fisher's randomisation test for pairs (*The Design of Experiments*, 1935, section 21): exact if
@@ -180,7 +285,7 @@ def _sign_flip_p(means: NDArray[np.float64], seed: int) -> float:
         lambda x, axis: np.mean(x, axis=axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=RESAMPLES,
+        n_resamples=resamples or RESAMPLES,
         batch=max(1, BATCH // len(means)),
         rng=np.random.default_rng(seed),
     )
