@@ -15,7 +15,7 @@ PACKAGE = ROOT / "workbench"
 
 # From the bottom up: a module may import from its own layer and from those before it.
 LAYERS: list[tuple[str, set[str]]] = [
-    ("values", {"types", "metrics", "settings", "errors", "logs", "wire"}),
+    ("values", {"types", "metrics", "settings", "errors", "logs", "wire", "figures"}),
     (
         "parts",
         {
@@ -51,7 +51,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("the one path", {"record", "session", "engine", "observer"}),
     ("watching", {"observe"}),
     ("experiments", {"bench", "analysis"}),
-    ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", "figures"}),
+    ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live"}),
     ("composition", {"server", "cli"}),
 ]
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}

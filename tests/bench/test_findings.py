@@ -1,0 +1,174 @@
+"""A run's rows become sentences whose figures are right, and caveats that say what they are not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.logged import MACHINE, Model, log_run
+from workbench.bench import evidence as evidences
+from workbench.bench.comparisons import compare
+from workbench.bench.evidence import Evidence
+from workbench.bench.findings import caveats, findings
+from workbench.errors import WorkbenchError
+from workbench.store import Store
+
+FAST = Model("ollama/fast", ttft_s=0.05, tpot_s=0.02, right=0.9)
+SLOW = Model("huggingface/org/slow", ttft_s=0.1, tpot_s=0.04, right=0.3)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with Store.open(tmp_path_factory.mktemp("findings") / "log.duckdb") as store:
+        yield store
+
+
+def run(log: Store, *models: Model, **more: Any) -> Evidence:
+    return evidences.gather(log.query, log_run(log, models, **more))
+
+
+def said(evidence: Evidence) -> str:
+    return "\n".join(finding.sentence for finding in findings(evidence))
+
+
+def warned(evidence: Evidence) -> str:
+    return "\n".join(f"{', '.join(c.cells)}: {c.text}" for c in caveats(evidence))
+
+
+def test_a_clear_difference_is_said_with_its_size_and_interval(log: Store) -> None:
+    evidence = run(log, FAST, SLOW, scorer="exact")
+    by_figure = {one.figure: one for one in compare(evidence.cells)}
+    assert by_figure["ttft_s"].ratio is not None
+    assert by_figure["ttft_s"].ratio.value == pytest.approx(2, rel=0.02)
+    assert by_figure["tpot_s"].ratio is not None
+    assert by_figure["tpot_s"].ratio.value == pytest.approx(2, rel=0.02)
+    assert by_figure["exact"].difference.value == pytest.approx(-0.6, abs=0.15)
+    text = said(evidence)
+    assert "ollama/fast answers first, by 5" in text
+    assert "huggingface/slow takes 2.0" in text
+    assert "times [1.9" in text or "times [2.0" in text
+    assert "exact: ollama/fast is right more often than huggingface/slow" in text
+    assert all(finding.strength == "clear" for finding in findings(evidence))
+    assert not warned(evidence)
+
+
+def test_no_difference_is_said_with_what_could_have_been_shown(log: Store) -> None:
+    evidence = run(log, FAST, Model("ollama/twin", ttft_s=0.05, tpot_s=0.02, right=0.9), seed=3)
+    found = findings(evidence)
+    assert {finding.strength for finding in found} == {"open"}
+    first = next(f for f in found if f.comparison.figure == "ttft_s")
+    assert "No difference in time to first token was shown" in first.sentence
+    assert "so many show 1.0" in first.sentence
+    assert "would be needed" in first.sentence
+
+
+def test_few_prompts_give_no_interval(log: Store) -> None:
+    text = said(run(log, FAST, SLOW, prompts=5, repeats=8))
+    assert "huggingface/slow / ollama/fast = 2.0" in text
+    assert "an interval needs 6" in text
+
+
+def test_models_of_other_tokenizers_are_compared_by_characters(log: Store) -> None:
+    wordy = Model("ollama/wordy", changes={"text": "abcdefghij " * 20})
+    evidence = run(log, Model("ollama/plain"), wordy)
+    text = said(evidence)
+    assert "ollama/wordy writes 2.2" in text
+    assert "time per output token" not in text
+
+
+def test_options_and_variants_of_one_model_are_compared_too(log: Store) -> None:
+    load = {"pattern": "prefix"}
+    shared, unique = (
+        Model("ollama/m", ttft_s=t, load={**load, "variant": v})
+        for t, v in ((0.02, "shared"), (0.2, "unique"))
+    )
+    evidence = run(log, shared, unique)
+    assert [evidence.label(cell) for cell in evidence.cells] == [
+        "ollama/m, shared",
+        "ollama/m, unique",
+    ]
+    assert "ollama/m, shared answers first" in said(evidence)
+    hot = Model("ollama/m", options={"temperature": 1.0})
+    cells = run(log, Model("ollama/m"), hot, Model("ollama/n")).cells
+    axes = {(one.a.position, one.b.position): one.axis for one in compare(cells)}
+    assert axes == {(0, 1): "options", (0, 2): "model"}, "not two things at once"
+
+
+def test_trials_that_failed_or_were_answered_by_another_do_not_count(log: Store) -> None:
+    failed: list[str] = []
+
+    def edit(row: dict[str, Any]) -> dict[str, Any]:
+        if row["trial"] == 3:
+            failed.append(row["session_id"])
+            return row | {"status": "error"}
+        return row
+
+    evidence = run(log, FAST, SLOW, edit=edit)
+    assert len(failed) == 2
+    assert all(len(cell.good) == len(cell.trials) - 1 for cell in evidence.cells)
+    assert "1 of 60 trials failed" in warned(evidence)
+    other = run(log, Model("ollama/m", changes={"fallback_from": "ollama/x"}))
+    assert not len(other.cells[0].good)
+    assert "another model answered 60 trials" in warned(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"overlap_ns": 10_000_000}, "100% of its answers ran beside other work"),
+        ({"cold": True}, "100% of its answers waited for a load"),
+    ],
+)
+def test_answers_that_were_held_up_are_named(
+    log: Store, changes: dict[str, Any], text: str
+) -> None:
+    assert text in warned(run(log, Model("ollama/m", changes=changes)))
+
+
+def test_what_must_not_be_compared_is_named(log: Store) -> None:
+    lagging = Model("ollama/m", results={"client_lag": True, "saturated": True})
+    text = warned(run(log, lagging, repeats=2))
+    assert "the client was late" in text
+    assert "did not keep up" in text
+    assert "Only 2 repeats" in text
+
+    other_form = Model("ollama/q", changes={"quantization": "Q4_1", "dtype": None}, tokens=40)
+    text = warned(run(log, Model("ollama/m"), other_form))
+    assert "Answers are not of the same length" in text
+    assert "form of their weights as well: ollama/m: float32; ollama/q: Q4_1" in text
+
+    text = warned(run(log, Model("ollama/m"), edit=lambda row: row | {"prefix": "none"}))
+    assert "a prompt cache may have shortened" in text
+    assert "status is interrupted" in warned(run(log, FAST, status="interrupted"))
+
+
+def test_a_model_or_a_machine_that_changed_while_it_ran_is_named(log: Store) -> None:
+    newer = dataclasses.replace(MACHINE, python="3.12")
+    log.set_environment(newer).result()
+    evidence = run(log, FAST, environment_id=newer.environment_id)
+    assert len(evidence.environments) == 2
+    assert "The environment changed while it ran" in warned(evidence)
+    trials = evidence.cells[0].trials
+    trials.loc[trials.index[:5], "digest"] = "sha256:another"
+    assert "digest changed while it ran" in warned(evidence)
+
+
+def test_runs_are_found_by_id_its_beginning_name_and_last(log: Store) -> None:
+    run_id = log_run(log, [FAST], run_id="run_0123456789", name="nightly")
+    for name in (run_id, "run_01234", "nightly"):
+        assert evidences.gather(log.query, name).run_id == run_id
+    assert evidences.gather(log.query, "last").name
+    with pytest.raises(WorkbenchError, match="no run 'nothing'"):
+        evidences.gather(log.query, "nothing")
+
+
+def test_findings_need_no_frames_of_whole_logs(tmp_path: Path) -> None:
+    """A run of one cell has nothing to compare and still can be told about."""
+    with Store.open(tmp_path / "log.duckdb") as store:
+        evidence = run(store, FAST)
+        assert findings(evidence) == []
+        assert evidence.cells[0].median("ttft_s") == pytest.approx(0.05, rel=0.2)

@@ -1,0 +1,189 @@
+"""Cells against each other: paired by prompt and repeat, clustered by family, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from workbench.analysis.statistics import (
+    MIN_PROMPTS,
+    Estimate,
+    clustered,
+    exponential,
+    holm,
+    prompts_needed,
+    share,
+)
+from workbench.bench.evidence import CellEvidence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPEED: Final = ("ttft_s", "tpot_s", "chars_per_s", "e2e_s")
+"""Figures that are compared as ratios."""
+
+HIGHER_IS_BETTER: Final = frozenset({"chars_per_s", "decode_tps", "output_tps"})
+ALL_PAIRS: Final = 6
+"""With more cells than this each is compared with the first only."""
+ALPHA: Final = 0.05
+_PROMPT: Final = ["task", "item", "turn"]
+_PAIR: Final = [*_PROMPT, "repeat"]
+
+Axis = Literal["model", "options", "variant"]
+_VARIES: Final[tuple[Axis, ...]] = ("model", "options", "variant")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two cells in one figure.
+
+    ``ratio`` is b / a (None for scores), ``difference`` is b - a in the figure's unit. ``p`` is
+    that of the ratio, or of the difference of scores, adjusted for all comparisons of the run
+    (Holm). ``needed`` is how many prompts, or families of prompts, would show what was seen;
+    None where it is shown, or nothing can be said.
+    """
+
+    a: CellEvidence
+    b: CellEvidence
+    axis: Axis
+    figure: str
+    ratio: Estimate | None
+    difference: Estimate
+    p: float | None
+    needed: int | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether a difference was shown."""
+        return self.p is not None and self.p < ALPHA
+
+    @property
+    def better(self) -> Literal["a", "b"]:
+        """Which one the figure speaks for, shown or not."""
+        higher = self.ratio is None or self.figure in HIGHER_IS_BETTER
+        return "b" if (self.difference.value > 0) == higher else "a"
+
+
+def comparable(cells: Sequence[CellEvidence]) -> Iterator[tuple[CellEvidence, CellEvidence, Axis]]:
+    """Pairs of cells with the same workload that differ in one thing only."""
+    several = len(cells) > ALL_PAIRS
+    for a, b in combinations(cells, 2):
+        if several and a is not cells[0] and not _next_to_it(cells, a, b):
+            continue
+        differing = [axis for axis in _VARIES if _value(a, axis) != _value(b, axis)]
+        same = (a.workload.get("name"), _load_point(a)) == (b.workload.get("name"), _load_point(b))
+        if same and len(differing) == 1:
+            yield a, b, differing[0]
+
+
+def compare(cells: Sequence[CellEvidence]) -> list[Comparison]:
+    """Every comparable pair in every figure of speed and every score."""
+    found: list[Comparison] = []
+    for a, b, axis in comparable(cells):
+        for figure in SPEED:
+            if (made := speed(a, b, figure, axis)) is not None:
+                found.append(made)
+        for scorer in sorted(set(a.scores["scorer"]) & set(b.scores["scorer"])):
+            if (made := quality(a, b, scorer, axis)) is not None:
+                found.append(made)
+    return adjusted(found)
+
+
+def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
+    """With p values adjusted for how many comparisons there are."""
+    return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+
+
+def speed(a: CellEvidence, b: CellEvidence, figure: str, axis: Axis = "model") -> Comparison | None:
+    """One figure of both, on the prompts and repeats that both answered; None without any."""
+    pairs = paired(a.good, b.good, figure)
+    pairs = pairs[(pairs["a"] > 0) & (pairs["b"] > 0)]
+    if pairs.empty:
+        return None
+    pairs = pairs.assign(
+        difference=pairs["b"] - pairs["a"], log=(pairs["b"] / pairs["a"]).map(math.log)
+    )
+    logs, gaps = families(pairs, "log"), families(pairs, "difference")
+    of_logs = clustered(logs, len(pairs))
+    return Comparison(
+        a,
+        b,
+        axis,
+        figure,
+        exponential(of_logs),
+        clustered(gaps, len(pairs)),
+        of_logs.p,
+        _needed(logs, of_logs),
+    )
+
+
+def quality(
+    a: CellEvidence, b: CellEvidence, scorer: str, axis: Axis = "model"
+) -> Comparison | None:
+    """The scores of both by one scorer, on what both answered; None without any."""
+    left, right = (_scored(cell, scorer) for cell in (a, b))
+    pairs = paired(left, right, "score")
+    if pairs.empty:
+        return None
+    gaps = families(pairs.assign(difference=pairs["b"] - pairs["a"]), "difference")
+    found = clustered(gaps, len(pairs))
+    return Comparison(a, b, axis, scorer, None, found, found.p, _needed(gaps, found))
+
+
+def mean_score(cell: CellEvidence, scorer: str) -> Estimate | None:
+    """The mean of a cell's known scores with its interval; None without any."""
+    scored = _scored(cell, scorer).dropna(subset=["score"])
+    return share(families(scored, "score")) if len(scored) else None
+
+
+def paired(a: pd.DataFrame, b: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Rows of both that are of the same prompt and repeat, with their values as a and b."""
+    left, right = (
+        frame.dropna(subset=[column])
+        .drop_duplicates(_PAIR)[[*_PAIR, "family", column]]
+        .rename(columns={column: name})
+        for frame, name in ((a, "a"), (b, "b"))
+    )
+    return left.merge(right.drop(columns="family"), on=_PAIR)
+
+
+def families(pairs: pd.DataFrame, column: str) -> Mapping[Hashable, Sequence[float]]:
+    """By family, one value a prompt: the mean of a column over its repeats."""
+    means = pairs.groupby(["task", "family", *_PROMPT[1:]], dropna=False)[column].mean()
+    found: dict[Hashable, list[float]] = {}
+    for key, value in means.items():
+        assert isinstance(key, tuple)
+        found.setdefault(key[:2], []).append(float(value))
+    return found
+
+
+def _scored(cell: CellEvidence, scorer: str) -> pd.DataFrame:
+    return cell.scores[cell.scores["scorer"] == scorer].assign(turn=0)
+
+
+def _needed(values: Mapping[Hashable, Sequence[float]], found: Estimate) -> int | None:
+    if found.p is None or found.p < ALPHA or found.value == 0 or len(values) < MIN_PROMPTS:
+        return None
+    means = [sum(group) / len(group) for group in values.values()]
+    return prompts_needed(means, found.value)
+
+
+def _value(cell: CellEvidence, axis: str) -> Any:
+    return {
+        "model": cell.model,
+        "options": cell.key[0],
+        "variant": cell.load.get("variant"),
+    }[axis]
+
+
+def _load_point(cell: CellEvidence) -> dict[str, Any]:
+    return {name: value for name, value in cell.load.items() if name != "variant"}
+
+
+def _next_to_it(cells: Sequence[CellEvidence], a: CellEvidence, b: CellEvidence) -> bool:
+    """Whether b has no earlier cell to be compared with at its own options, load and workload."""
+    first = next(cell for cell in cells if cell.key == b.key)
+    return a is first

@@ -1,0 +1,300 @@
+"""What a run found, in sentences, and what must be known before its figures are compared.
+
+Pure: evidence in, words out. A sentence names who is better, by how much with the 95 % interval,
+and on how many prompts; where nothing was shown it says what could have been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from workbench import figures
+from workbench.analysis.statistics import MIN_PROMPTS, Estimate
+from workbench.bench.comparisons import HIGHER_IS_BETTER, Comparison, compare, mean_score
+from workbench.bench.evidence import CellEvidence, Evidence, changed, short
+
+MIN_REPEATS: Final = 5
+_MANY: Final = 10_000
+_SHARE: Final = 0.05
+"""A share of trials that is worth a warning."""
+_CHARS: Final = 0.03
+"""Characters of a token that differ by more are of different tokenizers."""
+
+Strength = Literal["clear", "open"]
+
+_VERBS: Final = {
+    "ttft_s": "answers first",
+    "tpot_s": "takes less time a token",
+    "chars_per_s": "writes faster",
+    "e2e_s": "is done first",
+}
+_NAMES: Final = {
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token",
+    "chars_per_s": "characters/s",
+    "e2e_s": "time of the whole answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence and the comparison behind it; ``clear`` where a difference was shown."""
+
+    sentence: str
+    strength: Strength
+    comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Caveat:
+    """What makes figures doubtful, and of which cells (by label; empty: of all)."""
+
+    text: str
+    cells: tuple[str, ...] = ()
+
+
+def findings(evidence: Evidence) -> list[Finding]:
+    """Every comparison as a sentence: what was shown first, quality before speed."""
+    made = [
+        Finding(sentence(evidence, one), "clear" if one.clear else "open", one)
+        for one in compare(evidence.cells)
+        if _worth_telling(one)
+    ]
+    order = {"ttft_s": 1, "chars_per_s": 2, "e2e_s": 3, "tpot_s": 4}
+    return sorted(made, key=lambda f: (f.strength == "open", order.get(f.comparison.figure, 0)))
+
+
+def sentence(evidence: Evidence, one: Comparison) -> str:
+    """A comparison in words."""
+    a, b = evidence.label(one.a), evidence.label(one.b)
+    on = f"{one.difference.prompts} {'prompt' if one.difference.prompts == 1 else 'prompts'}"
+    if one.ratio is None:
+        return _of_scores(one, a, b)
+    if one.ratio.low is None:
+        return (
+            f"{_NAMES[one.figure].capitalize()}: {b} / {a} = {one.ratio.value:.2f} on {on}; "
+            f"an interval needs {MIN_PROMPTS}."
+        )
+    if not one.clear:
+        return _nothing_shown(one, a, b, on)
+    better, worse = (a, b) if one.better == "a" else (b, a)
+    if one.figure in HIGHER_IS_BETTER:
+        times = one.ratio if one.better == "b" else _inverse(one.ratio)
+        return f"{better} writes {_times(times)} as fast as {worse} (characters/s, {on})."
+    gap = one.difference
+    by = _interval(gap if one.better == "a" else _negative(gap), one.figure)
+    slower = one.ratio if one.better == "a" else _inverse(one.ratio)
+    return (
+        f"{better} {_VERBS[one.figure]}, by {by}: {worse} takes {_times(slower)} as long "
+        f"({_NAMES[one.figure]}, {on})."
+    )
+
+
+def caveats(evidence: Evidence) -> list[Caveat]:
+    """What must be known before the figures of a run are compared with each other."""
+    return [
+        *_of_the_run(evidence),
+        *(warning for cell in evidence.cells for warning in _of_cell(evidence, cell)),
+        *_between_cells(evidence),
+    ]
+
+
+# -- sentences -----------------------------------------------------------------------------------
+
+
+def _worth_telling(one: Comparison) -> bool:
+    """Tokens of one tokenizer say more than characters, of two nothing."""
+    if one.figure == "tpot_s":
+        return same_tokens(one.a, one.b)
+    return one.figure != "chars_per_s" or not same_tokens(one.a, one.b)
+
+
+def same_tokens(a: CellEvidence, b: CellEvidence) -> bool:
+    """Whether tokens of both hold about as many characters, as those of one tokenizer do."""
+    per_token = []
+    for cell in (a, b):
+        tokens = cell.good["output_tokens"].sum()
+        per_token.append(cell.good["text_chars"].sum() / tokens if tokens else 0.0)
+    return bool(min(per_token) > 0 and max(per_token) / min(per_token) - 1 <= _CHARS)
+
+
+def _of_scores(one: Comparison, a: str, b: str) -> str:
+    scores = [mean_score(cell, one.figure) for cell in (one.a, one.b)]
+    shares = [f"{score.value:.0%}" if score else figures.DASH for score in scores]
+    families = f"{one.difference.prompts} independent prompts"
+    gap = one.difference
+    if gap.low is None or gap.high is None:
+        return (
+            f"{one.figure}: {a} {shares[0]}, {b} {shares[1]} on {families}; "
+            f"an interval needs {MIN_PROMPTS}."
+        )
+    if not one.clear:
+        return (
+            f"{one.figure}: no difference was shown between {a} ({shares[0]}) and {b} "
+            f"({shares[1]}): {gap.value * 100:+.1f} points [{gap.low * 100:.1f}, "
+            f"{gap.high * 100:.1f}] on {families}{_what_it_takes(one, gap.detectable, 'points')}."
+        )
+    if one.better == "a":
+        a, b, shares, gap = b, a, shares[::-1], _negative(gap)
+    assert gap.low is not None
+    assert gap.high is not None
+    return (
+        f"{one.figure}: {b} is right more often than {a}, {shares[1]} against {shares[0]}: "
+        f"{gap.value * 100:+.1f} points [{gap.low * 100:.1f}, {gap.high * 100:.1f}] on {families}."
+    )
+
+
+def _nothing_shown(one: Comparison, a: str, b: str, on: str) -> str:
+    assert one.ratio is not None
+    return (
+        f"No difference in {_NAMES[one.figure]} was shown between {a} and {b}: {_times(one.ratio)} "
+        f"on {on}{_what_it_takes(one, one.ratio.detectable, 'ratio')}."
+    )
+
+
+def _what_it_takes(one: Comparison, detectable: float | None, kind: str) -> str:
+    if not detectable:
+        return ""
+    size = f"{detectable * 100:.1f} points" if kind == "points" else f"{detectable:.2f}×"
+    text = f"; so many show {size} four times in five"
+    if one.needed is not None:
+        many = f"more than {_MANY:,}" if one.needed > _MANY else f"about {one.needed:,}"
+        text += f", and {many} would be needed for what was seen"
+    return text
+
+
+def _times(ratio: Estimate) -> str:
+    return f"{ratio.value:.2f} times [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _interval(gap: Estimate, figure: str) -> str:
+    assert gap.low is not None
+    assert gap.high is not None
+    assert figure.endswith("_s")
+    unit, scale = ("ms", 1e3) if abs(gap.value) < 1 else ("s", 1.0)
+    digits = 1 if abs(gap.value) * scale < 10 else 0
+    if unit == "s":
+        digits = 2
+    low, value, high = (f"{v * scale:.{digits}f}" for v in (gap.low, gap.value, gap.high))
+    return f"{value} {unit} [{low}, {high}]"
+
+
+def _negative(gap: Estimate) -> Estimate:
+    return _mapped(gap, lambda value: -value)
+
+
+def _inverse(ratio: Estimate) -> Estimate:
+    return _mapped(ratio, lambda value: 1 / value)
+
+
+def _mapped(found: Estimate, change: Callable[[float], float]) -> Estimate:
+    """An estimate seen from the other side: its bounds change places."""
+    low, high = (None if v is None else change(v) for v in (found.high, found.low))
+    return replace(found, value=change(found.value), low=low, high=high)
+
+
+# -- warnings ------------------------------------------------------------------------------------
+
+
+def _of_the_run(evidence: Evidence) -> Iterator[Caveat]:
+    if evidence.run["status"] not in ("ok", "done"):
+        yield Caveat(f"The run is not finished: its status is {evidence.run['status']}.")
+    if len(evidence.environments) > 1:
+        yield Caveat(
+            "The environment changed while it ran (software, settings or machine): "
+            "cells from before and after must not be compared."
+        )
+    repeats = evidence.spec.get("repeats")
+    if isinstance(repeats, int) and repeats < MIN_REPEATS:
+        yield Caveat(f"Only {repeats} repeats: fewer than {MIN_REPEATS} say little of scatter.")
+
+
+def _of_cell(evidence: Evidence, cell: CellEvidence) -> Iterator[Caveat]:
+    label = (evidence.label(cell),)
+    if not len(cell.trials):
+        yield Caveat("has no trials", label)
+        return
+    for name, values in cell.identity().items():
+        if len(values) > 1:
+            yield Caveat(
+                f"{name} changed while it ran ({', '.join(map(str, values))}): it is not one "
+                "model in one form",
+                label,
+            )
+    yield from _of_trials(cell, label)
+    if cell.results.get("client_lag"):
+        yield Caveat("the client was late: its latencies are not the server's alone", label)
+    if cell.results.get("saturated"):
+        yield Caveat("answers did not keep up with arrivals: its queue grew without end", label)
+    unknown = int(cell.scores["score"].isna().sum())
+    if unknown:
+        yield Caveat(f"{unknown} answers could not be scored and count nowhere", label)
+    if cell.scores["details"].astype(str).str.contains('"contained": ?false', regex=True).any():
+        yield Caveat("its code ran without being cut off from files and network", label)
+
+
+def _of_trials(cell: CellEvidence, label: tuple[str, ...]) -> Iterator[Caveat]:
+    trials, good = cell.trials, cell.good
+    failed = int((~trials["status"].isin(["ok", "cancelled"])).sum())
+    if failed:
+        codes = ", ".join(sorted(trials["error_code"].dropna().unique())) or "no code"
+        yield Caveat(
+            f"{failed} of {len(trials)} trials failed ({codes}); the figures are of the others",
+            label,
+        )
+    fallbacks = int(trials["fallback_from"].notna().sum())
+    if fallbacks:
+        yield Caveat(f"another model answered {fallbacks} trials, which are left out", label)
+    alone = cell.load.get("pattern") in ("isolated", "prefix", "cold", None)
+    contended = _share(good["contended"])
+    if alone and contended > 0:
+        yield Caveat(
+            f"{contended:.0%} of its answers ran beside other work of the workbench: slower than "
+            "alone",
+            label,
+        )
+    cold = _share(good["cold"])
+    if cell.load.get("variant") != "cold" and cold > _SHARE:
+        yield Caveat(f"{cold:.0%} of its answers waited for a load", label)
+    if (good["prefix"] == "none").any() and good["repeat"].max() > 0:
+        yield Caveat(
+            "the same prompts came again without a prefix of their own: a prompt cache may have "
+            "shortened their time to first token",
+            label,
+        )
+    if changed(good["count_source"].dropna().tolist()):
+        yield Caveat("its tokens were counted in more than one way", label)
+
+
+def _between_cells(evidence: Evidence) -> Iterator[Caveat]:
+    cells = [cell for cell in evidence.cells if len(cell.good)]
+    lengths = {evidence.label(cell): cell.good["output_tokens"].median() for cell in cells}
+    known = [value for value in lengths.values() if value == value and value > 0]
+    if len(known) > 1 and max(known) / min(known) > 1 + 2 * _SHARE:
+        yield Caveat(
+            "Answers are not of the same length (median "
+            + ", ".join(f"{name}: {value:.0f}" for name, value in lengths.items())
+            + " tokens): times of whole answers compare the lengths too."
+        )
+    for name, parts in (
+        ("the form of their weights", ("dtype", "quantization")),
+        ("device", ("device",)),
+        ("threads", ("threads",)),
+    ):
+        told = {cell.model: _told(cell, parts) for cell in cells}
+        # Not every runtime tells its device and threads; what is unknown is not another one.
+        if len(set(told.values()) - (set() if len(parts) > 1 else {figures.DASH})) > 1:
+            listed = "; ".join(f"{short(model)}: {value}" for model, value in told.items())
+            yield Caveat(f"Models differ in {name} as well: {listed}.")
+
+
+def _told(cell: CellEvidence, parts: tuple[str, ...]) -> str:
+    found = cell.identity()
+    return " ".join(str(value) for name in parts for value in found[name]) or figures.DASH
+
+
+def _share(flags: Iterable[object]) -> float:
+    values = [bool(flag) for flag in flags if flag is not None and flag == flag]
+    return sum(values) / len(values) if values else 0.0
