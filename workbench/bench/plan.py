@@ -134,9 +134,19 @@ def blocks(spec: Spec, planned: Sequence[Cell]) -> Iterator[Block]:
                 yield _interleaved(spec, together, repeat, rng, tally)
 
 
-def count(spec: Spec, planned: Sequence[Cell]) -> int:
-    """How many trials there will be, without those of a sweep."""
-    return sum(len(chain) for block in blocks(spec, planned) for chain in block.chains)
+def expected(spec: Spec, planned: Sequence[Cell]) -> dict[str, int | None]:
+    """How many trials each cell will have; None where only drawing its arrivals would tell."""
+    drawn = isinstance(spec.load, Ramp) or getattr(spec.load, "duration_s", None) is not None
+    found: dict[str, int | None] = {cell.cell_id: None if drawn else 0 for cell in planned}
+    if drawn:
+        return found
+    for block in blocks(spec, planned):
+        if block.repeat:  # as many in each
+            break
+        for chain in block.chains:
+            cell_id = chain[0].cell.cell_id
+            found[cell_id] = (found[cell_id] or 0) + len(chain) * spec.repeats
+    return found
 
 
 # -- cells ---------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def words(count: int, rng: Random) -> str:
 def opening(key: str) -> str:
     """Words that stand before a prompt so that no cache knows its beginning.
 
-    Six of 120 words: two keys share all of them once in three million million.
+    Six of 120 words: two keys share all of them once in three million million. In brackets, which
+    the view ``session_prompts`` takes off again.
     """
-    return f"{words(_OPENING_WORDS, Random(key)).capitalize()}.\n"
+    return f"[{words(_OPENING_WORDS, Random(key))}] "

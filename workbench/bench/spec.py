@@ -79,12 +79,15 @@ class Slo(Strict):
 class Stop(Strict):
     """When a run ends before all its repeats.
 
-    ``within`` stops when every model's ratio to every other is known to this relative precision:
-    it looks at the width of the intervals, never at which model leads, as stopping at the first
-    significant difference would find differences where there are none.
+    ``within`` stops when every ratio between cells is known to this relative precision, ``decided``
+    when it is shown which one of each two is higher (or, with a ``margin``, that they are no
+    further apart than that). Both are looked at after ``min_repeats`` and then ever more rarely,
+    by rules that such looks do not break (:mod:`workbench.bench.stopping`).
     """
 
     within: Annotated[float, Field(gt=0, lt=1)] | None = None
+    decided: bool = False
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = None
     metric: Literal[
         "ttft_s", "ttfo_s", "tpot_s", "itl_p50_s", "e2e_s", "output_tps", "decode_tps"
     ] = "tpot_s"

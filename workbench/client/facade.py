@@ -32,6 +32,9 @@ from workbench.types import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.bench.progress import Outcome, Progress
+    from workbench.bench.road import Road
+    from workbench.bench.spec import Spec
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.rows import Mode
@@ -350,6 +353,65 @@ class Workbench:
         """Stop a running stream from elsewhere; False when there is none of that id."""
         return self._transport.cancel(session_id)
 
+    # -- benchmarks
+
+    def bench(
+        self,
+        spec: Spec | Mapping[str, Any] | str | Path,
+        *,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> Outcome:
+        """Run a benchmark; all it finds is in the log under the run's id.
+
+        Interrupting stops it: :meth:`resume_bench` goes on where it was.
+
+        Args:
+            spec: a TOML file, or what one would say as a mapping.
+            on_progress: receives the progress several times a second.
+
+        Returns:
+            Figures by cell, whether the SLO was kept, ``run_id``.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` for a spec, dataset or scorer that is wrong; a model
+                that fails is no error but in ``failed``.
+        """
+        from workbench.bench import spec as specs
+        from workbench.bench.runner import Runner
+
+        folder: Path | None = None
+        if isinstance(spec, str | Path):
+            folder = Path(spec).expanduser().absolute().parent
+            spec = specs.read(Path(spec).expanduser())
+        elif not isinstance(spec, specs.Spec):
+            spec = specs.Spec.of(spec)
+        chosen, shown = spec, _Shown(on_progress)
+
+        async def work(road: Road) -> Outcome:
+            runner = Runner(road, self.settings, chosen, folder=folder, on_start=shown.start)
+            return await runner.run()
+
+        return self._transport.drive(work, shown.look)
+
+    def resume_bench(
+        self, run: str, *, on_progress: Callable[[Progress], None] = lambda progress: None
+    ) -> Outcome:
+        """Go on with a run that was stopped or killed, at the trial where it was.
+
+        Args:
+            run: its id, or the name of its spec for the last one of that name.
+            on_progress: as for :meth:`bench`.
+        """
+        from workbench.bench.runner import Runner
+
+        shown = _Shown(on_progress)
+
+        async def work(road: Road) -> Outcome:
+            runner = await Runner.resume(road, self.settings, run, on_start=shown.start)
+            return await runner.run()
+
+        return self._transport.drive(work, shown.look)
+
     # -- the log
 
     def sql(
@@ -496,6 +558,21 @@ class Workbench:
     def __repr__(self) -> str:
         where = "server" if self.remote else "in this process"
         return f"<Workbench {where}, log {self.settings.workbench_db}>"
+
+
+class _Shown:
+    """Passes on the progress of a run once there is one."""
+
+    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
+        self._on_progress = on_progress
+        self._progress: Progress | None = None
+
+    def start(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def look(self) -> None:
+        if self._progress is not None:
+            self._on_progress(self._progress)
 
 
 def _messages(prompt: str, history: Sequence[Message], system: str | None) -> tuple[Message, ...]:

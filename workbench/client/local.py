@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench import logs
@@ -23,6 +23,7 @@ from workbench.types import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.client.roads import Work
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.rows import Mode
@@ -151,6 +152,11 @@ class Local:
         samples: Sequence[MemorySample],
     ) -> None:
         self._engine.store.log_session(session, messages, samples).stored.result()
+
+    def drive(self, work: Work[T], watch: Callable[[], None]) -> T:
+        from workbench.client.roads import LocalRoad, drive
+
+        return drive(self._loop, work(LocalRoad(self._engine, self._source)), watch)
 
     def close(self) -> None:
         if self._loop.is_closed():

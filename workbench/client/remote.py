@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from workbench import logs, wire
+from workbench.client.roads import RemoteRoad, Work, drive
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.jobs import Job
 from workbench.settings import Settings
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from workbench.store.remote import QuackReader
     from workbench.store.rows import Mode
 
+T = TypeVar("T")
+
 _POLL_S: Final = 0.2
 
 
@@ -47,13 +52,15 @@ class Remote:
 
         self._server = server
         self._parks = bool(server.get("log"))
+        self._url = f"{server['url']}/api/v1"
+        self._headers = {
+            "Authorization": f"Bearer {server['token']}",
+            wire.SOURCE_HEADER: self._source,
+        }
         # Loopback must not go through a proxy; a stream may be silent for as long as a model loads.
         self._http = httpx.Client(
-            base_url=f"{server['url']}/api/v1",
-            headers={
-                "Authorization": f"Bearer {server['token']}",
-                wire.SOURCE_HEADER: self._source,
-            },
+            base_url=self._url,
+            headers=self._headers,
             timeout=httpx.Timeout(10, read=None),
             trust_env=False,
         )
@@ -73,7 +80,7 @@ class Remote:
         with self._explained():
             answer = self._send(method, path, body)
         if answer.is_error:
-            raise _refused(answer.status_code, answer.text)
+            raise refused(answer.status_code, answer.text)
         return json.loads(answer.text) if answer.text else None
 
     def _send(self, method: str, path: str, body: object) -> httpx.Response:
@@ -165,7 +172,7 @@ class Remote:
         body = {"requests": [wire.encode_request(request) for request in requests]}
         with self._explained(), self._http.stream("POST", "/streams", json=body) as answer:
             if answer.is_error:
-                raise _refused(answer.status_code, answer.read().decode())
+                raise refused(answer.status_code, answer.read().decode())
             for line in answer.iter_lines():
                 if line.startswith("data:"):
                     event = json.loads(line.removeprefix("data:"))
@@ -232,6 +239,25 @@ class Remote:
 
         self._call("POST", "/log", {"items": [encode_session(session, messages, samples)]})
 
+    def drive(self, work: Work[T], watch: Callable[[], None]) -> T:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="bench", daemon=True)
+        thread.start()
+
+        async def working() -> T:
+            road = RemoteRoad(self._url, self._headers)
+            try:
+                return await work(road)
+            finally:
+                await road.close()
+
+        try:
+            return drive(loop, working(), watch)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(timeout=10)
+            loop.close()
+
     def close(self) -> None:
         self._http.close()
         if self._log is not None:
@@ -244,7 +270,8 @@ def _model_path(model: str) -> str:
     return f"/models/{quote(model, safe='')}"
 
 
-def _refused(status: int, text: str) -> WorkbenchError:
+def refused(status: int, text: str) -> WorkbenchError:
+    """What a server's refusal says."""
     try:
         return WorkbenchError.from_dict(json.loads(text))
     except (ValueError, KeyError):

@@ -19,6 +19,7 @@ from workbench.types import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.client.roads import Work
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.rows import Mode
@@ -58,6 +59,7 @@ class Transport(Protocol):
         messages: Sequence[Message],
         samples: Sequence[MemorySample],
     ) -> None: ...
+    def drive(self, work: Work[T], watch: Callable[[], None]) -> T: ...
     def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job: ...
     def close(self) -> None: ...
 

@@ -25,17 +25,23 @@ class Lag:
 
 
 class LagSampler:
-    """Sleeps for :data:`INTERVAL_S` again and again and notes how much longer it took.
+    """Sleeps for an interval again and again and notes how much longer it took.
 
-    A timer that the system wakes late counts as well: it too makes streams late. Costs ten
-    wake-ups a second.
+    A timer that the system wakes late counts as well: it too makes streams late.
 
     Args:
         on_sample: told every sample, in seconds.
+        interval_s: how long it sleeps; costs as many wake-ups a second.
     """
 
-    def __init__(self, on_sample: Callable[[float], None] = lambda lag_s: None) -> None:
+    def __init__(
+        self,
+        on_sample: Callable[[float], None] = lambda lag_s: None,
+        *,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
         self._on_sample = on_sample
+        self._interval_s = interval_s
         self._samples: deque[float] = deque(maxlen=WINDOW)
         self._task: asyncio.Task[None] | None = None
 
@@ -69,8 +75,8 @@ class LagSampler:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + INTERVAL_S
-            await asyncio.sleep(INTERVAL_S)
+            due = loop.time() + self._interval_s
+            await asyncio.sleep(self._interval_s)
             late_s = max(0.0, loop.time() - due)
             self._samples.append(late_s)
             self._on_sample(late_s)

@@ -1,0 +1,230 @@
+"""A run asks everything once, writes it down at once, and goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.conftest import Run, rows, spec_of
+from workbench.bench.progress import Progress
+from workbench.bench.runner import Runner
+from workbench.client.roads import LocalRoad
+from workbench.engine import Engine
+from workbench.errors import WorkbenchError
+
+PAIRS = """
+SELECT task, item, repeat, turn, count(DISTINCT cell_id) AS cells, count(*) AS rows
+FROM benchmark_trials GROUP BY ALL
+"""
+
+
+async def test_everything_is_asked_once_and_warm_ups_do_not_count(run: Run, engine: Engine) -> None:
+    outcome = await run(warm_ups=2)
+    assert (outcome.status, outcome.exit_code, outcome.slo_met) == ("ok", 0, None)
+    pairs = await rows(engine, PAIRS)
+    assert len(pairs) == 6
+    assert all((pair["cells"], pair["rows"]) == (2, 2) for pair in pairs)
+    sessions = await rows(
+        engine, "SELECT trial, source, timing_mode, run_id, options FROM stream_sessions"
+    )
+    assert len(sessions) == 12 + 4 - 2  # a warm-up that went well is enough
+    assert sum(session["trial"] is None for session in sessions) == 2
+    assert {session["timing_mode"] for session in sessions} == {"isolated"}
+    assert {(s["source"], s["run_id"]) for s in sessions} == {("bench", outcome.run_id)}
+    joined = await rows(
+        engine,
+        "SELECT count(*) AS n FROM benchmark_trials t JOIN stream_sessions s USING (session_id) "
+        "WHERE s.cell_id = t.cell_id AND s.trial = t.trial AND s.intended_ns <= s.queued_ns",
+    )
+    assert joined == [{"n": 12}]
+    (row,) = await rows(engine, "FROM benchmark_runs")
+    assert (row["status"], row["environment_id"]) == ("ok", engine.store.environment_id)
+    cells = await rows(engine, "FROM benchmark_cells ORDER BY position")
+    assert [(cell["status"], cell["trials"]) for cell in cells] == [("ok", 6)] * 2
+    assert json.loads(cells[0]["results"])["ok"] == 6
+
+
+async def test_models_are_asked_the_same_with_the_same_seed_but_another_prefix(
+    run: Run, engine: Engine
+) -> None:
+    await run(repeats=1)
+    found = await rows(
+        engine,
+        "SELECT t.item, list(p.prompt_untagged) AS asked, list(DISTINCT p.prompt) AS sent, "
+        "list(DISTINCT s.seed) AS seeds FROM benchmark_trials t "
+        "JOIN session_prompts p USING (session_id) JOIN stream_sessions s USING (session_id) "
+        "GROUP BY t.item",
+    )
+    assert len(found) == 3
+    for item in found:
+        assert len(item["asked"]) == len(item["sent"]) == 2
+        assert len(set(item["asked"])) == 1
+        assert len(item["seeds"]) == 1
+
+
+async def test_a_model_that_fails_is_given_up_and_the_others_go_on(
+    run: Run, engine: Engine
+) -> None:
+    outcome = await run(
+        models=["scripted/broken", "scripted/nowhere", "scripted/a"], stop={"failures": 2}
+    )
+    assert outcome.exit_code == 2
+    assert len(outcome.failed) == 2
+    assert [cell["model"] for cell in outcome.cells.values()] == ["scripted/a"]
+    cells = await rows(engine, "FROM benchmark_cells ORDER BY position")
+    assert [cell["status"] for cell in cells] == ["error", "error", "ok"]
+    assert json.loads(cells[1]["details"])["error"]["code"] == "MODEL_NOT_FOUND"
+    done = await rows(engine, "SELECT count(*) AS n FROM benchmark_trials WHERE status = 'ok'")
+    assert done == [{"n": 6}]
+
+
+async def test_trials_that_fail_are_counted_and_too_many_end_the_cell(
+    run: Run, engine: Engine
+) -> None:
+    outcome = await run(models=["scripted/broken"], warm_ups=0, stop={"failures": 4})
+    assert (outcome.status, outcome.exit_code) == ("error", 2)
+    found = await rows(engine, "SELECT status, met FROM benchmark_trials")
+    assert found == [{"status": "error", "met": None}] * 4
+
+
+@pytest.mark.parametrize(("limit", "code", "share"), [(10.0, 0, 1.0), (1e-6, 1, 0.0)])
+async def test_the_exit_code_says_whether_the_slo_was_kept(
+    run: Run, limit: float, code: int, share: float
+) -> None:
+    outcome = await run(slo={"e2e_s": limit})
+    assert outcome.exit_code == code
+    assert {cell["results"]["goodput_share"] for cell in outcome.cells.values()} == {share}
+
+
+async def test_a_figure_that_is_missing_keeps_no_slo(engine: Engine, run: Run) -> None:
+    outcome = await run(slo={"tpot_s": 10}, prompts={"count": 2, "output_tokens": 1})
+    assert outcome.slo_met is False
+
+
+async def test_a_stopped_run_goes_on_where_it_was(engine: Engine) -> None:
+    road = LocalRoad(engine, "test")
+    seen: list[Progress] = []
+    runner = Runner(
+        road,
+        engine.settings,
+        spec_of(repeats=10, slo={"e2e_s": 9}),
+        on_start=seen.append,
+    )
+    running = asyncio.create_task(runner.run())
+    while not seen or seen[0].done < 20:
+        await asyncio.sleep(0.001)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    before = await rows(engine, "SELECT cell_id, trial, session_id FROM benchmark_trials")
+    assert 20 <= len(before) < 60
+    (row,) = await rows(engine, "FROM benchmark_runs")
+    assert row["status"] == "cancelled"
+    assert {r["status"] for r in await rows(engine, "FROM benchmark_cells")} == {"cancelled"}
+
+    rest = await Runner.resume(road, engine.settings, "x", on_start=seen.append)
+    outcome = await rest.run()
+    assert (outcome.run_id, outcome.exit_code) == (row["run_id"], 0)
+    assert (seen[1].skipped, seen[1].done, seen[1].total) == (len(before), 60, 60)
+    after = await rows(engine, "SELECT cell_id, trial, session_id FROM benchmark_trials")
+    assert len(after) == 60
+    assert {tuple(r.values()) for r in before} <= {tuple(r.values()) for r in after}
+    pairs = await rows(engine, PAIRS)
+    assert len(pairs) == 30
+    assert all((pair["cells"], pair["rows"]) == (2, 2) for pair in pairs)
+    with pytest.raises(WorkbenchError, match="is done"):
+        await Runner.resume(road, engine.settings, row["run_id"])
+    with pytest.raises(WorkbenchError, match="no run 'y'"):
+        await Runner.resume(road, engine.settings, "y")
+
+
+async def test_a_run_under_way_is_not_resumed(engine: Engine) -> None:
+    road = LocalRoad(engine, "test")
+    running = asyncio.create_task(Runner(road, engine.settings, spec_of(repeats=1_000)).run())
+    while not await rows(engine, "FROM benchmark_runs"):
+        await asyncio.sleep(0.001)
+    with pytest.raises(WorkbenchError, match="under way"):
+        await Runner.resume(road, engine.settings, "x")
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_the_time_that_a_spec_allows_ends_a_run_with_what_it_has(
+    run: Run, engine: Engine
+) -> None:
+    outcome = await run(repeats=100_000, stop={"max_s": 0.5})
+    assert outcome.status == "ok"
+    assert any("max_s" in note for note in outcome.notes)
+    assert all(cell["results"]["ok"] > 0 for cell in outcome.cells.values())
+
+
+async def test_a_run_stops_when_its_ratios_are_known_well_enough(run: Run, engine: Engine) -> None:
+    outcome = await run(
+        prompts={"count": 6},
+        repeats=1_000,
+        stop={"within": 0.9, "metric": "e2e_s", "min_repeats": 2},
+    )
+    assert any("e2e_s is known to 90%" in note for note in outcome.notes)
+    (found,) = await rows(engine, "SELECT max(repeat) AS last FROM benchmark_trials")
+    assert 1 <= found["last"] < 100
+
+
+DATASET = [
+    {"id": "1", "prompt": "Say the.", "expected": "The quick"},
+    {"id": "2", "prompt": "Say something else.", "expected": "no such text", "cluster": "odd"},
+]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    path = tmp_path / "small.jsonl"
+    path.write_text("\n".join(json.dumps(item) for item in DATASET))
+    return str(path)
+
+
+async def test_answers_are_scored_after_the_trials(run: Run, engine: Engine, dataset: str) -> None:
+    outcome = await run(
+        prompts=None, datasets=[{"source": dataset, "scorers": ["contains"]}], repeats=2
+    )
+    for cell in outcome.cells.values():
+        assert cell["results"]["scores"]["contains"] == {"scored": 4, "unknown": 0, "mean": 0.5}
+    found = await rows(
+        engine,
+        "SELECT c.item, c.family, c.task, c.passed, count(*) AS n FROM scores c "
+        "JOIN benchmark_trials t ON t.session_id = c.session_id AND t.item = c.item "
+        "GROUP BY ALL ORDER BY 1",
+    )
+    assert found == [
+        {"item": "1", "family": "1", "task": "small", "passed": True, "n": 4},
+        {"item": "2", "family": "odd", "task": "small", "passed": False, "n": 4},
+    ]
+    prompts = await rows(engine, "SELECT DISTINCT prompt FROM session_prompts ORDER BY 1")
+    assert [row["prompt"] for row in prompts] == ["Say something else.", "Say the."]
+
+
+async def test_a_scorer_that_does_not_exist_is_told_before_anything_runs(
+    run: Run, engine: Engine, dataset: str
+) -> None:
+    with pytest.raises(WorkbenchError, match="no scorer 'guess'"):
+        await run(prompts=None, datasets=[{"source": dataset, "scorers": ["guess"]}])
+    assert await rows(engine, "FROM benchmark_runs") == []
+
+
+async def test_a_dataset_that_changed_is_not_resumed(
+    run: Run, engine: Engine, dataset: str
+) -> None:
+    keys: dict[str, Any] = {"prompts": None, "datasets": [{"source": dataset}], "repeats": 10_000}
+    road = LocalRoad(engine, "test")
+    running = asyncio.create_task(Runner(road, engine.settings, spec_of(**keys)).run())
+    while not await rows(engine, "FROM benchmark_trials"):
+        await asyncio.sleep(0.001)
+    running.cancel()
+    await asyncio.wait([running])
+    Path(dataset).write_text(json.dumps(DATASET[0]))  # noqa: ASYNC240
+    rest = await Runner.resume(road, engine.settings, "x")
+    with pytest.raises(WorkbenchError, match="not what it was"):
+        await rest.run()

@@ -1,0 +1,91 @@
+"""Whether a run has its answer: what the log says so far, put to the stopping rules."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import combinations
+
+from workbench.bench import stopping
+from workbench.bench.plan import Cell
+from workbench.bench.road import Road
+from workbench.bench.spec import METRICS, Spec
+
+Key = tuple[str, str, int]
+"""Task, item and turn: what was asked."""
+
+
+class Enough:
+    """Looks at a run between its repeats, and remembers what earlier looks answered.
+
+    Args:
+        spec: its ``stop`` says what is wanted.
+        cells: of the run; those of one load and workload are compared.
+    """
+
+    def __init__(self, spec: Spec, cells: Sequence[Cell]) -> None:
+        self._spec = spec
+        self._pairs = list(comparable(cells))
+        self._looks = stopping.looks(spec.stop.min_repeats, max(spec.repeats, 1))
+        self._answers: Mapping[Hashable, stopping.Answer] = {}
+
+    async def look(self, road: Road, run_id: str, repeats: int) -> str | None:
+        """Why the run can stop after so many repeats; None if it cannot, or this is no look."""
+        stop = self._spec.stop
+        wanted = stop.within is not None or stop.decided
+        if not wanted or not self._pairs or repeats not in self._looks:
+            return None
+        values = await measured(road, run_id, stop.metric)
+        questions: dict[Hashable, list[float]] = {p: logs(values, *p) for p in self._pairs}
+        return await asyncio.to_thread(self._judge, questions, repeats)
+
+    def _judge(self, questions: Mapping[Hashable, list[float]], repeats: int) -> str | None:
+        stop = self._spec.stop
+        if stop.within is not None and not stopping.known(questions, stop.within):
+            return f"stopped after {repeats} repeats: {stop.metric} is known to {stop.within:.0%}"
+        if stop.decided:
+            verdict = stopping.decided(
+                questions, looks=len(self._looks), earlier=self._answers, margin=stop.margin
+            )
+            self._answers = verdict.answers
+            if verdict.stop:
+                return f"stopped after {repeats} repeats: {stop.metric} is decided"
+        return None
+
+
+async def measured(road: Road, run_id: str, metric: str) -> dict[str, dict[Key, list[float]]]:
+    """By cell, by what was asked: the figure of each repeat."""
+    assert metric in (*METRICS, "output_tps", "decode_tps")  # it becomes part of the SQL
+    rows = await road.rows(
+        f"SELECT t.cell_id, t.task, t.item, t.turn, l.{metric} AS value "  # noqa: S608
+        "FROM benchmark_trials t JOIN latencies l ON l.session_id = t.session_id "
+        f"WHERE t.run_id = $run_id AND t.status = 'ok' AND l.{metric} > 0 ORDER BY t.trial",
+        {"run_id": run_id},
+    )
+    values: dict[str, dict[Key, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        values[row["cell_id"]][row["task"], row["item"], row["turn"]].append(row["value"])
+    return values
+
+
+def logs(values: Mapping[str, Mapping[Key, list[float]]], a: str, b: str) -> list[float]:
+    """For each question that both were asked, the mean over its repeats of ln(b / a)."""
+    shared = sorted(values[a].keys() & values[b].keys())
+    return [
+        statistics.fmean(
+            math.log(y / x) for x, y in zip(values[a][key], values[b][key], strict=False)
+        )
+        for key in shared
+    ]
+
+
+def comparable(cells: Iterable[Cell]) -> Iterable[tuple[str, str]]:
+    """Pairs of cells that were asked the same under the same load."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for cell in cells:
+        groups[f"{sorted(cell.load.items())} {cell.workload.name}"].append(cell.cell_id)
+    for group in groups.values():
+        yield from combinations(group, 2)

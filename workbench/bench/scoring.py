@@ -1,0 +1,149 @@
+"""Scores of a cell's answers, after its trials: scoring must not run beside what is measured."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from workbench.bench.items import Item
+from workbench.bench.plan import Cell
+from workbench.bench.recording import Recorder
+from workbench.bench.road import Road
+from workbench.bench.workload import Workload
+from workbench.errors import WorkbenchError
+from workbench.types import ChatRequest, StreamSession
+
+if TYPE_CHECKING:
+    from workbench.bench.scorers import Scorer
+    from workbench.settings import Settings
+
+_PAGE: Final = 200
+_AT_ONCE: Final = 4
+
+# What has its scores already is left out, so that a resumed run goes on here too.
+_SQL: Final = """
+SELECT t.trial, t.session_id, t.task, t.item, t.details->>'$.first' AS logprobs, m.content AS text,
+    s.model
+FROM benchmark_trials t
+JOIN stream_sessions s ON s.session_id = t.session_id
+LEFT JOIN messages m ON m.session_id = t.session_id AND m.role = 'assistant'
+WHERE t.run_id = $run_id AND t.cell_id = $cell_id AND t.trial > $after
+    AND t.status = 'ok' AND t.turn = 0
+    AND NOT EXISTS (
+        SELECT 1 FROM scores c WHERE c.session_id = t.session_id AND c.scorer = $scorer
+    )
+    AND list_contains($tasks, t.task)
+ORDER BY t.trial LIMIT $limit
+"""
+
+Built = Mapping[str, "tuple[Scorer, ...]"]
+"""By task, the scorers of its answers."""
+
+
+def build(workload: Workload, settings: Settings, road: Road) -> Built:
+    """The scorers that a spec names for each of its datasets.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``, an unknown scorer or option.
+    """
+    from workbench.bench import scorers
+
+    async def ask(request: ChatRequest) -> StreamSession:
+        return await road.ask(request, lambda event: None)
+
+    return {
+        task: tuple(scorers.build(one, settings, ask) for one in named)
+        for task, named in workload.scorers.items()
+    }
+
+
+async def score(
+    road: Road, recorder: Recorder, run_id: str, cell: Cell, built: Built
+) -> dict[str, dict[str, Any]]:
+    """Score every answer of a cell that has no score yet.
+
+    Returns:
+        By scorer: ``scored``, ``unknown`` (could not be told), ``mean`` of those known; of what
+        was scored now.
+    """
+    items = {(task, item.id): item for task, item, _ in cell.workload.questions}
+    by_scorer: dict[str, list[tuple[str, Scorer]]] = {}
+    for task, scorers in built.items():
+        for scorer in scorers:
+            by_scorer.setdefault(scorer.name, []).append((task, scorer))
+    for name, pairs in by_scorer.items():
+        after = -1
+        of_task = dict(pairs)
+        while rows := await road.rows(
+            _SQL,
+            {
+                "run_id": run_id,
+                "cell_id": cell.cell_id,
+                "scorer": name,
+                "tasks": list(of_task),
+                "after": after,
+                "limit": _PAGE,
+            },
+        ):
+            room = asyncio.Semaphore(_AT_ONCE)
+            await asyncio.gather(
+                *(
+                    _one(room, recorder, run_id, cell, of_task[row["task"]], items, row)
+                    for row in rows
+                )
+            )
+            after = rows[-1]["trial"]
+        await recorder.flush()
+    return await means(road, run_id, cell)
+
+
+async def means(road: Road, run_id: str, cell: Cell) -> dict[str, dict[str, Any]]:
+    """By scorer: ``scored``, ``unknown`` and ``mean`` of the answers that count."""
+    rows = await road.rows(
+        "SELECT c.scorer, count(c.score) AS scored, count(*) - count(c.score) AS unknown, "
+        "avg(c.score) AS mean FROM scores c "
+        "JOIN benchmark_trials t ON t.session_id = c.session_id "
+        "WHERE c.run_id = $run_id AND c.cell_id = $cell_id GROUP BY c.scorer",
+        {"run_id": run_id, "cell_id": cell.cell_id},
+    )
+    return {row.pop("scorer"): row for row in rows}
+
+
+async def _one(
+    room: asyncio.Semaphore,
+    recorder: Recorder,
+    run_id: str,
+    cell: Cell,
+    scorer: Scorer,
+    items: Mapping[tuple[str, str], Item],
+    row: Mapping[str, Any],
+) -> None:
+    import json
+
+    from workbench.bench.scorers import Answer, Score, score_row
+
+    item = items[row["task"], row["item"]]
+    answer = Answer(
+        row["text"] or "",
+        tuple(json.loads(row["logprobs"])) if row["logprobs"] else (),
+        row["model"],
+        row["session_id"],
+    )
+    async with room:
+        try:
+            scored = await scorer.score(item, answer)
+        except WorkbenchError as error:  # this item cannot be scored; the others can
+            scored = Score(None, {"reason": str(error)})
+    await recorder.add(
+        "scores",
+        score_row(
+            scored,
+            scorer.name,
+            item,
+            dataset=row["task"],
+            session_id=row["session_id"],
+            run_id=run_id,
+            cell_id=cell.cell_id,
+        ),
+    )

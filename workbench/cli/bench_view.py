@@ -1,0 +1,152 @@
+"""A benchmark in the terminal: while it runs, what it came to, the runs of the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from workbench import figures
+from workbench.bench.progress import Outcome, Progress
+
+_LINE_EVERY_S: Final = 10.0
+_ROWS: Final = 30
+"""Cells that are shown while a run goes on; those that run come first."""
+
+
+class RunView:
+    """A table of the cells on standard error; without a terminal a line now and then.
+
+    Args:
+        enabled: False shows nothing at all (for ``--json``).
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._enabled = enabled
+        self._told_s = 0.0
+
+    def __enter__(self) -> Self:
+        if self._enabled and self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Show where the run is."""
+        if self._live.is_started:
+            self._live.update(_table(progress), refresh=True)
+        elif self._enabled and time.monotonic() - self._told_s > _LINE_EVERY_S:
+            self._told_s = time.monotonic()
+            self._console.print(_line(progress), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """The figures of each cell, then what to know of them."""
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("model", "load"):
+        table.add_column(name, overflow="fold")
+    for name in ("trials", "failed", "TTFT", "per token", "req/s"):
+        table.add_column(name, justify="right")
+    with_slo = outcome.slo_met is not None
+    scorers = sorted(
+        {name for cell in outcome.cells.values() for name in cell["results"]["scores"]}
+    )
+    for name in (*(("goodput",) if with_slo else ()), *scorers):
+        table.add_column(name, justify="right")
+    for cell in outcome.cells.values():
+        found = cell["results"]
+        more = [_share(found["goodput_share"])] if with_slo else []
+        more += [_share(found["scores"].get(name, {}).get("mean")) for name in scorers]
+        table.add_row(
+            escape(cell["model"]),
+            cell["label"],
+            str(found["trials"]),
+            str(found["failed"]),
+            figures.seconds(found["ttft_p50_s"]),
+            figures.seconds(found["tpot_p50_s"]),
+            f"{found['requests_per_s']:.2f}" if found["requests_per_s"] else "–",
+            *more,
+        )
+    console.print(table)
+    for model, point in outcome.knees.items():
+        console.print(f"{model}: knee at {point:g}" if point else f"{model}: no load keeps the SLO")
+    for text in (*outcome.notes, *(f"failed: {one}" for one in outcome.failed)):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if with_slo:
+        console.print("Every SLO was kept." if outcome.slo_met else "An SLO was missed.")
+    console.print(f"{outcome.run_id} ({outcome.status})", highlight=False)
+
+
+def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
+    """A line per run."""
+    console = Console()
+    if not runs:
+        console.print("No runs yet. Make a spec with: workbench bench init")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", no_wrap=True)  # ids are there to be copied
+    for name in ("name", "begun", "status", "cells", "trials", "SLO"):
+        table.add_column(name, overflow="fold")
+    for one in runs:
+        met = one["slo_met"]
+        table.add_row(
+            one["run_id"],
+            escape(one["name"]),
+            str(one["created_at"])[:19],
+            one["status"],
+            str(one["cells"]),
+            str(one["trials"]),
+            "–" if met is None else "kept" if met else "missed",
+        )
+    console.print(table)
+
+
+def _table(progress: Progress) -> Table:
+    table = Table(title=_line(progress), title_justify="left", box=None, pad_edge=False)
+    for name in ("model", "load"):
+        table.add_column(name, overflow="fold")
+    for name in ("done", "failed", "TTFT", "per token", "phase"):
+        table.add_column(name, justify="right", no_wrap=True)
+    order = {"warming up": 0, "running": 0, "scoring": 0, "failed": 1, "waiting": 2}
+    cells = sorted(progress.cells.values(), key=lambda cell: order.get(cell.phase, 3))
+    for cell in cells[:_ROWS]:
+        table.add_row(
+            escape(cell.model),
+            cell.label,
+            f"{cell.done}/{cell.total}" if cell.total is not None else str(cell.done),
+            str(cell.failed),
+            figures.seconds(cell.ttft_p50_s),
+            figures.seconds(cell.tpot_p50_s),
+            cell.phase,
+        )
+    if len(cells) > _ROWS:
+        table.add_row(f"and {len(cells) - _ROWS} more", "", "", "", "", "", "")
+    return table
+
+
+def _line(progress: Progress) -> str:
+    total, left = progress.total, progress.left_s
+    of = f" of {total}" if total is not None else ""
+    rest = f", about {figures.seconds(left)} left" if left is not None else ""
+    done = f"{progress.name}: {progress.done}{of} trials in {figures.seconds(progress.elapsed_s)}"
+    return f"{done}{rest}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
