@@ -6,17 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import EngineFactory
+from workbench.contention import Generations
 from workbench.engine import build
 from workbench.providers.scripted import Schedule, steady
 from workbench.settings import Settings
 from workbench.store import Store
 from workbench.store.files import spool_of
-from workbench.store.journal import interrupted
+from workbench.store.journal import Journal, interrupted
 from workbench.types import ChatRequest, DoneEvent, Message, Options, TokenEvent
 
 KILLED = """
@@ -143,3 +148,72 @@ async def test_a_row_that_came_before_the_kill_is_not_written_twice(
     assert store.rows("SELECT count(*) AS n FROM stream_sessions") == [{"n": 3}]
     assert not first.path.exists()
     await engine.close()
+
+
+def written(log: Path, header: str) -> bool:
+    return any(item.header == {"name": header} for item in interrupted(log))
+
+
+def test_a_look_that_fails_does_not_end_the_journal_of_the_others(tmp_path: Path) -> None:
+    log = tmp_path / "log.duckdb"
+    journal = Journal(log, 0.01)
+
+    def failing(position: int) -> tuple[dict[str, int], list[list[int]]]:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    journal.begin("ses_1", {"name": "bad"}, failing)
+    journal.begin("ses_2", {"name": "good"}, lambda position: ({}, [[position]]))
+    wait_until(lambda: written(log, "good"))
+    journal.begin("ses_3", {"name": "later"}, lambda position: ({}, [[position]]))
+    wait_until(lambda: written(log, "later"))
+    journal.close()
+
+
+def test_what_has_ended_is_let_go_while_nothing_runs(tmp_path: Path) -> None:
+    class Session:
+        def look(self, position: int) -> tuple[dict[str, int], list[list[int]]]:
+            return {}, []
+
+    journal = Journal(tmp_path / "log.duckdb", 0.01)
+    session = Session()
+    journal.begin("ses_1", {}, session.look)
+    wait_until(lambda: any(interrupted(tmp_path / "log.duckdb")))
+    journal.end("ses_1")
+    gone = weakref.ref(session)
+    del session
+    wait_until(lambda: gone() is None)
+    journal.close()
+
+
+def test_generations_may_be_looked_at_from_another_thread() -> None:
+    """The journal does, while the event loop begins and ends others."""
+    generations = Generations()
+    generations.begin("mine", 0)
+    stop, looks = threading.Event(), 0
+
+    def begin_and_end() -> None:
+        number = 0
+        while not stop.is_set():
+            number = (number + 1) % 300
+            generations.begin(f"ses_{number}", time.monotonic_ns())
+            generations.end(f"ses_{(number + 150) % 300}", time.monotonic_ns())
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    other = threading.Thread(target=begin_and_end)
+    other.start()
+    try:
+        while looks < 2000:
+            generations.overlap("mine", 0, time.monotonic_ns())
+            looks += 1
+    finally:
+        stop.set()
+        other.join()
+        sys.setswitchinterval(before)
+
+
+def wait_until(condition: Callable[[], bool], patience_s: float = 10) -> None:
+    until = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -10,27 +11,33 @@ from workbench import metrics
 
 @dataclass
 class Generations:
-    """When each generation ran, for as long as another one that overlaps it is still running."""
+    """When each generation ran, for as long as another one that overlaps it is still running.
 
+    The event loop writes it down, the journal's thread reads it.
+    """
+
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _open: dict[str, int] = field(default_factory=dict)
     _closed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def begin(self, session_id: str, start: int) -> None:
         """The request was handed to its runtime at ``start`` (monotonic ns)."""
-        self._open[session_id] = start
+        with self._lock:
+            self._open[session_id] = start
 
     def end(self, session_id: str, end: int) -> None:
         """It ended; without effect if it never began or has ended before."""
-        if (start := self._open.pop(session_id, None)) is not None:
-            self._closed[session_id] = (start, end)
+        with self._lock:
+            if (start := self._open.pop(session_id, None)) is not None:
+                self._closed[session_id] = (start, end)
 
     def overlap(self, session_id: str, start: int, end: int) -> int:
         """Nanoseconds of [start, end] during which any other generation or load ran."""
-        others = [span for key, span in self._closed.items() if key != session_id]
-        others += [(since, end) for key, since in self._open.items() if key != session_id]
-        result = metrics.overlap_ns(start, end, others)
-        self._forget()
-        return result
+        with self._lock:
+            others = [span for key, span in self._closed.items() if key != session_id]
+            others += [(since, end) for key, since in self._open.items() if key != session_id]
+            self._forget()
+        return metrics.overlap_ns(start, end, others)
 
     def _forget(self) -> None:
         """Drop what no running generation can overlap any more.

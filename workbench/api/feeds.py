@@ -55,7 +55,7 @@ class Feed:
         stream_id: str,
         grace_s: float,
         kept: int,
-        on_end: Callable[[], None],
+        on_end: Callable[[Feed], None],
     ) -> None:
         self.stream_id = stream_id
         self.sessions = [call.session_id for call in calls]
@@ -87,7 +87,7 @@ class Feed:
             self.ended_at = time.monotonic()
             self._disarm()
             self._wake()
-            self._on_end()
+            self._on_end(self)
 
     def _put(self, pane: int, event: StreamEvent) -> None:
         if isinstance(event, SessionEvent):
@@ -223,6 +223,9 @@ class Feeds:
         self._engine = engine
         self._settings = settings
         self._feeds: dict[str, Feed] = {}
+        self._over: deque[Feed] = deque()
+        """Those that have ended, the oldest first."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self, calls: Sequence[ChatRequest], stream_id: str, *, detach: bool) -> Feed:
         """Begin the work.
@@ -232,7 +235,6 @@ class Feeds:
             stream_id: the session's id, or the comparison's.
             detach: the work survives the loss of its reader for a while.
         """
-        self._forget()
         settings = self._settings
         grace_s = settings.workbench_detach_grace_s if detach else 0.0
         feed = Feed(
@@ -279,20 +281,32 @@ class Feeds:
         for feed in list(self._feeds.values()):
             await feed.close()
         self._feeds.clear()
+        self._over.clear()
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _ended(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._settings.workbench_stream_keep_s + 1, self._forget)
+    def _ended(self, feed: Feed) -> None:
+        if self._feeds.get(feed.stream_id) is feed:
+            self._over.append(feed)
+        self._forget()
+        self._forget_later()
+
+    def _forget_later(self) -> None:
+        if self._over and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._settings.workbench_stream_keep_s, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._forget()
+        self._forget_later()
 
     def _forget(self) -> None:
         """Drop what ended long ago, and the oldest of what is too much."""
-        now, settings = time.monotonic(), self._settings
-        ended = sorted(
-            (feed for feed in self._feeds.values() if feed.ended_at is not None),
-            key=lambda feed: feed.ended_at or 0.0,
-        )
-        spare = len(ended) - settings.workbench_streams_kept
-        for index, feed in enumerate(ended):
-            assert feed.ended_at is not None
-            if index < spare or now - feed.ended_at > settings.workbench_stream_keep_s:
-                del self._feeds[feed.stream_id]
+        settings = self._settings
+        oldest = time.monotonic() - settings.workbench_stream_keep_s
+        while self._over and (
+            len(self._over) > settings.workbench_streams_kept
+            or (self._over[0].ended_at or 0.0) <= oldest
+        ):
+            del self._feeds[self._over.popleft().stream_id]

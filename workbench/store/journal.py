@@ -102,23 +102,25 @@ class Journal:
 
     def _run(self) -> None:
         due = time.monotonic() + self._interval_s
-        while True:
+        closing = False
+        while not closing:
             with self._changed:
                 self._changed.wait_for(lambda: self._begun or self._closing, self._pause(due))
-                closing, ended, begun = self._closing, self._ended, self._begun
+                closing, ended, streams = self._closing, self._ended, self._begun
                 self._ended, self._begun = [], []
-                streams = begun
                 if time.monotonic() >= due:
                     streams = list(self._streams.values())
                     due = time.monotonic() + self._interval_s
-            for stream in streams:
-                if stream not in ended:
-                    self._write(stream)
-            for stream in ended:
-                with suppress(OSError):
-                    stream.path.unlink(missing_ok=True)
-            if closing:
-                return
+            self._look(streams, ended)
+            del ended, streams  # what they hold must go, however long nothing runs now
+
+    def _look(self, streams: Sequence[_Stream], ended: Sequence[_Stream]) -> None:
+        for stream in streams:
+            if stream not in ended:
+                self._write(stream)
+        for stream in ended:
+            with suppress(OSError):
+                stream.path.unlink(missing_ok=True)
 
     def _pause(self, due: float) -> float | None:
         """Seconds to sleep; for ever while nothing runs."""
@@ -139,9 +141,9 @@ class Journal:
                 file.write(b"".join(lines))
             stream.written = max(stream.written, 0) + len(tokens)
             self._broken = False
-        except (OSError, TypeError, ValueError) as error:
+        except Exception as error:  # of a look too: one stream must not end the journal of all
             if not self._broken:
-                _log.warning("journal_failed", reason=type(error).__name__)
+                _log.warning("journal_failed", reason=type(error).__name__, exc_info=error)
             self._broken = True
 
 
