@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.scripted import Schedule, ScriptedProvider, Step, steady
 from workbench.router import ModelRouter
+from workbench.session import LiveSession
 from workbench.settings import Settings
 from workbench.store import Store
 from workbench.types import (
@@ -501,3 +503,20 @@ async def test_server_stop_is_an_error_in_the_row_and_to_the_client(
         == [{"status": "cancelled", "error_code": "CANCELLED", "termination_reason": "shutdown"}]
         * 2
     )
+
+
+async def test_nothing_of_a_session_stays_in_memory(make_engine: EngineFactory) -> None:
+    """Journal and writer let go of the last ones too, though no other session comes."""
+    engine = make_engine({"model": QUICK}, workbench_journal_ms=20)
+    requests = [ask("model") for _ in range(3)]
+    for request in requests:
+        await run(engine, request)
+    mine = {request.session_id for request in requests}
+    async with asyncio.timeout(20):
+        while any(item.request.session_id in mine for item in live_sessions()):
+            await asyncio.sleep(0.05)
+
+
+def live_sessions() -> list[LiveSession]:
+    gc.collect()
+    return [item for item in gc.get_objects() if type(item) is LiveSession]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,22 +165,6 @@ def test_a_look_that_fails_does_not_end_the_journal_of_the_others(tmp_path: Path
     wait_until(lambda: written(log, "good"))
     journal.begin("ses_3", {"name": "later"}, lambda position: ({}, [[position]]))
     wait_until(lambda: written(log, "later"))
-    journal.close()
-
-
-def test_what_has_ended_is_let_go_while_nothing_runs(tmp_path: Path) -> None:
-    class Session:
-        def look(self, position: int) -> tuple[dict[str, int], list[list[int]]]:
-            return {}, []
-
-    journal = Journal(tmp_path / "log.duckdb", 0.01)
-    session = Session()
-    journal.begin("ses_1", {}, session.look)
-    wait_until(lambda: any(interrupted(tmp_path / "log.duckdb")))
-    journal.end("ses_1")
-    gone = weakref.ref(session)
-    del session
-    wait_until(lambda: gone() is None)
     journal.close()
 
 

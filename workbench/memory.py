@@ -345,23 +345,28 @@ class MemoryMonitor:
                     self._changed.wait_for(lambda: self._stopping, timeout=pause)
                 if self._stopping:
                     return
-                watches = list(self._watches)
             started = time.monotonic()
-            roots = {watch: watch.pids for watch in watches}
-            fresh = {pids: self._read(pids, 0) for pids in settling | set(roots.values())}
-            for watch, pids in roots.items():
-                watch.take(fresh[pids])
-            with self._changed:
-                for pids in settling & self._settling:  # not watched again meanwhile
-                    self._settling.discard(pids)
-                    self._at_rest.pop(pids, None)
-                    self._at_rest[pids] = fresh[pids]
-                while len(self._at_rest) > _REMEMBERED:  # processes come and go
-                    del self._at_rest[next(iter(self._at_rest))]
+            self._look(settling)
             spent = time.monotonic() - started
             pause = max(self._interval_s - spent, spent / MOST_OF_A_CORE - spent)
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping, timeout=pause)
+
+    def _look(self, settling: set[tuple[int, ...]]) -> None:
+        """Read what is watched and what settles; nothing of a watch is held after this."""
+        with self._changed:
+            watches = list(self._watches)
+        roots = {watch: watch.pids for watch in watches}
+        fresh = {pids: self._read(pids, 0) for pids in settling | set(roots.values())}
+        for watch, pids in roots.items():
+            watch.take(fresh[pids])
+        with self._changed:
+            for pids in settling & self._settling:  # not watched again meanwhile
+                self._settling.discard(pids)
+                self._at_rest.pop(pids, None)
+                self._at_rest[pids] = fresh[pids]
+            while len(self._at_rest) > _REMEMBERED:  # processes come and go
+                del self._at_rest[next(iter(self._at_rest))]
 
     def _read(self, pids: tuple[int, ...], age_s: float) -> MemoryReading | None:
         """The latest reading if it is at most ``age_s`` old, else a new one."""

@@ -265,6 +265,7 @@ class Writer:
                 if not self._wait_to_retry():
                     self._give_up(group)
                     break
+            group = []  # with its receipts a group holds whole sessions: not until the next one
         with self._changed:
             self._spooler_ended = True
             self._handed.notify_all()
@@ -318,6 +319,7 @@ class Writer:
                 if stored < len(group) and not self._wait_to_retry():
                     self._leave()
                     return
+            group = []
             try:
                 due_s = self._log.tend()
             except Exception as error:
