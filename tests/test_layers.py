@@ -51,7 +51,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("the one path", {"record", "session", "engine", "observer"}),
     ("watching", {"observe"}),
     ("experiments", {"bench", "analysis"}),
-    ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live"}),
+    ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", "setups"}),
     ("composition", {"server", "cli"}),
 ]
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from workbench.types import Message, Status
-from workbench.ui.conversation import SHOWN_CHARS, Turn, conversation_id, to_send, to_show
+from workbench.ui.conversation import (
+    SHOWN_CHARS,
+    Turn,
+    adopted,
+    conversation_id,
+    to_send,
+    to_show,
+)
 
 A, B = "huggingface/a", "ollama/b"
 
@@ -67,6 +74,15 @@ def test_no_model_gets_another_models_words() -> None:
         ("user", "3"),
     ]
     assert roles(to_send(turns, A, "", "3")) == [("user", "3")], "not even its own from before"
+
+
+def test_the_user_may_carry_an_answer_over_and_the_page_says_so() -> None:
+    carried = adopted((turn("0", "old", model=B), turn("1", "by a")), A, B)
+    assert roles(to_send(carried, B, "", "2"))[:2] == [("user", "1"), ("assistant", "by a")]
+    assert carried[0].conversation_id != "con_1"
+    assert A in texts(to_show(carried, B))[-1]
+    back = adopted(carried, B, A)
+    assert texts(to_show(back, A)) == ["1", "by a"], "its own words need no note"
 
 
 def test_conversation_continues_with_its_model_only() -> None:

@@ -15,7 +15,11 @@ IDS = [
     *("options", "system", "timeline", "hint", "get-demo", "brand", "machine", "tabs"),
     *("models-table", "models-load", "models-unload", "history-table", "history-filter"),
     *("models-memory", "models-queue", "models-pin"),
-    *(f"pane-{n}-{part}" for n in (1, 2, 3, 4) for part in ("model", "strip", "chat", "stop")),
+    *(
+        f"pane-{n}-{part}"
+        for n in range(1, 7)
+        for part in ("model", "strip", "chat", "stop", "again")
+    ),
 ]
 
 

@@ -31,7 +31,7 @@ def plan(*models: str, prompt: str = "Go.") -> asking.Plan:
 
 async def finish(run: Run) -> int:
     ticks = 0
-    async for _ in run.follow(TICK_S):
+    async for _ in run.watch(TICK_S):
         ticks += 1
     return ticks
 
@@ -93,14 +93,77 @@ async def test_stop_before_the_session_has_begun(make_engine: EngineFactory) -> 
     assert run.plan.answers[1].phase == "cancelled"
 
 
-async def test_closed_browser_stops_the_work(make_engine: EngineFactory) -> None:
-    engine = make_engine({"a": LONG})
+async def test_work_outlives_its_page_for_the_grace_only(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": LONG}, workbench_detach_grace_s=0.3)
     run = Runs(engine).begin("tab", plan("scripted/a"))
-    ticks = run.follow(TICK_S)
+    ticks = run.watch(TICK_S)
+    while not run.plan.answers[1].streamed:
+        await anext(ticks)
+    await ticks.aclose()
+    seen = run.plan.answers[1].answer
+    ticks = run.watch(TICK_S)  # the page was loaded anew
     await anext(ticks)
-    assert engine.active_sessions
+    await asyncio.sleep(0.4)
+    await anext(ticks)
+    assert run.running, "somebody watches again"
+    assert run.plan.answers[1].answer.startswith(seen)
+    assert len(run.plan.answers[1].answer) > len(seen)
     await ticks.aclose()
     await until_idle(engine)
+    assert run.plan.answers[1].phase == "cancelled"
+    assert run.plan.answers[1].session is not None
+    assert run.plan.answers[1].session.termination_reason == "disconnect"
+
+
+async def test_nobody_ever_watched(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": LONG}, workbench_detach_grace_s=0.05)
+    Runs(engine).begin("tab", plan("scripted/a"))
+    await until_idle(engine)
+
+
+async def test_a_tab_finds_its_run_again_over_a_new_connection(make_engine: EngineFactory) -> None:
+    runs = Runs(make_engine({"a": LONG}))
+    assert runs.join("connection 1", "secret") is None
+    run = runs.begin("connection 1", plan("scripted/a"))
+    runs.leave("connection 1")
+    assert runs.of("connection 1") is None
+    assert runs.join("connection 2", "secret") is run
+    assert runs.join("connection 3", "another") is None
+    runs.of("connection 2").stop()  # type: ignore[union-attr]
+    await finish(run)
+    assert run.plan.answers[1].phase == "cancelled"
+
+
+async def test_one_pane_is_asked_again_beside_the_others(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": SHORT, "b": SHORT})
+    first = Runs(engine).begin("tab", plan("scripted/a", "scripted/b"))
+    await finish(first)
+    before = {number: first.plan.turns(number) for number in first.plan.models}
+    again = asking.plan(
+        first.plan.ask,
+        first.plan.shown,
+        first.plan.models,
+        {**before, 2: before[2][:-1]},
+        only=2,
+        kept=first.plan.figures,
+    )
+    run = Runs(engine).begin("tab", again)
+    picture = Drawing(run.plan)
+    assert 'data-phase="done"' in picture.values(0)[1], "the other's figures stay"
+    await finish(run)
+    assert list(run.plan.requests) == [2]
+    assert run.plan.turns(1) == before[1]
+    assert len(run.plan.turns(2)) == 1
+
+
+async def test_what_the_user_did_since_is_remembered(make_engine: EngineFactory) -> None:
+    run = Runs(make_engine({"a": SHORT})).begin("tab", plan("scripted/a"))
+    await finish(run)
+    run.rearrange(shown=(1, 2), chosen=(1, "scripted/b"))
+    assert run.plan.shown == (1, 2)
+    assert run.plan.models[1] == "scripted/b"
+    assert run.plan.latest(1) is None, "the figures were another model's"
+    assert run.plan.turns(1)[0].answer, "its words stay"
 
 
 async def test_refused_question_is_no_turn(make_engine: EngineFactory) -> None:
@@ -113,7 +176,8 @@ async def test_refused_question_is_no_turn(make_engine: EngineFactory) -> None:
 
 
 async def test_tabs_are_apart_and_bounded(make_engine: EngineFactory) -> None:
-    runs = Runs(make_engine({"a": SHORT}))
+    engine = make_engine({"a": SHORT})
+    runs = Runs(engine)
     first = runs.begin("0", plan("scripted/a"))
     assert runs.of("1") is None
     for tab in range(1, MAX_TABS):
@@ -123,6 +187,7 @@ async def test_tabs_are_apart_and_bounded(make_engine: EngineFactory) -> None:
     assert runs.of("0") is None
     runs.forget("one more")
     assert runs.of("one more") is None
+    await until_idle(engine)
 
 
 async def test_drawing_gives_every_output_a_value(make_engine: EngineFactory) -> None:
@@ -131,7 +196,7 @@ async def test_drawing_gives_every_output_a_value(make_engine: EngineFactory) ->
         "tab", plan("scripted/a", "scripted/b")
     )
     picture = Drawing(run.plan)
-    async for _ in run.follow(TICK_S):
+    async for _ in run.watch(TICK_S):
         values = picture.values(time.monotonic_ns())
         assert len(values) == 1 + 3 * COUNT
         assert all(isinstance(value, str | list) for value in values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workbench.errors import invalid
 from workbench.live import LiveAnswer
@@ -28,6 +28,22 @@ class Plan:
     """The histories of all panes before the question."""
     requests: Mapping[int, ChatRequest]
     answers: Mapping[int, LiveAnswer]
+    kept: Mapping[int, LiveAnswer] = field(default_factory=dict)
+    """The last answers of the panes that are not asked this time."""
+
+    @property
+    def comparison_id(self) -> str | None:
+        """What the log calls these answers together."""
+        return next((call.comparison_id for call in self.requests.values()), None)
+
+    @property
+    def figures(self) -> Mapping[int, LiveAnswer]:
+        """The answers whose figures the panes show."""
+        return {**self.kept, **self.answers}
+
+    def latest(self, pane: int) -> LiveAnswer | None:
+        """The answer whose figures the pane shows."""
+        return self.figures.get(pane)
 
     def turns(self, pane: int) -> tuple[Turn, ...]:
         """The pane's history with the answer as far as it has come.
@@ -45,6 +61,9 @@ def plan(
     shown: Sequence[int],
     models: Mapping[int, str | None],
     turns: Mapping[int, tuple[Turn, ...]],
+    *,
+    only: int | None = None,
+    kept: Mapping[int, LiveAnswer] | None = None,
 ) -> Plan:
     """One request per pane, each with its own history.
 
@@ -53,11 +72,14 @@ def plan(
         shown: the panes on the page.
         models: model id by pane; a pane without one is left out.
         turns: history by pane.
+        only: the one pane that is asked; None: all that have a model.
+        kept: the answers that the panes show now; those of panes that are not asked stay.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST`` when no pane has a model.
     """
-    chosen = {pane: model for pane in shown if (model := models[pane])}
+    asked = shown if only is None else [only]
+    chosen = {pane: model for pane in asked if (model := models[pane])}
     if not chosen:
         raise invalid(
             "No model is chosen.",
@@ -68,7 +90,7 @@ def plan(
         pane: ChatRequest(
             model=model,
             messages=to_send(turns[pane], model, ask.system, ask.prompt),
-            options=ask.options,
+            options=ask.of(pane),
             timing_mode=ask.mode,
             conversation_id=conversation_id(turns[pane], model),
             comparison_id=comparison,
@@ -85,7 +107,8 @@ def plan(
         )
         for pane, request in requests.items()
     }
-    return Plan(ask, tuple(shown), models, turns, requests, answers)
+    others = {pane: answer for pane, answer in (kept or {}).items() if pane not in answers}
+    return Plan(ask, tuple(shown), models, turns, requests, answers, others)
 
 
 def without_last(turns: Sequence[Turn], prompt: str) -> tuple[Turn, ...]:

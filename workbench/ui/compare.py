@@ -1,16 +1,16 @@
 """The Compare tab: one prompt to several models, their answers streaming side by side.
 
-A run is a chain of three events. ``_begin`` checks the input and plans the requests; ``_stream`` is
-one generator that feeds all panes ten times a second, never once per token; ``_end`` gives the page
-back to the user. Stopping goes past the chain, straight to the engine.
+A run is a chain of three events. One of the beginnings checks the input and plans the requests;
+``_stream`` is one generator that feeds all panes ten times a second, never once per token; ``_end``
+gives the page back to the user. Stopping goes past the chain, straight to the engine. A page that
+is loaded anew joins the chain at ``_stream``, as the run goes on without it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,46 +18,34 @@ import gradio as gr
 
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
-from workbench.figures import escape
+from workbench.setups import Setup, line
 from workbench.types import TimingMode
-from workbench.ui import (
-    asking,
-    catalogue,
-    composer,
-    drawing,
-    hints,
-    notices,
-    pane,
-    strip,
-    timeline,
-)
+from workbench.ui import asking, composer, drawing, notices, pane, strip, tabs, timeline
+from workbench.ui.arranging import Arranging
 from workbench.ui.asking import Plan
 from workbench.ui.catalogue import Catalogue
-from workbench.ui.conversation import Turn, to_show
+from workbench.ui.choosing import Choosing
+from workbench.ui.composer import Ask
+from workbench.ui.desk import (
+    AT_ONCE,
+    QUIET,
+    Desk,
+    Updates,
+    by_pane,
+    merged,
+    message,
+    nothing,
+    split,
+)
 from workbench.ui.markup import html
-from workbench.ui.runs import Runs
+from workbench.ui.runs import Run, Runs
 from workbench.ui.timeline import Row
 
 TICK_S: Final = 0.1
 """The page's rhythm while answers come: what the eye can follow, and cheap."""
-_WATCH_S: Final = 5.0
-"""How often an idle page looks whether models or runtimes have appeared."""
 
-_QUIET: Final[dict[str, Any]] = {
-    "show_progress": "hidden",
-    "api_visibility": "private",
-    "concurrency_limit": None,
-}
-# Not queued: a stop must not wait behind the run that it stops, and a small change of the page is
-# there at once. Not processed: the values are in their wire form.
-_AT_ONCE: Final[dict[str, Any]] = {
-    "show_progress": "hidden",
-    "api_visibility": "private",
-    "queue": False,
-    "postprocess": False,
-}
-
-Updates = dict[Any, Any]
+_TAB: Final = "() => window.workbenchTab()"
+"""Asks the page's script which browser tab this is, and what was typed in it."""
 
 
 class CompareTab:
@@ -69,353 +57,263 @@ class CompareTab:
     """
 
     def __init__(self, engine: Engine, models: Catalogue) -> None:
-        self._engine = engine
-        self._models = models
-        self._runs = Runs(engine)
-        with gr.Column(elem_id="compare"):
-            with gr.Row(elem_id="timeline-row"):
-                self._timeline = html(timeline.render([Row("A"), Row("B")], 0), elem_id="timeline")
-                self._isolate = gr.Button(
-                    "Run isolated",
-                    size="sm",
-                    elem_id="run-isolated",
-                    elem_classes=["wb-small"],
-                    scale=0,
-                    min_width=110,
-                    interactive=False,
-                )
-            self._hint = html("", elem_id="hint")
-            self._get_demo = gr.Button(
-                "Get the demo model",
-                variant="primary",
-                size="sm",
-                visible=False,
-                elem_id="get-demo",
-            )
-            with gr.Row(elem_id="panes"):
-                self._panes = [pane.build(number) for number in range(1, pane.COUNT + 1)]
-            self._composer = composer.build()
-        self._shown = gr.State(tuple(range(1, pane.FIRST_SHOWN + 1)))
-        self._listed = gr.State("")
-        """What the dropdowns hold, so that they are filled anew only when that has changed."""
-        self._watch = gr.Timer(_WATCH_S)
+        self._desk = _lay_out(engine)
+        self._choosing = Choosing(self._desk, models)
+        Arranging(self._desk, self._choosing)
+        self._tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
         self._wire()
 
     # -- wiring
 
     def _wire(self) -> None:
-        composer_, panes = self._composer, self._panes
-        context = [self._shown, *(p.model for p in panes), *(p.turns for p in panes)]
-        picture = drawing.outputs(self._timeline, panes)
+        desk = self._desk
+        words = [*desk.composer.inputs, desk.composer.per_pane, *desk.own]
+        context = [desk.shown, *desk.models, *desk.turns]
+        outputs = [desk.composer.prompt, *desk.busy_outputs]
         begun = [
             gr.on(
-                [composer_.run.click, composer_.prompt.submit],
+                [desk.composer.run.click, desk.composer.prompt.submit],
                 self._begin,
-                [*composer_.inputs, *context],
-                self._busy_outputs(),
-                **_QUIET,
+                [*words, *context],
+                outputs,
+                **QUIET,
             ),
-            self._isolate.click(self._begin_isolated, context, self._busy_outputs(), **_QUIET),
+            desk.isolate.click(self._begin_isolated, context, outputs, **QUIET),
+            *(
+                one.again.click(self._again(one.number), [*words, *context], outputs, **QUIET)
+                for one in desk.panes
+            ),
         ]
         for event in begun:
-            streamed = event.success(self._stream, None, picture, postprocess=False, **_QUIET)
-            streamed.then(self._end, None, self._end_outputs(), **_QUIET)
-        composer_.stop.click(self._stopper(None), **_AT_ONCE)
-        for one in panes:
-            one.stop.click(self._stopper(one.number), **_AT_ONCE)
-            one.model.input(
-                self._chooser(one.number),
-                [one.model, one.turns],
-                [one.badge, one.strip, one.notice, one.chat],
-                **_AT_ONCE,
-            )
-            one.remove.click(
-                self._remover(one.number), self._shown, self._layout_outputs(), **_AT_ONCE
-            )
-        composer_.add_pane.click(
-            self._add_pane,
-            [self._shown, *(p.model for p in panes)],
-            self._layout_outputs(),
-            **_AT_ONCE,
+            self._then_stream(event.success)
+        desk.composer.stop.click(self._stopper(None), **AT_ONCE)
+        desk.composer.per_pane.input(
+            lambda wanted: [gr.update(visible=wanted) for _ in desk.own],
+            desk.composer.per_pane,
+            desk.own,
+            **AT_ONCE,
         )
-        composer_.clear.click(
-            self._clear,
-            self._shown,
-            [self._isolate, *picture, *(p.turns for p in panes)],
-            **_AT_ONCE,
+        for one in desk.panes:
+            one.stop.click(self._stopper(one.number), **AT_ONCE)
+
+    def _then_stream(self, after: Callable[..., Any]) -> None:
+        desk = self._desk
+        streamed = after(self._stream, None, desk.picture, postprocess=False, **QUIET)
+        streamed.then(
+            self._end, None, [desk.composer.prompt, *desk.busy_outputs, *desk.turns], **QUIET
         )
-        models, choices = [p.model for p in panes], self._choice_outputs()
-        self._watch.tick(self._look, self._listed, self._listed, **_QUIET)
-        self._listed.change(self._relist, models, choices, **_QUIET)
-        self._get_demo.click(self._fetch_demo, models, choices, **_QUIET)
 
     def on_load(self, page: gr.Blocks) -> None:
-        """Fill the dropdowns when the page opens; forget the tab when it closes."""
-        page.load(self._open, None, [*self._choice_outputs(), self._listed], **_QUIET)
-        page.unload(self._forget)
-
-    def _busy_outputs(self) -> list[Any]:
-        composer_ = self._composer
-        return [
-            composer_.prompt,
-            composer_.run,
-            composer_.stop,
-            composer_.add_pane,
-            composer_.clear,
-            self._isolate,
-            *(p.model for p in self._panes),
-            *(p.stop for p in self._panes),
-            *(p.remove for p in self._panes),
+        """Fill the page when it opens, or give it back what its tab had."""
+        desk = self._desk
+        outputs = [
+            desk.told,
+            *self._choosing.outputs,
+            *desk.layout_outputs,
+            *desk.composer.fields,
+            *desk.own,
+            *desk.busy_outputs,
+            self._choosing.listed,
         ]
-
-    def _end_outputs(self) -> list[Any]:
-        return [*self._busy_outputs(), *(p.turns for p in self._panes)]
-
-    def _layout_outputs(self) -> list[Any]:
-        panes = self._panes
-        return [
-            self._shown,
-            self._timeline,
-            self._composer.add_pane,
-            *(p.column for p in panes),
-            *(p.model for p in panes),
-            *(p.badge for p in panes),
-            *(p.remove for p in panes),
-        ]
-
-    def _choice_outputs(self) -> list[Any]:
-        panes = self._panes
-        return [*(p.model for p in panes), *(p.badge for p in panes), self._hint, self._get_demo]
+        opened = page.load(self._open, self._tab, [*dict.fromkeys(outputs)], js=_TAB, **QUIET)
+        self._then_stream(opened.success)
+        page.unload(self._leave)
 
     # -- running
 
     async def _begin(self, request: gr.Request, *values: Any) -> Updates:
         """Check what was asked and plan it; an error ends the chain with its message."""
-        cut = len(self._composer.inputs)
         self._refuse_second(request)
         try:
-            ask = composer.read(*values[:cut])
-            plan = asking.plan(ask, *_by_pane(*values[cut:]))
+            ask, rest = self._asked(*values)
+            return self._start(request, asking.plan(ask, *split(*rest)), prompt="")
         except WorkbenchError as problem:
-            raise _message(problem) from None
-        self._runs.begin(request.session_hash, plan)
-        return {self._composer.prompt: "", **self._busy(plan, True)}
+            raise message(problem) from None
 
     async def _begin_isolated(self, request: gr.Request, *values: Any) -> Updates:
         """The last question again, one pane at a time, in place of the contended answers."""
         self._refuse_second(request)
-        run = self._runs.of(request.session_hash)
+        run = self._desk.run_of(request)
         if run is None:
-            raise gr.Error(visible=False, print_exception=False)
+            raise nothing()
         ask = replace(run.plan.ask, mode=TimingMode.ISOLATED)
-        shown, models, turns = _by_pane(*values)
+        shown, models, turns = split(*values)
         earlier = {n: asking.without_last(one, ask.prompt) for n, one in turns.items()}
         try:
-            plan = asking.plan(ask, shown, models, earlier)
+            return self._start(request, asking.plan(ask, shown, models, earlier))
         except WorkbenchError as problem:
-            raise _message(problem) from None
-        self._runs.begin(request.session_hash, plan)
-        return self._busy(plan, True)
+            raise message(problem) from None
+
+    def _again(self, number: int) -> Callable[..., Any]:
+        async def again(request: gr.Request, prompt: str, *values: Any) -> Updates:
+            """One pane's last question again, under the options as they are now."""
+            self._refuse_second(request)
+            history = values[len(values) - pane.COUNT + number - 1]
+            if not history:
+                raise nothing()
+            try:
+                ask, rest = self._asked(history[-1].prompt, *values)
+                shown, models, turns = split(*rest)
+                run = self._desk.run_of(request)
+                return self._start(
+                    request,
+                    asking.plan(
+                        ask,
+                        shown,
+                        models,
+                        {**turns, number: turns[number][:-1]},
+                        only=number,
+                        kept=run.plan.figures if run else None,
+                    ),
+                )
+            except WorkbenchError as problem:
+                raise message(problem) from None
+
+        return again
+
+    def _asked(self, *values: Any) -> tuple[Ask, tuple[Any, ...]]:
+        """The composer's question, and the values that follow it."""
+        cut = len(self._desk.composer.inputs)
+        ask = composer.read(*values[:cut])
+        per_pane, own, rest = values[cut], values[cut + 1 :], values[cut + 1 + pane.COUNT :]
+        lines = by_pane(own[: pane.COUNT]) if per_pane else {}
+        shown = rest[0]
+        return composer.with_own(ask, {n: text for n, text in lines.items() if n in shown}), rest
+
+    def _start(self, request: gr.Request, plan: Plan, prompt: str | None = None) -> Updates:
+        self._desk.runs.begin(request.session_hash, plan)
+        updates = self._desk.busy(plan, True)
+        return updates if prompt is None else {self._desk.composer.prompt: prompt, **updates}
 
     def _refuse_second(self, request: gr.Request) -> None:
         """A key pressed while answers come starts nothing; the button is disabled anyway."""
-        run = self._runs.of(request.session_hash)
+        run = self._desk.run_of(request)
         if run is not None and run.running:
-            raise gr.Error(visible=False, print_exception=False)
+            raise nothing()
 
     async def _stream(self, request: gr.Request) -> AsyncGenerator[list[Any], None]:
-        run = self._runs.of(request.session_hash)
-        assert run is not None, "planned by the event before"
+        run = self._desk.run_of(request)
+        if run is None:  # a page opened without a past
+            yield drawing.blank(self._desk.panes)
+            return
         picture = drawing.Drawing(run.plan)
         yield picture.values(time.monotonic_ns())
-        async with contextlib.aclosing(run.follow(TICK_S)) as ticks:
+        async with contextlib.aclosing(run.watch(TICK_S)) as ticks:
             async for _ in ticks:
                 yield picture.values(time.monotonic_ns())
 
     async def _end(self, request: gr.Request) -> Updates:
-        run = self._runs.of(request.session_hash)
-        assert run is not None, "it was streamed just now"
-        updates = self._busy(run.plan, False)
-        updates[self._composer.prompt] = (
-            run.plan.ask.prompt if run.refused() else gr.skip()  # what was typed is not lost
-        )
+        desk = self._desk
+        run = desk.run_of(request)
+        if run is None:
+            return {desk.composer.prompt: gr.skip()}
+        updates = desk.busy(run.plan, False)
+        if run.refused():  # what was typed is not lost
+            updates[desk.composer.prompt] = run.plan.ask.prompt
         contended = any(strip.contended_percent(a.session) for a in run.plan.answers.values())
-        updates[self._isolate] = gr.update(
+        updates[desk.isolate] = gr.update(
             interactive=contended, variant="primary" if contended else "secondary"
         )
-        for one in self._panes:
+        for one in desk.panes:
             updates[one.turns] = run.plan.turns(one.number)
-        return updates
-
-    def _busy(self, plan: Plan, busy: bool) -> Updates:
-        """What may be pressed while answers come, and what only then."""
-        composer_ = self._composer
-        idle = gr.update(interactive=not busy)
-        updates: Updates = {
-            composer_.run: idle,
-            composer_.stop: gr.update(interactive=busy),
-            composer_.add_pane: gr.update(interactive=not busy and len(plan.shown) < pane.COUNT),
-            composer_.clear: idle,
-            self._isolate: gr.update(interactive=False, variant="secondary"),
-        }
-        for one in self._panes:
-            updates[one.model] = idle
-            updates[one.stop] = gr.update(interactive=busy and one.number in plan.answers)
-            updates[one.remove] = gr.update(interactive=not busy and len(plan.shown) > 1)
         return updates
 
     def _stopper(self, number: int | None) -> Callable[..., Any]:
         async def stop(request: gr.Request) -> None:
-            if (run := self._runs.of(request.session_hash)) is not None:
+            if (run := self._desk.run_of(request)) is not None:
                 run.stop(number)
 
         return stop
 
-    def _forget(self, request: gr.Request) -> None:
-        self._runs.forget(request.session_hash)
+    # -- opening
 
-    # -- panes
+    async def _open(self, request: gr.Request, tab: str | None, draft: str | None) -> Updates:
+        """A fresh page: what its tab had, what its address says, or two models."""
+        desk, choosing = self._desk, self._choosing
+        usual = await choosing.fresh()
+        run = desk.runs.join(request.session_hash, tab or request.session_hash or "")
+        if run is not None:
+            updates = self._restored(run)
+        else:
+            try:
+                updates = self._opened(Setup.from_query(dict(request.query_params)), usual)
+            except WorkbenchError as problem:
+                updates = self._opened(Setup(), usual)
+                updates[desk.told] = notices.error_card(problem)
+        if draft:
+            updates[desk.composer.prompt] = draft
+        return {**updates, choosing.listed: choosing.fingerprint()}
 
-    def _chooser(self, number: int) -> Callable[..., Any]:
-        async def chosen(model: str | None, turns: tuple[Turn, ...]) -> tuple[Any, ...]:
-            # The figures were another model's: they go, its words stay.
-            return pane.badge(number, model), strip.render(None, 0), "", to_show(turns, model)
+    def _restored(self, run: Run) -> Updates:
+        plan, everywhere = run.plan, range(1, pane.COUNT + 1)
+        models = [plan.models[number] for number in everywhere]
+        setup = replace(plan.ask.setup(()), prompt="")
+        return merged(
+            self._filled(setup, models, plan.ask.own),
+            self._desk.layout(run, plan.shown, models),
+            self._desk.busy(plan, run.running),
+        )
 
-        return chosen
+    def _opened(self, setup: Setup, usual: Any) -> Updates:
+        wanted: list[str | None] = [*(setup.models if any(setup.models) else usual)]
+        count = max(len(wanted), 1)
+        wanted += [None] * (pane.COUNT - count)
+        shown = tuple(range(1, count + 1))
+        return merged(
+            self._filled(setup, wanted, setup.own), self._desk.layout(None, shown, wanted)
+        )
 
-    async def _add_pane(
-        self, request: gr.Request, shown: tuple[int, ...], *models: str | None
-    ) -> Updates:
-        hidden = [p.number for p in self._panes if p.number not in shown]
-        if not hidden:
-            return {self._shown: shown}
-        added = hidden[0]
-        updates = self._layout(request, tuple(sorted((*shown, added))))
-        if models[added - 1] is None:
-            # The next model of the list that no pane has: most often the one that is wanted.
-            listing = self._models.known.models
-            free = [m for m in catalogue.preselect(listing, 99) if m and m not in models]
-            chosen = free[0] if free else None
-            updates[self._panes[added - 1].model] = gr.update(value=chosen)
-            updates[self._panes[added - 1].badge] = pane.badge(added, chosen)
-        return updates
-
-    def _remover(self, number: int) -> Callable[..., Any]:
-        async def remove(request: gr.Request, shown: tuple[int, ...]) -> Updates:
-            return self._layout(request, tuple(n for n in shown if n != number) or shown)
-
-        return remove
-
-    def _layout(self, request: gr.Request, shown: tuple[int, ...]) -> Updates:
-        run = self._runs.of(request.session_hash)
-        lines = drawing.rows(run.plan, shown) if run else _idle_rows(shown)
-        updates: Updates = {
-            self._shown: shown,
-            self._timeline: timeline.render(lines, time.monotonic_ns()),
-            self._composer.add_pane: gr.update(interactive=len(shown) < pane.COUNT),
+    def _filled(self, setup: Setup, models: list[str | None], own: Any) -> Updates:
+        desk = self._desk
+        fields = zip(desk.composer.fields, composer.fill(setup), strict=True)
+        return {
+            **self._choosing.choices(models, set_values=True),
+            **dict(fields),
+            **{
+                one.own: gr.update(value=line(own.get(one.number, {})), visible=bool(own))
+                for one in desk.panes
+            },
         }
-        for one in self._panes:
-            updates[one.column] = gr.update(visible=one.number in shown)
-            updates[one.remove] = gr.update(interactive=len(shown) > 1)
-        return updates
 
-    async def _clear(self, request: gr.Request, shown: tuple[int, ...]) -> Updates:
-        self._runs.forget(request.session_hash)
-        updates: Updates = {
-            self._timeline: timeline.render(_idle_rows(shown), 0),
-            self._isolate: gr.update(interactive=False, variant="secondary"),
-        }
-        for one in self._panes:
-            updates[one.strip] = strip.render(None, 0)
-            updates[one.notice] = ""
-            updates[one.chat] = []
-            updates[one.turns] = ()
-        return updates
-
-    # -- models
-
-    async def _open(self, request: gr.Request) -> Updates:
-        """A fresh page: list the models and preselect two, or those that the address names."""
-        listing = await self._models.listing(max_age_s=1.0)
-        named = [part for part in request.query_params.get("models", "").split(",") if part]
-        wanted: list[str | None] = [*named[: pane.COUNT]] or catalogue.preselect(listing.models)
-        wanted += [None] * (pane.COUNT - len(wanted))
-        return {**self._choices(wanted, set_values=True), self._listed: self._fingerprint()}
-
-    async def _look(self, listed: str) -> str:
-        """Whether something has appeared or gone.
-
-        Nothing is asked while answers come: listing makes work for the runtimes.
-        """
-        if self._engine.active_sessions:
-            return listed
-        await self._models.listing(max_age_s=_WATCH_S / 2)
-        return self._fingerprint()
-
-    def _fingerprint(self) -> str:
-        known = self._models.known
-        return repr((catalogue.choices(known.models), [*known.problems]))
-
-    async def _relist(self, *models: str | None) -> Updates:
-        """Show what has changed without touching what was chosen; a first model is preselected."""
-        known = self._models.known.models
-        if any(models) or not catalogue.has_models(known):
-            return self._choices(models)
-        return self._choices(catalogue.preselect(known, pane.COUNT), set_values=True)
-
-    def _choices(self, models: Sequence[str | None], *, set_values: bool = False) -> Updates:
-        listing = self._models.known
-        entries = catalogue.choices(listing.models, models)
-        updates: Updates = {
-            self._hint: hints.render(listing, self._engine.settings),
-            self._get_demo: gr.update(visible=not catalogue.has_models(listing.models)),
-        }
-        for one, model in zip(self._panes, models, strict=True):
-            chosen = {"value": model} if set_values else {}
-            updates[one.model] = gr.update(choices=entries, **chosen)
-            if set_values:
-                updates[one.badge] = pane.badge(one.number, model)
-        return updates
-
-    async def _fetch_demo(self, *models: str | None) -> AsyncGenerator[Any, None]:
-        """Bring the demo model to disk, saying at each step what is done."""
-        from workbench.hf.demo import ensure_demo
-
-        loop = asyncio.get_running_loop()
-        lines: asyncio.Queue[str] = asyncio.Queue()
-
-        def say(line: str) -> None:
-            loop.call_soon_threadsafe(lines.put_nowait, line)
-
-        fetching = asyncio.create_task(asyncio.to_thread(ensure_demo, self._engine.settings, say))
-        yield {self._get_demo: gr.update(interactive=False)}
-        line, started = "Starting", time.monotonic()
-        while not fetching.done():
-            with contextlib.suppress(TimeoutError):
-                line = await asyncio.wait_for(lines.get(), 1.0)
-            yield {self._hint: hints.progress(line, time.monotonic() - started)}
-        button = {self._get_demo: gr.update(interactive=True)}
-        if isinstance(problem := fetching.exception(), WorkbenchError):
-            yield {**button, self._hint: notices.error_card(problem)}
-            return
-        fetching.result()
-        await self._models.listing()
-        wanted = catalogue.preselect(self._models.known.models)
-        yield {**button, **self._choices([*wanted, *models[len(wanted) :]], set_values=True)}
+    def _leave(self, request: gr.Request) -> None:
+        self._desk.runs.leave(request.session_hash)
 
 
-def _by_pane(
-    shown: tuple[int, ...], *values: Any
-) -> tuple[tuple[int, ...], dict[int, str | None], dict[int, tuple[Turn, ...]]]:
-    """The panes on the page; models and histories by pane."""
-    models, turns = values[: pane.COUNT], values[pane.COUNT :]
-    return shown, dict(enumerate(models, start=1)), dict(enumerate(turns, start=1))
-
-
-def _idle_rows(shown: Sequence[int]) -> list[Row]:
-    return [Row(pane.LETTERS[number - 1]) for number in shown]
-
-
-def _message(problem: WorkbenchError) -> gr.Error:
-    """What the page shows when input is wrong: it is the user's to mend, so no traceback."""
-    return gr.Error(escape(problem), title=problem.code.value, print_exception=False)
+def _lay_out(engine: Engine) -> Desk:
+    """Lay the tab out at the current place."""
+    first = tuple(range(1, pane.FIRST_SHOWN + 1))
+    with gr.Column(elem_id="compare"):
+        with gr.Row(elem_id="timeline-row"):
+            chart = html(timeline.render([Row("A"), Row("B")], 0), elem_id="timeline")
+            isolate = gr.Button(
+                "Run isolated",
+                size="sm",
+                elem_id="run-isolated",
+                elem_classes=["wb-small"],
+                scale=0,
+                min_width=110,
+                interactive=False,
+            )
+        hint = html("", elem_id="hint")
+        told = html("", elem_id="told", elem_classes=["wb-notices"])
+        get_demo = gr.Button(
+            "Get the demo model", variant="primary", size="sm", visible=False, elem_id="get-demo"
+        )
+        tab_list = html(tabs.render(first, [None] * pane.COUNT), elem_id="pane-tabs")
+        with gr.Row(elem_id="panes"):
+            panes = [pane.build(number) for number in range(1, pane.COUNT + 1)]
+        asked = composer.build()
+    shown = gr.State(first)
+    return Desk(
+        engine=engine,
+        runs=Runs(engine),
+        timeline=chart,
+        isolate=isolate,
+        tabs=tab_list,
+        hint=hint,
+        told=told,
+        get_demo=get_demo,
+        panes=panes,
+        composer=asked,
+        shown=shown,
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
 
 from workbench.errors import invalid
+from workbench.setups import Setup, over, read_line, spoken, stops
 from workbench.types import Options, TimingMode
 from workbench.ui.markup import html
 
@@ -51,11 +53,18 @@ class Composer:
     mode: gr.Radio
     numbers: tuple[gr.Textbox, ...]
     stop_strings: gr.Textbox
+    per_pane: gr.Checkbox
+    """Whether the panes' own options count."""
 
     @property
     def inputs(self) -> list[Any]:
         """What :func:`read` takes, in its order."""
         return [self.prompt, self.system, self.mode, self.stop_strings, *self.numbers]
+
+    @property
+    def fields(self) -> list[Any]:
+        """What :func:`fill` gives values for, in its order."""
+        return [*self.inputs, self.per_pane]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,16 @@ class Ask:
     system: str
     mode: TimingMode
     options: Options
+    own: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Options that differ in a pane."""
+
+    def of(self, pane: int) -> Options:
+        """The options of a pane."""
+        return over(self.options, self.own.get(pane, {}))
+
+    def setup(self, models: tuple[str | None, ...]) -> Setup:
+        """The same without its answers, to keep or to share."""
+        return Setup(models, self.prompt, self.system, self.mode, self.options, self.own)
 
 
 def read(
@@ -81,6 +100,22 @@ def read(
     return Ask(prompt or "", system or "", MODES[mode], read_options(stop_strings, *numbers))
 
 
+def with_own(ask: Ask, lines: Mapping[int, str | None]) -> Ask:
+    """With the panes' own options.
+
+    Args:
+        ask: the question.
+        lines: what stands in each pane's field.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``, naming the word or the option.
+    """
+    own = {pane: read_line(text) for pane, text in lines.items() if text and text.strip()}
+    for values in own.values():
+        over(ask.options, values)
+    return replace(ask, own=own)
+
+
 def read_options(stop_strings: str | None, *numbers: str | None) -> Options:
     r"""Options from the fields; an empty field is the default.
 
@@ -93,12 +128,16 @@ def read_options(stop_strings: str | None, *numbers: str | None) -> Options:
     values: dict[str, Any] = {
         name: _number(name, text) for name, text in zip(OPTION_NAMES, numbers, strict=True)
     }
-    values["stop"] = tuple(
-        line.replace("\\n", "\n").replace("\\t", "\t")
-        for line in (stop_strings or "").split("\n")
-        if line
-    )
+    values["stop"] = stops(stop_strings or "")
     return Options.from_mapping(values)
+
+
+def fill(setup: Setup) -> list[Any]:
+    """The values of the fields for a setup, in the order of ``Composer.fields``."""
+    values = setup.options.to_dict()
+    mode = next(word for word, mode in MODES.items() if mode is setup.mode)
+    numbers = ["" if values[name] is None else spoken(values[name]) for name in OPTION_NAMES]
+    return [setup.prompt, setup.system, mode, spoken(values["stop"]), *numbers, bool(setup.own)]
 
 
 def _number(name: str, text: str | None) -> int | float | None:
@@ -167,7 +206,7 @@ def build() -> Composer:
             )
             html(
                 '<span class="wb-keys"><kbd>Ctrl</kbd><kbd>Enter</kbd> run '
-                "<kbd>Esc</kbd> stop <kbd>Alt</kbd><kbd>1</kbd>…<kbd>4</kbd> pane</span>",
+                "<kbd>Esc</kbd> stop <kbd>Alt</kbd><kbd>1</kbd>…<kbd>6</kbd> pane</span>",
                 elem_classes=["wb-hint", "wb-keyboard"],
             )
         with gr.Accordion("Options and system prompt", open=False, elem_id="options"):
@@ -194,6 +233,12 @@ def build() -> Composer:
                     elem_id="option-stop",
                     min_width=150,
                 )
+                per_pane = gr.Checkbox(
+                    label="own options in each pane",
+                    info="a line in each pane, over these",
+                    elem_id="own-options",
+                    min_width=190,
+                )
             system = gr.Textbox(
                 label="system prompt",
                 info="sent first in every pane",
@@ -209,4 +254,6 @@ def build() -> Composer:
         show_progress="hidden",
         api_visibility="private",
     )
-    return Composer(prompt, run, stop, add_pane, clear, system, mode, numbers, stop_strings)
+    return Composer(
+        prompt, run, stop, add_pane, clear, system, mode, numbers, stop_strings, per_pane
+    )

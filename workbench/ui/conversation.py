@@ -8,7 +8,7 @@ sent: no model is ever given another model's words as its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.live import LiveAnswer
@@ -32,6 +32,8 @@ class Turn:
     status: Status = Status.OK
     note: str = ""
     """How it ended when not well, in plain words."""
+    author: str = ""
+    """The model whose words these are, where the user carried them over to this one."""
 
 
 def turn_of(live: LiveAnswer) -> Turn:
@@ -63,6 +65,18 @@ def conversation_id(turns: Sequence[Turn], model: str) -> str:
     """The conversation that a new turn with this model belongs to."""
     same = continued(turns, model)
     return same[-1].conversation_id if same else new_id("con")
+
+
+def adopted(turns: Sequence[Turn], source: str, model: str) -> tuple[Turn, ...]:
+    """The turns that were held with ``source``, for another model to go on from.
+
+    Only the user may do this, and the page says whose words they are.
+    """
+    conversation = new_id("con")
+    return tuple(
+        replace(turn, conversation_id=conversation, model=model, author=turn.author or turn.model)
+        for turn in continued(turns, source)
+    )
 
 
 def to_send(turns: Sequence[Turn], model: str, system: str, prompt: str) -> tuple[Message, ...]:
@@ -102,6 +116,8 @@ def to_show(
             shown.append(_message("assistant", harmless(turn.reasoning), folded))
         if turn.answer:
             shown.append(_message("assistant", harmless(turn.answer)))
+        if turn.author and turn.author != turn.model:
+            shown.append(_message("assistant", f"`written by {turn.author}; carried over by you`"))
         if turn.note and not running:
             shown.append(_message("assistant", f"`{turn.note}`"))
     if turns and turns[-1].model != model and not live:

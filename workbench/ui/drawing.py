@@ -33,9 +33,17 @@ def rows(plan: Plan, shown: Sequence[int]) -> list[Row]:
     return [
         Row.of(LETTERS[number - 1], plan.answers[number])
         if number in plan.answers
-        else Row(LETTERS[number - 1])
+        else Row(LETTERS[number - 1], plan.models[number] or "")
         for number in shown
     ]
+
+
+def blank(panes: Sequence[Pane]) -> list[Any]:
+    """What the outputs show of no run: nothing but the slots.
+
+    Updates without a value leave them alone, but cost a component each; this is sent once.
+    """
+    return [{"__type__": "update"} for _ in outputs(None, panes)]
 
 
 class Drawing:
@@ -46,8 +54,7 @@ class Drawing:
         self._chat_due = dict.fromkeys(plan.answers, 0)
         self._finished: set[int] = set()
         self._drawn: dict[int, tuple[str, str, list[dict[str, Any]]]] = {
-            number: (strip.render(None, 0), "", to_show(plan.turns(number), plan.models[number]))
-            for number in range(1, COUNT + 1)
+            number: _still(plan, number) for number in range(1, COUNT + 1)
         }
 
     def values(self, now: int) -> list[Any]:
@@ -69,3 +76,10 @@ class Drawing:
             pause = _LONG_TEXT_NS if len(answer.answer) > _LONG_TEXT else 0
             self._chat_due[number] = now + pause
         return strip.render(answer, now), notices.render(answer), chat
+
+
+def _still(plan: Plan, number: int) -> tuple[str, str, list[dict[str, Any]]]:
+    """A pane that is not asked: as it was."""
+    answer = plan.latest(number)
+    chat = to_show(plan.turns(number), plan.models[number])
+    return strip.render(answer, 0), notices.render(answer), chat

@@ -18,6 +18,8 @@ _CODE: Final = re.compile(
     re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
 _TAG: Final = re.compile(r"<(?=[A-Za-z/!?])")
+_MATHS: Final = re.compile(r"(?<![\\$\w])\$(?=[^\s$])([^$\n]{0,499}[^\s$\\])\$(?![\d$])")
+"""``$x$`` but not ``$5 and $6``, by pandoc's rule."""
 _PICTURE: Final = re.compile(r"(?<!\\)!(?=\[)")
 
 
@@ -32,4 +34,4 @@ def harmless(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return _PICTURE.sub(r"\\!", _TAG.sub("&lt;", text))
+    return _MATHS.sub(r"\\(\1\\)", _PICTURE.sub(r"\\!", _TAG.sub("&lt;", text)))

@@ -6,15 +6,58 @@
     button.click();
     return true;
   };
+  const panes = () => document.getElementById("panes");
+  const shown = () => [...document.querySelectorAll(".wb-pane")];
+  // In a narrow window one pane is seen at a time, with the tabs to choose it.
+  const activate = (id) => {
+    const all = shown().map((pane) => pane.id);
+    if (!all.length) return;
+    const active = all.includes(id) ? id : all[0];
+    if (panes().dataset.active !== active) panes().dataset.active = active;
+    if (!all.includes(panes().dataset.expanded)) delete panes().dataset.expanded;
+    for (const tab of document.querySelectorAll("[data-tab]")) {
+      const selected = String(`pane-${tab.dataset.tab}` === active);
+      if (tab.getAttribute("aria-selected") !== selected) tab.setAttribute("aria-selected", selected);
+      tab.tabIndex = selected === "true" ? 0 : -1;
+    }
+  };
   const focusPane = (place) => {
-    const shown = [...document.querySelectorAll(".wb-pane")].filter((p) => p.offsetParent !== null);
-    const pane = shown[place - 1];
+    const pane = shown()[place - 1];
     if (!pane) return false;
+    activate(pane.id);
+    if (panes().dataset.expanded) panes().dataset.expanded = pane.id;
     pane.tabIndex = -1;
     pane.scrollIntoView({ block: "nearest", inline: "nearest" });
     pane.focus({ preventScroll: true });
     return true;
   };
+  document.addEventListener("click", (event) => {
+    const tab = event.target.closest?.("[data-tab]");
+    const expand = event.target.closest?.('[id^="pane-"][id$="-expand"]');
+    if (event.target.closest?.("#run")) sessionStorage.removeItem("workbench-draft");
+    if (tab) activate(`pane-${tab.dataset.tab}`);
+    if (expand) {
+      const pane = expand.closest(".wb-pane").id;
+      if (panes().dataset.expanded === pane) delete panes().dataset.expanded;
+      else panes().dataset.expanded = pane;
+    }
+  });
+  new MutationObserver(() => panes() && activate(panes().dataset.active)).observe(document.body, {
+    childList: true,
+    subtree: true,
+  });
+  // The tab's secret, by which it finds its answers again after it was loaded anew, and what was
+  // being typed. An address with a comparison in it begins afresh.
+  const arrived = performance.getEntriesByType("navigation")[0]?.type;
+  if (!sessionStorage.getItem("workbench-tab") || (arrived === "navigate" && location.search.length > 1)) {
+    const secret = Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0"));
+    sessionStorage.setItem("workbench-tab", secret.join(""));
+    sessionStorage.removeItem("workbench-draft");
+  }
+  window.workbenchTab = () => ["tab", "draft"].map((name) => sessionStorage.getItem(`workbench-${name}`) ?? "");
+  document.addEventListener("input", (event) => {
+    if (event.target.closest?.("#prompt")) sessionStorage.setItem("workbench-draft", event.target.value);
+  });
   document.addEventListener(
     "keydown",
     (event) => {
@@ -22,7 +65,7 @@
       let done = false;
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) done = click("run");
       else if (event.key === "Escape" && !inList) done = click("stop");
-      else if (event.altKey && /^Digit[1-4]$/.test(event.code)) done = focusPane(Number(event.code[5]));
+      else if (event.altKey && /^Digit[1-6]$/.test(event.code)) done = focusPane(Number(event.code[5]));
       if (done) event.preventDefault();
     },
     true,

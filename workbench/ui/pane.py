@@ -10,11 +10,12 @@ from workbench.ui import strip
 from workbench.ui.markup import html
 from workbench.ui.timeline import mark
 
-LETTERS = "ABCD"
+LETTERS = "ABCDEF"
 COUNT = len(LETTERS)
 FIRST_SHOWN = 2
 """Panes of a fresh page; more are a click away."""
 
+_EMPTY = "The answer appears here.\n\nType a message below; `Ctrl+Enter` sends it to all panes."
 _LATEX = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\[", "right": "\\]", "display": True},
@@ -32,7 +33,12 @@ class Pane:
     model: gr.Dropdown
     remove: gr.Button
     strip: gr.HTML
+    own: gr.Textbox
+    """Options over the shared ones, as ``name=value`` words."""
     stop: gr.Button
+    again: gr.Button
+    spread: gr.Button
+    """Carries this pane's history over to all others."""
     notice: gr.HTML
     chat: gr.Chatbot
     turns: gr.State
@@ -73,24 +79,35 @@ def build(number: int) -> Pane:
                 scale=1,
                 min_width=120,
             )
-            stop = gr.Button(
-                "Stop",
+            # The words are what a screen reader says; the style sheet shows a sign.
+            gr.Button(
+                "Expand or restore",
                 size="sm",
-                interactive=False,
-                elem_id=f"{name}-stop",
-                elem_classes=["wb-small"],
+                elem_id=f"{name}-expand",
+                elem_classes=["wb-small", "wb-quiet", "wb-sign"],
                 scale=0,
-                min_width=48,
+                min_width=28,
             )
             remove = gr.Button(
-                "×",
+                "Remove pane",
                 size="sm",
                 elem_id=f"{name}-remove",
-                elem_classes=["wb-small", "wb-quiet"],
+                elem_classes=["wb-small", "wb-quiet", "wb-sign"],
                 scale=0,
                 min_width=28,
             )
         shown = html(strip.render(None, 0), elem_id=f"{name}-strip")
+        own = gr.Textbox(
+            label=f"Own options of pane {letter}",
+            show_label=False,
+            container=False,
+            placeholder="own options: temperature=0 seed=7",
+            lines=1,
+            max_lines=1,
+            elem_id=f"{name}-own",
+            elem_classes=["wb-own"],
+            visible=False,
+        )
         notice = html("", elem_id=f"{name}-notice", elem_classes=["wb-notices"])
         chat = gr.Chatbot(
             elem_id=f"{name}-chat",
@@ -104,8 +121,27 @@ def build(number: int) -> Pane:
             latex_delimiters=_LATEX,
             feedback_options=None,
             buttons=["copy"],
-            placeholder=None,
+            placeholder=_EMPTY,
             group_consecutive_messages=True,
         )
+        with gr.Row(elem_classes=["wb-foot"]):
+            stop, again, spread = (
+                gr.Button(
+                    words,
+                    size="sm",
+                    interactive=False,
+                    elem_id=f"{name}-{part}",
+                    elem_classes=["wb-small"],
+                    scale=0,
+                    min_width=40,
+                )
+                for words, part in (
+                    ("Stop", "stop"),
+                    ("Ask again", "again"),
+                    ("Continue in all", "spread"),
+                )
+            )
         turns = gr.State(())
-    return Pane(number, column, marked, model, remove, shown, stop, notice, chat, turns)
+    return Pane(
+        number, column, marked, model, remove, shown, own, stop, again, spread, notice, chat, turns
+    )

@@ -1,10 +1,16 @@
-"""The comparison of each browser tab: started, followed, stopped."""
+"""The comparison of each browser tab: started, watched, stopped.
+
+A run belongs to its tab and not to a connection: it goes on while a page is loaded anew or the
+network is away, and whoever comes back in time finds it as far as it has come. After
+``WORKBENCH_DETACH_GRACE_S`` without anybody watching it is stopped.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from workbench import logs
@@ -12,6 +18,7 @@ from workbench.engine import Engine, rejected
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.types import SessionEvent, Status, StreamEvent
 from workbench.ui.asking import Plan
+from workbench.ui.conversation import Turn
 
 _log = logs.get(__name__)
 
@@ -26,43 +33,85 @@ class Run:
         self._engine = engine
         self.plan = plan
         self._panes = list(plan.requests)
-        self._stopped: set[int] = set()
+        self._stopped: dict[int, str] = {}
+        self._watchers = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._task = asyncio.create_task(self._follow(), name="page run")
+        self._wait_for_somebody()
 
     @property
     def running(self) -> bool:
         """Whether any answer is still to come."""
         return any(answer.running for answer in self.plan.answers.values())
 
-    async def follow(self, tick_s: float) -> AsyncGenerator[None, None]:
-        """Carry the requests out; yields every ``tick_s`` until all have ended, and once after.
-
-        Closing this stops what still runs.
-        """
-        following = asyncio.create_task(self._follow())
+    async def watch(self, tick_s: float) -> AsyncGenerator[None, None]:
+        """Yields every ``tick_s`` until all answers have ended, and once after."""
+        self._watchers += 1
+        if self._timer is not None:
+            self._timer.cancel()
         try:
-            while not following.done():
-                await asyncio.wait({following}, timeout=tick_s)
+            while not self._task.done():
+                await asyncio.wait({self._task}, timeout=tick_s)
                 yield
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            self._watchers -= 1
+            self._wait_for_somebody()
 
-    def stop(self, pane: int | None = None) -> None:
+    def stop(self, pane: int | None = None, reason: str = "user") -> None:
         """Stop one pane, or all of them."""
         for number in self._panes if pane is None else [pane]:
             answer = self.plan.answers.get(number)
             if answer is None or not answer.running:
                 continue
-            self._stopped.add(number)
+            self._stopped[number] = reason
             if answer.session_id is not None:
-                self._engine.cancel(answer.session_id)
+                self._engine.cancel(answer.session_id, reason)
 
     def refused(self) -> bool:
         """Whether no pane took the question, so that it is still the user's to send."""
-        return all(
+        return bool(self.plan.answers) and all(
             answer.session is not None and answer.session.status is Status.REJECTED
             for answer in self.plan.answers.values()
         )
+
+    def rearrange(
+        self,
+        *,
+        shown: tuple[int, ...] | None = None,
+        chosen: tuple[int, str | None] | None = None,
+        earlier: Mapping[int, tuple[Turn, ...]] | None = None,
+    ) -> None:
+        """Follow what the user did with the panes after the answers, for a page loaded anew.
+
+        Args:
+            shown: the panes on the page.
+            chosen: a pane and the model that it has now; the figures of the old one go.
+            earlier: the histories of all panes now; all figures go.
+        """
+        plan = self.plan
+        if shown is not None:
+            plan = replace(plan, shown=shown)
+        if chosen is not None:
+            pane, model = chosen
+            plan = replace(
+                plan,
+                models={**plan.models, pane: model},
+                earlier={**plan.earlier, pane: plan.turns(pane)},
+                answers={n: one for n, one in plan.answers.items() if n != pane},
+                kept={n: one for n, one in plan.kept.items() if n != pane},
+            )
+        if earlier is not None:
+            plan = replace(plan, earlier=earlier, answers={}, kept={})
+        self.plan = plan
+
+    def _wait_for_somebody(self) -> None:
+        if self._watchers or self._task.done():
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        grace_s = self._engine.settings.workbench_detach_grace_s
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(grace_s, self.stop, None, "disconnect")
 
     async def _follow(self) -> None:
         requests = list(self.plan.requests.values())
@@ -81,35 +130,57 @@ class Run:
             for index, number in enumerate(self._panes):
                 if self.plan.answers[number].running:
                     self._take(index, rejected(requests[index], problem))
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _take(self, index: int, event: StreamEvent) -> None:
         pane = self._panes[index]
         self.plan.answers[pane].take(event)
         if isinstance(event, SessionEvent) and pane in self._stopped:
-            self._engine.cancel(event.session_id)  # the stop came before the session had begun
+            # the stop came before the session had begun
+            self._engine.cancel(event.session_id, self._stopped[pane])
 
 
 class Runs:
-    """The last run of each browser tab."""
+    """The last run of each browser tab.
+
+    A tab is known by a secret that it keeps; each time its page is loaded it has a new connection.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._by_tab: dict[str, Run] = {}
+        self._tab_of: dict[str, str] = {}
 
-    def of(self, tab: str | None) -> Run | None:
-        """The tab's last run, if it had one."""
-        return self._by_tab.get(tab or "")
+    def join(self, connection: str | None, tab: str) -> Run | None:
+        """A page was loaded in a tab; the run that the tab had before, if there is one."""
+        self._tab_of[connection or ""] = tab
+        return self._by_tab.get(tab)
 
-    def begin(self, tab: str | None, plan: Plan) -> Run:
-        """Make a plan the tab's run."""
-        run = Run(self._engine, plan)
-        self.forget(tab)
-        self._by_tab[tab or ""] = run
+    def leave(self, connection: str | None) -> None:
+        """The page is gone; its tab may come back."""
+        self._tab_of.pop(connection or "", None)
+
+    def of(self, connection: str | None) -> Run | None:
+        """The last run of a page's tab, if it had one."""
+        return self._by_tab.get(self._tab(connection))
+
+    def begin(self, connection: str | None, plan: Plan) -> Run:
+        """Carry a plan out as the tab's run."""
+        self.forget(connection)
+        run = self._by_tab[self._tab(connection)] = Run(self._engine, plan)
         while len(self._by_tab) > MAX_TABS:
-            self.forget(next(iter(self._by_tab)))
+            self._drop(next(iter(self._by_tab)))
         return run
 
-    def forget(self, tab: str | None) -> None:
+    def forget(self, connection: str | None) -> None:
         """Drop the tab's run; what still runs is stopped."""
-        if (run := self._by_tab.pop(tab or "", None)) is not None:
+        self._drop(self._tab(connection))
+
+    def _tab(self, connection: str | None) -> str:
+        return self._tab_of.get(connection or "", connection or "")
+
+    def _drop(self, tab: str) -> None:
+        if (run := self._by_tab.pop(tab, None)) is not None:
             run.stop()

@@ -1,0 +1,204 @@
+"""The Compare tab in a real browser, with models that play known schedules."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.conftest import ROOT
+from tests.test_page import SOON, Pane, ask
+from tests.test_page import browser as browser
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+Open = Callable[..., Page]
+ENDED = re.compile("done|error|cancelled")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("page")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.page_server"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "WORKBENCH_DB": str(folder / "log.duckdb"),
+            "HF_MODEL_PATH": str(folder / "models"),
+            "HF_HUB_CACHE": str(folder / "hub"),
+            "OLLAMA_HOST": "127.0.0.1:9",
+            "WORKBENCH_OFFLINE": "true",
+        },
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.terminate()
+    process.wait(30)
+    process.stdout.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, address: str) -> Iterator[Open]:
+    """Opens the page with models of ``scripted``; its own JavaScript must not fail."""
+    complaints: list[str] = []
+    contexts = []
+
+    def opened(*models: str, query: str = "", **settings: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **settings})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        listed = ",".join(f"scripted/{model}" for model in models)
+        page.goto(f"{address}/?models={listed}{query}")
+        for number, model in enumerate(models, start=1):
+            expect(page.locator(f"#pane-{number}-model input")).to_have_value(
+                re.compile(model), timeout=SOON
+            )
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == [], "the page's own JavaScript failed"
+
+
+def ended(page: Page, *panes: int) -> list[Pane]:
+    found = [Pane(page, number) for number in panes]
+    for pane in found:
+        pane.expect_phase(ENDED)
+    expect(page.locator("#run")).to_be_enabled(timeout=SOON)
+    return found
+
+
+def test_six_panes_by_keyboard_alone(open_page: Open) -> None:
+    page = open_page("fox", "cat", "maths", "failing", "nothing")
+    page.locator("#add-pane").press("Enter")
+    expect(page.locator("#pane-6")).to_be_visible(timeout=SOON)
+    expect(page.locator("#add-pane")).to_be_disabled(timeout=SOON)
+    ask(page, "What is it?")
+    panes = ended(page, 1, 2, 3, 4, 5)
+    expect(panes[2].chat.locator(".katex").first).to_be_visible(timeout=SOON)
+    expect(panes[2].chat).to_contain_text("costs $5 or $6")
+    expect(panes[2].chat.get_by_role("button", name="thinking")).to_be_visible()
+    expect(panes[3].notice).to_contain_text("HF_GENERATION_FAILED")
+    expect(panes[4].notice).to_contain_text("ended without text")
+    page.keyboard.press("Alt+3")
+    assert page.evaluate("document.activeElement.id") == "pane-3"
+    page.locator("#pane-3-expand").press("Enter")
+    expect(page.locator("#pane-1")).to_be_hidden()
+    page.keyboard.press("Alt+1")
+    expect(page.locator("#pane-3")).to_be_hidden()
+    page.locator("#pane-1-expand").press("Enter")
+    expect(page.locator("#pane-3")).to_be_visible()
+    page.locator("#pane-6-remove").press("Enter")
+    expect(page.locator("#pane-6")).to_be_hidden(timeout=SOON)
+
+
+def test_own_options_again_and_continue_in_all(open_page: Open) -> None:
+    page = open_page("fox", "steady", query="&own2=max_tokens%3D7")
+    expect(page.locator("#pane-2-own input, #pane-2-own textarea")).to_have_value("max_tokens=7")
+    ask(page, "What is it?")
+    fox, steady = ended(page, 1, 2)
+    assert steady.figure("tokens") == 7
+    page.locator("#pane-2-own input, #pane-2-own textarea").fill("max_tokens=9")
+    page.locator("#pane-2-again").click()
+    expect(steady.strip.locator("[data-metric=tokens]")).to_have_attribute(
+        "data-value", "9", timeout=SOON
+    )
+    ended(page, 1, 2)
+    assert fox.figure("tokens") == 10, "the other pane keeps its answer and figures"
+    expect(steady.chat.get_by_text("What is it?")).to_have_count(1)
+    page.locator("#pane-1-spread").click()
+    expect(steady.chat).to_contain_text("written by scripted/fox", timeout=SOON)
+    expect(steady.chat).to_contain_text("It is red.")
+
+
+def test_narrow_window_shows_panes_as_tabs(open_page: Open) -> None:
+    page = open_page("fox", "cat", viewport={"width": 900, "height": 900}, color_scheme="dark")
+    ask(page, "What is it?")
+    ended(page, 1)
+    expect(page.locator("#pane-1-strip")).to_be_visible()
+    expect(page.locator("#pane-2")).to_be_hidden()
+    page.get_by_role("tab", name="B cat").click()
+    expect(page.locator("#pane-2-strip")).to_be_visible()
+    expect(page.locator("#pane-1")).to_be_hidden()
+    page.keyboard.press("Alt+1")
+    expect(page.locator("#pane-1")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_page_loaded_anew_finds_its_answers_and_can_stop_them(open_page: Open) -> None:
+    page = open_page("long", "fox", query="&max_tokens=3000&system=Be+brief.")
+    ask(page, "Tell me.")
+    long, fox = Pane(page, 1), Pane(page, 2)
+    long.expect_phase("answering")
+    page.locator("#prompt textarea").press_sequentially("not sent yet")
+    page.reload()
+    long.expect_phase("answering")
+    fox.expect_phase("done")
+    expect(long.chat).to_contain_text("Tell me.")
+    expect(page.locator("#prompt textarea")).to_have_value("not sent yet", timeout=SOON)
+    expect(page.locator("#pane-1-model input")).to_have_value(re.compile("scripted/long"))
+    before = long.figure("tokens")
+    page.wait_for_function(
+        "before => document.querySelector('#pane-1-strip [data-metric=tokens]')"
+        ".dataset.value > before + 20",
+        arg=before,
+        timeout=SOON,
+    )
+    page.keyboard.press("Escape")
+    long.expect_phase("cancelled")
+    ended(page, 1, 2)
+    page.reload()  # what has ended is found again too, and goes on
+    long.expect_phase("cancelled")
+    ask(page, "And then?")
+    expect(fox.chat.get_by_text("It is red.")).to_have_count(2, timeout=SOON)
+    page.keyboard.press("Escape")
+    ended(page, 1, 2)
+
+
+def test_network_cut_mid_stream(open_page: Open) -> None:
+    page = open_page("long", query="&max_tokens=3000")
+    ask(page, "Tell me.")
+    long = Pane(page, 1)
+    long.expect_phase("answering")
+    page.context.set_offline(True)
+    expect(page.locator("body")).to_contain_text("Connection", timeout=SOON)
+    page.context.set_offline(False)
+    page.wait_for_event("load", timeout=SOON)
+    long.expect_phase("answering")
+    expect(long.chat).to_contain_text("Tell me.")
+    page.keyboard.press("Escape")
+    long.expect_phase("cancelled")
+
+
+def test_two_users_see_their_own_only(open_page: Open) -> None:
+    first, second = open_page("fox"), open_page("cat")
+    ask(first, "secret of the first")
+    ended(first, 1)
+    ask(second, "secret of the second")
+    ended(second, 1)
+    expect(Pane(second, 1).chat).not_to_contain_text("of the first")
+    second.reload()
+    expect(Pane(second, 1).chat).to_contain_text("of the second", timeout=SOON)
+    expect(Pane(second, 1).chat).not_to_contain_text("of the first")
+
+
+def test_a_hostile_address_is_harmless(open_page: Open) -> None:
+    bad = "%3Cimg%20src%3Dx%20onerror%3D%22window.pwned%3D1%22%3E"
+    page = open_page("fox", query=f"&prompt={bad}&system={bad}&mode=isolated")
+    expect(page.locator("#prompt textarea")).to_have_value(
+        '<img src=x onerror="window.pwned=1">', timeout=SOON
+    )
+    assert Pane(page, 1).strip.get_attribute("data-phase") == "idle", "an address starts nothing"
+    page.goto(page.url.split("?")[0] + f"?models={bad}&temperature={bad}")
+    expect(page.locator("#told")).to_contain_text("must be a number", timeout=SOON)
+    assert page.evaluate("window.pwned") is None
