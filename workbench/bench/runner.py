@@ -414,10 +414,19 @@ class Runner:
         self._progress.cells[trial.cell.cell_id].take(session, status)
 
     def _take_lag(self, lag_s: float) -> None:
+        """A loop that stands still takes no samples: those that it missed are put in.
+
+        As HdrHistogram corrects for coordinated omission: each would have been late by what was
+        left of the stop.
+        """
         for cell_id in self._sampled:
             samples = self._lags.setdefault(cell_id, [])
-            if len(samples) < _MOST_LAGS:
-                samples.append(lag_s)
+            left_s = lag_s
+            while len(samples) < _MOST_LAGS:
+                samples.append(left_s)
+                left_s -= _LAG_INTERVAL_S
+                if left_s <= 0:
+                    break
 
 
 def _read(value: Any) -> dict[str, Any]:
