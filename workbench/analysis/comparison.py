@@ -205,7 +205,7 @@ def plot_model_differences(found: pd.DataFrame) -> go.Figure:
     ]
     clear = [bool(p < 0.05) for p in found["p_holm"]]
     colours = [PROVIDERS.get(str(b).partition("/")[0], OTHER) for b in found["model_b"]]
-    return _forest(found, names, clear, colours, title)
+    return forest(found, names, clear, colours, title)
 
 
 def contention_cost(read: Read) -> pd.DataFrame:
@@ -260,17 +260,25 @@ def plot_contention_cost(found: pd.DataFrame) -> go.Figure:
         )
     names = [f"{row.metric}: {short(str(row.model))}" for row in rows_of(found)]
     colours = [PROVIDERS.get(str(model).partition("/")[0], OTHER) for model in found["model"]]
-    return _forest(found, names, [bool(p < 0.05) for p in found["p"]], colours, title)
+    return forest(found, names, [bool(p < 0.05) for p in found["p"]], colours, title)
 
 
-def _forest(
+def forest(
     found: pd.DataFrame,
     names: Sequence[str],
     clear: Iterable[bool],
     colours: Sequence[str],
     title: str,
 ) -> go.Figure:
-    """Ratios as points with whiskers on a logarithmic axis, the figures written beside them."""
+    """Ratios as points with whiskers on a logarithmic axis, the figures written beside them.
+
+    Args:
+        found: columns ratio, ratio_low, ratio_high (NaN: no interval) and prompts.
+        names: of the rows.
+        clear: whether a difference was shown, for each row.
+        colours: of the rows.
+        title: of the figure.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()

@@ -138,14 +138,11 @@ class Evidence:
                 for name, value in sorted(cell.options.items())
                 if any(other.options.get(name) != value for other in self.cells)
             ]
-        for name in ("users", "rate_per_s", "variant"):
-            if name in cell.load and len({str(c.load.get(name)) for c in self.cells}) > 1:
-                value = cell.load[name]
-                words.append(
-                    {"users": f"{value} users", "rate_per_s": f"{value} a second"}.get(
-                        name, str(value)
-                    )
-                )
+        words += [
+            said(name, cell.load[name])
+            for name in ("users", "rate_per_s", "variant")
+            if name in cell.load and len({str(c.load.get(name)) for c in self.cells}) > 1
+        ]
         if len({c.workload.get("name") for c in self.cells}) > 1:
             words.append(str(cell.workload.get("name")))
         return ", ".join(words)
@@ -205,6 +202,13 @@ def as_mapping(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         value = json.loads(value)
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def said(name: str, value: Any) -> str:
+    """A value of a load in words."""
+    if name == "users":
+        return f"{value} {'user' if value == 1 else 'users'}"
+    return f"{value:g} a second" if name == "rate_per_s" else str(value)
 
 
 def short(model: str) -> str:

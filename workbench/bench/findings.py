@@ -6,6 +6,7 @@ and on how many prompts; where nothing was shown it says what could have been.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -56,14 +57,20 @@ class Caveat:
 
 
 def findings(evidence: Evidence) -> list[Finding]:
-    """Every comparison as a sentence: what was shown first, quality before speed."""
+    """Every comparison as a sentence: what was shown first, quality before speed, by size."""
     made = [
         Finding(sentence(evidence, one), "clear" if one.clear else "open", one)
         for one in compare(evidence.cells)
         if _worth_telling(one)
     ]
     order = {"ttft_s": 1, "chars_per_s": 2, "e2e_s": 3, "tpot_s": 4}
-    return sorted(made, key=lambda f: (f.strength == "open", order.get(f.comparison.figure, 0)))
+
+    def place(finding: Finding) -> tuple[bool, int, float]:
+        one = finding.comparison
+        gap = one.difference.value if one.ratio is None else math.log(one.ratio.value)
+        return finding.strength == "open", order.get(one.figure, 0), -abs(gap)
+
+    return sorted(made, key=place)
 
 
 def sentence(evidence: Evidence, one: Comparison) -> str:
@@ -92,12 +99,17 @@ def sentence(evidence: Evidence, one: Comparison) -> str:
     )
 
 
-def caveats(evidence: Evidence) -> list[Caveat]:
-    """What must be known before the figures of a run are compared with each other."""
+def caveats(evidence: Evidence, *, between: bool = True) -> list[Caveat]:
+    """What must be known before the figures of a run are compared.
+
+    Args:
+        evidence: of the run.
+        between: also what tells its cells from each other; False: each is compared with itself.
+    """
     return [
         *_of_the_run(evidence),
-        *(warning for cell in evidence.cells for warning in _of_cell(evidence, cell)),
-        *_between_cells(evidence),
+        *(caveat for cell in evidence.cells for caveat in _of_cell(evidence, cell)),
+        *(_between_cells(evidence) if between else ()),
     ]
 
 
@@ -174,9 +186,8 @@ def _interval(gap: Estimate, figure: str) -> str:
     assert gap.high is not None
     assert figure.endswith("_s")
     unit, scale = ("ms", 1e3) if abs(gap.value) < 1 else ("s", 1.0)
-    digits = 1 if abs(gap.value) * scale < 10 else 0
-    if unit == "s":
-        digits = 2
+    half = (gap.high - gap.low) / 2 * scale
+    digits = min(3, max(0, -math.floor(math.log10(half)))) if half > 0 else 1
     low, value, high = (f"{v * scale:.{digits}f}" for v in (gap.low, gap.value, gap.high))
     return f"{value} {unit} [{low}, {high}]"
 
