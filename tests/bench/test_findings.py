@@ -134,7 +134,7 @@ def test_what_must_not_be_compared_is_named(log: Store) -> None:
     text = warned(run(log, lagging, repeats=2))
     assert "the client was late" in text
     assert "did not keep up" in text
-    assert "Only 2 repeats" in text
+    assert "Repeats: 2" in text
 
     other_form = Model("ollama/q", changes={"quantization": "Q4_1", "dtype": None}, tokens=40)
     text = warned(run(log, Model("ollama/m"), other_form))

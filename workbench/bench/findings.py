@@ -219,7 +219,7 @@ def _of_the_run(evidence: Evidence) -> Iterator[Caveat]:
         )
     repeats = evidence.spec.get("repeats")
     if isinstance(repeats, int) and repeats < MIN_REPEATS:
-        yield Caveat(f"Only {repeats} repeats: fewer than {MIN_REPEATS} say little of scatter.")
+        yield Caveat(f"Repeats: {repeats}; fewer than {MIN_REPEATS} say little of scatter.")
 
 
 def _of_cell(evidence: Evidence, cell: CellEvidence) -> Iterator[Caveat]:

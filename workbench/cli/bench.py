@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workbench.cli import bench_report
 from workbench.cli.options import AsJson
 from workbench.cli.shared import open_workbench, print_json
 from workbench.errors import WorkbenchError, invalid
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from workbench.client import Workbench
 
 app = typer.Typer(help="Benchmarks from spec files; what they find is in the log.")
+app.command("report")(bench_report.report)
+app.command("diff")(bench_report.diff)
 
 _INTERRUPTED = 130
 

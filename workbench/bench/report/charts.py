@@ -41,6 +41,7 @@ def tradeoff(evidence: Evidence, table: pd.DataFrame) -> go.Figure | None:
     Without scores, characters a second take the place of quality. Of several load points the
     lightest is shown.
     """
+    import pandas as pd
     import plotly.graph_objects as go
 
     names = scorers(evidence)
@@ -54,7 +55,7 @@ def tradeoff(evidence: Evidence, table: pd.DataFrame) -> go.Figure | None:
     for i in range(len(shown)):
         row = shown.iloc[i]
         memory = row["mem_peak_bytes"]
-        known = memory == memory and memory is not None and most > 0
+        known = most > 0 and pd.notna(memory)
         size = max(10.0, _BUBBLE * (float(memory) / most) ** 0.5) if known else 10.0
         colour = style[row["model"]].colour
         told = figures.size(float(memory)) if known else "memory unknown"
