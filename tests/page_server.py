@@ -1,4 +1,4 @@
-"""A server whose models play what the tests of the page need; it prints its address. For tests."""
+"""Serves models that play what the page is tested with; prints address and token. For tests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def main() -> None:
         engine = build(settings, store, scripted=ScriptedProvider(MODELS))
         app = create_app(settings, engine)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
-        print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+        print(f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.token, flush=True)
         uvicorn.Server(config).run([listening])
 
 

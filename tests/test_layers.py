@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "workbench"
 
 # From the bottom up: a module may import from its own layer and from those before it.
+ASIDE = {"setups", "worddiff", "votes"}  # what a face does with answers, without the face
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"types", "metrics", "settings", "errors", "logs", "wire", "figures"}),
     (
@@ -51,7 +52,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ("the one path", {"record", "session", "engine", "observer"}),
     ("watching", {"observe"}),
     ("experiments", {"bench", "analysis"}),
-    ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", "setups"}),
+    ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", *ASIDE}),
     ("composition", {"server", "cli"}),
 ]
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}

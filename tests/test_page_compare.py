@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -17,12 +18,14 @@ from tests.test_page import browser as browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
+Log = Callable[[str], list[list[Any]]]
 Open = Callable[..., Page]
 ENDED = re.compile("done|error|cancelled")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Address and token."""
     folder = tmp_path_factory.mktemp("page")
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.page_server"],
@@ -39,10 +42,30 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         },
     )
     assert process.stdout is not None
-    yield process.stdout.readline().strip()
+    yield process.stdout.readline().split()
     process.terminate()
     process.wait(30)
     process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def address(server: list[str]) -> str:
+    return server[0]
+
+
+@pytest.fixture
+def log(server: list[str]) -> Log:
+    """Rows of the server's log."""
+
+    def query(sql: str) -> list[list[Any]]:
+        address, token = server
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx.post(
+            f"{address}/api/v1/query", json={"sql": sql}, headers=headers, trust_env=False
+        )
+        return list(answer.json()["rows"])
+
+    return query
 
 
 @pytest.fixture
@@ -119,6 +142,31 @@ def test_own_options_again_and_continue_in_all(open_page: Open) -> None:
     page.locator("#pane-1-spread").click()
     expect(steady.chat).to_contain_text("written by scripted/fox", timeout=SOON)
     expect(steady.chat).to_contain_text("It is red.")
+
+
+def test_differences_vote_and_scrolling_together(open_page: Open, log: Log) -> None:
+    page = open_page("fox", "cat", "lines", "lines")
+    page.keyboard.press("Alt+d")
+    expect(page.locator("#diff")).to_contain_text("Two answers are needed", timeout=SOON)
+    ask(page, "What is it?")
+    expect(page.locator("#diff del").first).to_have_text("brown fox ", timeout=SOON)
+    expect(page.locator("#diff ins").first).to_have_text("grey cat ")
+    page.locator("#diff-pair").get_by_text("C and D").click()
+    expect(page.locator("#diff")).to_contain_text("the same, word for word", timeout=SOON)
+    page.keyboard.press("Alt+d")
+    expect(page.locator("#diff-view")).to_have_count(0, timeout=SOON)
+    ended(page, 1, 2, 3, 4)
+    page.locator("#sync-scroll input").check()
+    wraps = [page.locator(f"#pane-{n}-chat .panel-wrap") for n in (3, 4)]
+    wraps[0].hover()
+    page.mouse.wheel(0, -100_000)
+    for wrap in wraps:
+        expect(wrap).to_have_js_property("scrollTop", 0)
+    page.locator("#vote").get_by_text("B is better").click()
+    expect(page.locator("#vote input").first).to_be_disabled(timeout=SOON)
+    assert log("SELECT model_a, model_b, winner FROM votes WHERE model_a LIKE '%fox'") == [
+        ["scripted/fox", "scripted/cat", "b"]
+    ]
 
 
 def test_narrow_window_shows_panes_as_tabs(open_page: Open) -> None:

@@ -37,9 +37,11 @@ from workbench.ui.desk import (
     nothing,
     split,
 )
+from workbench.ui.differences import Differences
 from workbench.ui.markup import html
 from workbench.ui.runs import Run, Runs
 from workbench.ui.timeline import Row
+from workbench.ui.voting import Voting
 
 TICK_S: Final = 0.1
 """The page's rhythm while answers come: what the eye can follow, and cheap."""
@@ -57,7 +59,7 @@ class CompareTab:
     """
 
     def __init__(self, engine: Engine, models: Catalogue) -> None:
-        self._desk = _lay_out(engine)
+        self._desk, self._differences, self._voting = _lay_out(engine)
         self._choosing = Choosing(self._desk, models)
         Arranging(self._desk, self._choosing)
         self._tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
@@ -69,7 +71,7 @@ class CompareTab:
         desk = self._desk
         words = [*desk.composer.inputs, desk.composer.per_pane, *desk.own]
         context = [desk.shown, *desk.models, *desk.turns]
-        outputs = [desk.composer.prompt, *desk.busy_outputs]
+        outputs = [desk.composer.prompt, self._voting.ballot, *desk.busy_outputs]
         begun = [
             gr.on(
                 [desk.composer.run.click, desk.composer.prompt.submit],
@@ -99,9 +101,14 @@ class CompareTab:
     def _then_stream(self, after: Callable[..., Any]) -> None:
         desk = self._desk
         streamed = after(self._stream, None, desk.picture, postprocess=False, **QUIET)
-        streamed.then(
-            self._end, None, [desk.composer.prompt, *desk.busy_outputs, *desk.turns], **QUIET
+        ended = streamed.then(
+            self._end,
+            None,
+            [desk.composer.prompt, self._voting.ballot, *desk.busy_outputs, *desk.turns],
+            **QUIET,
         )
+        different = self._differences
+        ended.then(different.refresh, different.inputs, different.outputs, **QUIET)
 
     def on_load(self, page: gr.Blocks) -> None:
         """Fill the page when it opens, or give it back what its tab had."""
@@ -182,7 +189,8 @@ class CompareTab:
 
     def _start(self, request: gr.Request, plan: Plan, prompt: str | None = None) -> Updates:
         self._desk.runs.begin(request.session_hash, plan)
-        updates = self._desk.busy(plan, True)
+        run = self._desk.run_of(request)
+        updates = {**self._desk.busy(plan, True), **self._voting.offer(run)}
         return updates if prompt is None else {self._desk.composer.prompt: prompt, **updates}
 
     def _refuse_second(self, request: gr.Request) -> None:
@@ -206,8 +214,8 @@ class CompareTab:
         desk = self._desk
         run = desk.run_of(request)
         if run is None:
-            return {desk.composer.prompt: gr.skip()}
-        updates = desk.busy(run.plan, False)
+            return self._voting.offer(None)
+        updates = {**desk.busy(run.plan, False), **self._voting.offer(run)}
         if run.refused():  # what was typed is not lost
             updates[desk.composer.prompt] = run.plan.ask.prompt
         contended = any(strip.contended_percent(a.session) for a in run.plan.answers.values())
@@ -279,7 +287,7 @@ class CompareTab:
         self._desk.runs.leave(request.session_hash)
 
 
-def _lay_out(engine: Engine) -> Desk:
+def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting]:
     """Lay the tab out at the current place."""
     first = tuple(range(1, pane.FIRST_SHOWN + 1))
     with gr.Column(elem_id="compare"):
@@ -302,9 +310,22 @@ def _lay_out(engine: Engine) -> Desk:
         tab_list = html(tabs.render(first, [None] * pane.COUNT), elem_id="pane-tabs")
         with gr.Row(elem_id="panes"):
             panes = [pane.build(number) for number in range(1, pane.COUNT + 1)]
+        differences = Differences()
+        with gr.Row(elem_id="after"):
+            voting = Voting()
+            gr.Checkbox(
+                label="scroll together",
+                container=False,
+                elem_id="sync-scroll",
+                scale=0,
+                min_width=120,
+            )
+            diff = gr.Button(
+                "Diff  Alt+D", size="sm", elem_id="diff-toggle", elem_classes=["wb-small"], scale=0
+            )
         asked = composer.build()
     shown = gr.State(first)
-    return Desk(
+    desk = Desk(
         engine=engine,
         runs=Runs(engine),
         timeline=chart,
@@ -317,3 +338,6 @@ def _lay_out(engine: Engine) -> Desk:
         composer=asked,
         shown=shown,
     )
+    differences.wire(desk, diff)
+    voting.wire(desk)
+    return desk, differences, voting

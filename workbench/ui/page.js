@@ -42,6 +42,21 @@
       else panes().dataset.expanded = pane;
     }
   });
+  // One pane's scrolling moves the others to the same share of their own length.
+  let leading;
+  const lead = (event) => (leading = event.target.closest?.(".wb-chat"));
+  for (const kind of ["pointerdown", "wheel", "keydown", "touchstart"]) document.addEventListener(kind, lead, { capture: true, passive: true });
+  document.addEventListener(
+    "scroll",
+    ({ target }) => {
+      if (!leading || !leading.contains(target) || !document.querySelector("#sync-scroll input")?.checked) return;
+      const share = target.scrollTop / Math.max(target.scrollHeight - target.clientHeight, 1);
+      for (const other of document.querySelectorAll(".wb-chat .panel-wrap")) {
+        if (!leading.contains(other)) other.scrollTop = share * (other.scrollHeight - other.clientHeight);
+      }
+    },
+    { capture: true, passive: true },
+  );
   new MutationObserver(() => panes() && activate(panes().dataset.active)).observe(document.body, {
     childList: true,
     subtree: true,
@@ -65,6 +80,7 @@
       let done = false;
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) done = click("run");
       else if (event.key === "Escape" && !inList) done = click("stop");
+      else if (event.altKey && event.code === "KeyD") done = click("diff-toggle");
       else if (event.altKey && /^Digit[1-6]$/.test(event.code)) done = focusPane(Number(event.code[5]));
       if (done) event.preventDefault();
     },

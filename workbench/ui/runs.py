@@ -32,6 +32,8 @@ class Run:
     def __init__(self, engine: Engine, plan: Plan) -> None:
         self._engine = engine
         self.plan = plan
+        self.voted: str | None = None
+        """What the user said of the answers."""
         self._panes = list(plan.requests)
         self._stopped: dict[int, str] = {}
         self._watchers = 0

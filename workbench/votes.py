@@ -1,0 +1,59 @@
+"""A vote over answers, as the pairs that a ranking is computed from."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final
+
+from workbench.types import new_id
+
+TIE: Final = "tie"
+ALL_BAD: Final = "all bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of the answers, in the order in which they were shown."""
+
+    model: str
+    session_id: str | None
+
+
+def rows(
+    comparison_id: str | None,
+    candidates: Sequence[Candidate],
+    winner: int | str,
+    *,
+    blind: bool = False,
+) -> list[dict[str, Any]]:
+    """Rows of ``votes``: one for each pair that the vote says something about.
+
+    Args:
+        comparison_id: what the log calls the answers together.
+        candidates: at least two.
+        winner: index of the best one, which then beats each other one; or :data:`TIE` or
+            :data:`ALL_BAD`, which hold between all.
+        blind: whether the voter did not know the models.
+    """
+    verdict = {TIE: "tie", ALL_BAD: "both_bad"}.get(str(winner))
+    now = dt.datetime.now(dt.UTC)
+    ballot = new_id("bal")
+    return [
+        {
+            "vote_id": new_id("vot"),
+            "created_at": now,
+            "comparison_id": comparison_id,
+            "model_a": candidates[a].model,
+            "model_b": candidates[b].model,
+            "session_a": candidates[a].session_id,
+            "session_b": candidates[b].session_id,
+            "winner": verdict or ("a" if winner == a else "b"),
+            "blind": blind,
+            "details": {"ballot": ballot, "candidates": len(candidates)},
+        }
+        for a, b in combinations(range(len(candidates)), 2)
+        if verdict or winner in (a, b)
+    ]
