@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.settings import Settings, load_settings
+from workbench.settings import Settings, load_settings, unknown_variables
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = {
@@ -41,7 +41,8 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     [
         ("HF_ENABLE_GPU", "TRUE", "true"),
         ("WORKBENCH_LOG_LEVEL", "debug", "DEBUG"),
-        ("WORKBENCH_MEMORY_BUDGET", "12GB", 12 * 2**30),
+        ("WORKBENCH_MEMORY_BUDGET", "12GB", 12 * 10**9),
+        ("WORKBENCH_MEMORY_BUDGET", "800m", 800 * 10**6),
         ("WORKBENCH_MEMORY_BUDGET", "1.5 GiB", int(1.5 * 2**30)),
         ("OLLAMA_HOST", "10.0.0.5", "http://10.0.0.5:11434"),
         ("OLLAMA_HOST", "0.0.0.0:8000", "http://127.0.0.1:8000"),
@@ -74,6 +75,8 @@ def test_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected
         ("OLLAMA_HOST", "localhost:99999"),
         ("WORKBENCH_PORT", "70000"),
         ("WORKBENCH_MEMORY_BUDGET", "lots"),
+        ("WORKBENCH_MEMORY_BUDGET", "0"),
+        ("WORKBENCH_MEMORY_BUDGET", "500"),
         ("WORKBENCH_MAX_QUEUE", "0"),
         ("WORKBENCH_LOG_LEVEL", "LOUD"),
         ("WORKBENCH_OFFLINE", "maybe"),
@@ -114,3 +117,15 @@ def test_every_setting_is_in_the_readme() -> None:
     text = (Path(__file__).parent.parent / "README.md").read_text()
     documented = set(re.findall(r"`((?:HF|OLLAMA|WORKBENCH)_[A-Z_]+)`", text))
     assert {name.upper() for name in Settings.model_fields} <= documented
+
+
+def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORKBENCH_MEMRY_BUDGET", "12GB")
+    monkeypatch.setenv("WORKBENCH_XYZ", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("WORKBENCH_PROT=9000\n")
+    assert unknown_variables() == {
+        "WORKBENCH_MEMRY_BUDGET": "WORKBENCH_MEMORY_BUDGET",
+        "WORKBENCH_PROT": "WORKBENCH_PORT",
+        "WORKBENCH_XYZ": None,
+    }

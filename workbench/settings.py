@@ -5,13 +5,15 @@ A bad value is a :class:`WorkbenchError` that names the variable and the fix.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import psutil
+from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -24,18 +26,18 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workbench.errors import ErrorCode, WorkbenchError
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?\s*$", re.IGNORECASE)
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse_size(value: object) -> object:
-    """Bytes from ``12GB``, ``12 GiB``, ``800m`` or a plain number (units are powers of 1024)."""
+    """Bytes from ``12GB`` or ``12g`` (powers of 1000, as they are shown), ``12 GiB`` (of 1024)."""
     if isinstance(value, str) and value.strip():
         match = _SIZE.match(value)
         if match is None:
             raise ValueError("give a size such as 12GB or 800MB")
-        return int(float(match[1]) * _UNITS[match[2].lower()])
-    return value or None
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].lower()])
+    return None if value == "" else value
 
 
 def _ollama_url(value: str) -> str:
@@ -87,7 +89,7 @@ def _fallbacks(value: object) -> object:
 
 
 Fallbacks = Annotated[dict[str, str], NoDecode, BeforeValidator(_fallbacks)]
-Size = Annotated[int | None, BeforeValidator(parse_size)]
+Size = Annotated[int | None, Field(ge=2**20), BeforeValidator(parse_size)]
 Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_size)]
 Reserve = Annotated[int, Field(ge=0), BeforeValidator(lambda value: parse_size(value) or 0)]
 OptionalReserve = Annotated[
@@ -100,11 +102,15 @@ Budget = Annotated[int, Field(ge=2**26), BeforeValidator(parse_size)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+ENV_FILES: Final = (home() / ".env", Path(".env"))
+"""Read in this order; the later one wins, and a variable of the environment over both."""
+
+
 class Settings(BaseSettings):
     """All settings with their defaults; the environment variable is the alias in upper case."""
 
     model_config = SettingsConfigDict(
-        env_file=(home() / ".env", ".env"), env_file_encoding="utf-8", extra="ignore", frozen=True
+        env_file=ENV_FILES, env_file_encoding="utf-8", extra="ignore", frozen=True
     )
 
     # Hugging Face
@@ -249,6 +255,23 @@ class Settings(BaseSettings):
         if self.workbench_threads:
             return min(self.workbench_threads, cores)
         return psutil.cpu_count(logical=False) or cores
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """Variables that look like settings and are none, each with the setting that is meant."""
+    prefix = "WORKBENCH_"
+    given = set(os.environ)
+    for path in ENV_FILES:
+        given |= {name.upper() for name in dotenv_values(path)}
+    fields = (name.upper() for name in Settings.model_fields)
+    known = {name.removeprefix(prefix) for name in fields if name.startswith(prefix)}
+    ours = {name.removeprefix(prefix) for name in given if name.startswith(prefix)}
+    found: dict[str, str | None] = {}
+    for name in sorted(ours - known):
+        if not name.startswith("TEST_"):
+            near = difflib.get_close_matches(name, known, 1)
+            found[prefix + name] = prefix + near[0] if near else None
+    return found
 
 
 def load_settings(**overrides: object) -> Settings:

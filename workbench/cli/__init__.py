@@ -34,10 +34,12 @@ app.command()(talk.compare)
 def serve() -> None:
     """Start the page and the API (WORKBENCH_HOST, WORKBENCH_PORT, WORKBENCH_DB)."""
     from workbench import logs
-    from workbench.settings import load_settings
+    from workbench.settings import load_settings, unknown_variables
 
     settings = load_settings()
     logs.configure(settings.workbench_log_level)
+    for name, meant in unknown_variables().items():
+        logs.get(__name__).warning("unknown_variable", variable=name, meant=meant)
     from workbench.server import serve as run
 
     run(settings)

@@ -139,7 +139,7 @@ def models_unpin(model: str) -> None:
     """Let a pinned model be evicted again."""
     with open_workbench(remote=True) as wb:
         wb.unpin(model)
-    typer.echo(f"{model} is not pinned.")
+    typer.echo(f"{model} is unpinned: it may be evicted again.")
 
 
 def _say_done(what: str, done: Mapping[str, Any], name: str, meaning: str, as_json: bool) -> None:

@@ -20,6 +20,7 @@ def examine() -> list[Finding]:
         return [Finding("settings", "bad", error.message, error.fix), *machine.software()]
     return [
         services.address(settings),
+        *services.doubtful(settings),
         *machine.software(),
         *machine.memory(),
         machine.clock(),

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from workbench.discovery import database, running_server, server_file
 from workbench.doctor.findings import Finding, State
 from workbench.errors import WorkbenchError
-from workbench.settings import Settings
+from workbench.settings import Settings, unknown_variables
 
 _TRIED_OLLAMA: Final = (0, 33)
 """Its protocol was recorded for the tests; older ones may not know all that we ask of them."""
@@ -32,11 +34,28 @@ def address(settings: Settings) -> Finding:
     return Finding("settings", "ok", "all valid")
 
 
+def doubtful(settings: Settings) -> Iterator[Finding]:
+    """Settings that are valid, but hardly what was meant."""
+    for name, meant in unknown_variables().items():
+        fix = f"Did you mean {meant}?" if meant else "Remove it, or look it up in the README."
+        yield Finding("settings", "note", f"{name} is no setting, and has no effect", fix)
+    budget, machine = settings.workbench_memory_budget, psutil.virtual_memory().total
+    if budget is not None and budget > machine:
+        yield Finding(
+            "settings",
+            "note",
+            f"WORKBENCH_MEMORY_BUDGET is {budget / 1e9:.0f} GB, the machine has"
+            f" {machine / 1e9:.0f}",
+            "Take it away: the default is what is free at the start, less a reserve.",
+        )
+
+
 def server_and_log(settings: Settings) -> Iterator[Finding]:
     """Whether a server runs or could be started, and whether the log can be read."""
     running = running_server(settings)
     if running is not None:
-        yield Finding("server", "ok", f"running at {running['url']} (pid {running['pid']})")
+        where = f"running at {running['url']} (pid {running['pid']})"
+        yield Finding("server", "ok", f"{where}; what follows is as this shell is set")
         yield Finding("log", "ok", f"{database(settings)}, held by the server")
         return
     stale = server_file(settings)
