@@ -124,6 +124,7 @@ class Settings(BaseSettings):
     hf_load_options: str = ""
     hf_max_batch: int = Field(32, ge=1, le=1024)
     hf_kv_cache_budget: Size = None
+    hf_prompt_weights_limit: Reserve = 2 * 10**9
     hf_home: Path | None = None
     hf_hub_cache: Path | None = None
     hf_endpoint: str | None = None

@@ -48,7 +48,7 @@ async def test_greedy_in_the_fast_form_equals_plain_generate_in_float32(
     real: HuggingFaceProvider, demo_folder: Path, safetensors: str
 ) -> None:
     prompt = "Write a short story about a lighthouse."
-    answer = await ask(real, safetensors, prompt, max_tokens=40)
+    answer = await ask(real, f"{safetensors}?prompts=step", prompt, max_tokens=40)
     assert answer.text == plain_answer(demo_folder / safetensors, prompt, 40)
 
 

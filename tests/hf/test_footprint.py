@@ -29,6 +29,7 @@ def of(
     device: str = "cpu",
     num_ctx: int | None = None,
     cache_bytes: int = 2**40,
+    prompts: bool = False,
 ) -> Footprint:
     made = footprint(
         files.resolve(root, name),
@@ -38,6 +39,7 @@ def of(
         num_ctx=num_ctx,
         cache_bytes=cache_bytes,
         copy_there=True,
+        prompts=prompts,
     )
     assert made is not None
     return made
@@ -80,6 +82,18 @@ def test_the_cache_counts_with_one_full_context_within_its_bound(demo: tuple[Pat
     assert long - short == (8192 - 1024) * per_token
     bound = of(*demo, cache_bytes=50 * MB).answering_bytes["host"]
     assert bound - short == 50 * MB - 1024 * per_token
+
+
+def test_a_file_that_stays_mapped_counts(demo: tuple[Path, str]) -> None:
+    root, name = demo
+    size = int(files.resolve(root, name).info.details["expected_bytes"])
+    embedding = 49152 * 576 * 2  # is in the file; a copy otherwise
+    used = {**PASSED, "prompts_from": 32}
+    without, kept = (of(*demo, verdict=used, prompts=prompts) for prompts in (False, True))
+    more = kept.answering_bytes["host"] - without.answering_bytes["host"]
+    assert more == size - embedding
+    refused = of(*demo, verdict={**PASSED, "prompts_from": 0}, prompts=True)
+    assert refused == without
 
 
 def test_a_gpu_holds_the_weights(demo: tuple[Path, str]) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 from workbench.hf import converted
@@ -71,6 +73,7 @@ def footprint(
     num_ctx: int | None,
     cache_bytes: int,
     copy_there: bool,
+    prompts: bool = False,
 ) -> Footprint | None:
     """Peak bytes by device, for one request over the whole context at a time.
 
@@ -82,6 +85,7 @@ def footprint(
         num_ctx: tokens of context that are wanted, None for the model's own.
         cache_bytes: the most that keys and values may take.
         copy_there: whether an unpacked copy of a GGUF is there.
+        prompts: see :func:`keeps_for_prompts`.
 
     Returns:
         None if the files do not say enough.
@@ -112,6 +116,8 @@ def footprint(
         load = weights + (0 if own_type else mapped)
     else:
         kept = _form_bytes(shape, form) + stored * shape.head
+        if prompts and (known_verdict is None or known_verdict.get("prompts_from")):
+            kept = _form_bytes(shape, form) + mapped  # the embedding is in it
         load = max(weights, mapped) + _form_bytes(shape, form)
         if checked:
             logits = 2 * 4 * shape.vocabulary * _CHECK_TOKENS
@@ -125,6 +131,38 @@ def footprint(
     return Footprint(
         _on(device, int(max(load, kept))), _on(device, int(kept)), "check" if checked else ""
     )
+
+
+def keeps_for_prompts(model: ModelFile, options: LoadOptions, limit_bytes: int) -> bool:
+    """Whether the file may stay mapped beside packed weights, to read prompts in bfloat16.
+
+    Args:
+        model: on disk.
+        options: how it will be loaded, on the CPU.
+        limit_bytes: the largest file for which that is done.
+    """
+    file_bytes = int(model.info.details.get("expected_bytes") or model.info.size_bytes or 0)
+    automatic = (options.dtype, options.engine, options.prompts) == ("auto", "auto", "auto")
+    return (
+        automatic
+        and options.quantization == "none"
+        and model.gguf_file is None
+        and model.adapter is None
+        and model.info.dtype == "bfloat16"
+        and 0 < file_bytes <= limit_bytes
+        and multiplies_bfloat16()
+    )
+
+
+@lru_cache(maxsize=1)
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's processor has instructions for products of bfloat16 matrices."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(line.split())
 
 
 def copy_is_there(root: Any, model: ModelFile, options: LoadOptions) -> bool:

@@ -124,6 +124,7 @@ def load(wanted: Load) -> LoadedModel:
         "engine": "batched" if isinstance(fitted.runner, SlotRunner) else "plain",
         "form": fitted.form,
         "step": "recorded" if _is_recorded(fitted.runner) else "plain",
+        "prompts": "bfloat16" if _prompts_from(fitted.runner) else fitted.form,
         "torch": torch.__version__,
         "eos_token_ids": sorted(eos_ids),
     }
@@ -176,13 +177,16 @@ def _fitted(wanted: Load, options: LoadOptions, device: str, tokenizer: Any) -> 
         return _Fitted(model, PlainRunner(model), "plain", size)
     known = Verdict(**wanted.verdict) if wanted.verdict and form != "plain" else None
     if known is not None and known.passed:
-        weights.convert(model, known.made, wanted.threads)
-        return _Fitted(model, SlotRunner(model, torch.float32), known.made, size, known)
+        prompts = weights.PromptWeights.of(model) if wanted.prompts and known.prompts_from else None
+        weights.convert(model, known.made, wanted.threads, prompts)
+        start = 0 if prompts is None else known.prompts_from or 0
+        fast = SlotRunner(model, torch.float32, prompts, start)
+        return _Fitted(model, fast, known.made, size, known)
     verdict = known
     for made in weights.MAKINGS.get(form, ()) if known is None else ():
         if model is None:
             model = _whole(wanted, options, device)
-        verdict, runner = _try_form(model, form, made, tokenizer)
+        verdict, runner = _try_form(model, form, made, tokenizer, prompts=wanted.prompts)
         if verdict.passed and runner is not None:
             return _Fitted(model, runner, made, size, verdict)
         del runner
@@ -218,9 +222,10 @@ def _runner(model: Any, activations: torch.dtype) -> Runner:
 
 
 def _try_form(
-    model: Any, form: str, made: str, tokenizer: Any
+    model: Any, form: str, made: str, tokenizer: Any, *, prompts: bool
 ) -> tuple[Verdict, SlotRunner | None]:
     """Convert the model, in place, and see whether it is still right and faster than before."""
+    stored = weights.PromptWeights.of(model) if prompts else None
     parameters = model.num_parameters()
     if not isinstance(_runner(model, model.dtype), SlotRunner):
         return Verdict(form, False, "its forward pass does not take our cache"), None
@@ -233,8 +238,8 @@ def _try_form(
     if not bool(torch.isfinite(expected).all()):
         return Verdict(form, False, "the model itself computes NaN or infinite logits"), None
     try:
-        weights.convert(model, made, torch.get_num_threads())
-        runner = SlotRunner(model, torch.float32)
+        weights.convert(model, made, torch.get_num_threads(), stored)
+        runner = SlotRunner(model, torch.float32, stored)
         runner.record()
         after = quality.paces(runner)
         with_threads = quality.paces(runner, torch.get_num_threads())
@@ -254,7 +259,21 @@ def _try_form(
     )
     if verdict.passed and form == "packed" and not quality.is_faster(verdict):
         verdict = replace(verdict, passed=False, problem="it is not faster on this machine")
+    if verdict.passed and prompts:
+        verdict = replace(verdict, prompts_from=0)
+    if verdict.passed and stored is not None:
+        with suppress(RuntimeError, TypeError, IndexError):  # then prompts are read as steps are
+            used = quality.logits_as_used(model, runner, stored, ids)
+            times = quality.prompt_paces(runner)
+            verdict = quality.judge_prompts(verdict, ids, expected, used, times)
+        runner.prompts_from, stored.reading = verdict.prompts_from or 0, False
+        if not runner.prompts_from:
+            weights.forget(model)
     return verdict, runner
+
+
+def _prompts_from(runner: Runner) -> int:
+    return runner.prompts_from if isinstance(runner, SlotRunner) else 0
 
 
 def _is_recorded(runner: Runner) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 import tenacity
@@ -175,12 +175,13 @@ class HuggingFaceModelManager:
     def _footprint(
         self, model: ModelFile, options: LoadOptions, num_ctx: int | None
     ) -> Footprint | None:
-        form = "packed" if options.quantization == "none" else options.quantization
+        prompts = self._keeps_for_prompts(model, options)
         return footprint.footprint(
             model,
             options,
             device=_device(self._settings.hf_enable_gpu, options.device),
-            known_verdict=Verdicts(self.root).get(model.info.digest, form),
+            known_verdict=self._verdict(model, options, prompts=prompts),
+            prompts=prompts,
             num_ctx=num_ctx,
             cache_bytes=self._cache_bytes(),
             copy_there=footprint.copy_is_there(self.root, model, options),
@@ -325,8 +326,7 @@ class HuggingFaceModelManager:
         self, name: str, model: ModelFile, options: LoadOptions, gpu: str
     ) -> LoadedWorker:
         client = await self._start_worker()
-        verdicts = Verdicts(self.root)
-        form = "packed" if options.quantization == "none" else options.quantization
+        prompts = self._keeps_for_prompts(model, options)
         wanted = Load(
             folder=str(model.folder.resolve()),
             gguf_file=model.gguf_file,
@@ -335,7 +335,8 @@ class HuggingFaceModelManager:
             parameters=model.info.parameters,
             options=asdict(options),
             adapter=str(model.adapter.resolve()) if model.adapter is not None else None,
-            verdict=await asyncio.to_thread(verdicts.get, model.info.digest, form),
+            verdict=await asyncio.to_thread(self._verdict, model, options, prompts=prompts),
+            prompts=prompts,
             max_batch=self._settings.hf_max_batch,
             cache_bytes=self._cache_bytes(),
             converted=await asyncio.to_thread(self._copy_of, model, options),
@@ -365,8 +366,21 @@ class HuggingFaceModelManager:
             del self._starting[name]
         verdict = loaded.details.get("quality")
         if verdict is not None and verdict != wanted.verdict:
-            await asyncio.to_thread(verdicts.put, model.info.digest, verdict)
+            await asyncio.to_thread(Verdicts(self.root).put, model.info.digest, verdict)
         return LoadedWorker(model, client)
+
+    def _keeps_for_prompts(self, model: ModelFile, options: LoadOptions) -> bool:
+        limit = self._settings.hf_prompt_weights_limit
+        return footprint.keeps_for_prompts(model, options, limit)
+
+    def _verdict(
+        self, model: ModelFile, options: LoadOptions, *, prompts: bool
+    ) -> dict[str, Any] | None:
+        """What is known of the form that will be asked for, None if it is to be checked."""
+        form = "packed" if options.quantization == "none" else options.quantization
+        known = Verdicts(self.root).get(model.info.digest, form)
+        unasked = known is not None and known.get("passed") and known.get("prompts_from") is None
+        return None if prompts and unasked else known
 
     def _limit_s(self, options: LoadOptions, *, checked: bool) -> float:
         """The longest load: with the quality check where the form has no verdict here yet."""

@@ -30,6 +30,8 @@ class LoadOptions:
         attention: implementation by transformers' name; ``auto`` leaves the choice to it.
         engine: ``auto`` takes the fastest way that passes the quality check, ``plain`` runs the
             model exactly as transformers loads it, one request at a time.
+        prompts: ``auto`` reads prompts in bfloat16 too, where the processor multiplies that and it
+            is right and quicker; ``step`` always reads them as decoding steps compute.
         threads: compute threads at most; 0 leaves it to ``WORKBENCH_THREADS``.
         num_ctx: context limit in tokens; 0 is the model's own.
     """
@@ -39,6 +41,7 @@ class LoadOptions:
     quantization: str = "none"
     attention: str = "auto"
     engine: str = "auto"
+    prompts: str = "auto"
     threads: int = 0
     num_ctx: int = 0
 
@@ -47,6 +50,7 @@ class LoadOptions:
         "quantization": ("none", "int8", "int4"),
         "attention": ("auto", "sdpa", "eager", "flash_attention_2"),
         "engine": ("auto", "plain"),
+        "prompts": ("auto", "step"),
     }
     BOUNDS: ClassVar[Mapping[str, int]] = {"threads": 1024, "num_ctx": 10_000_000}
 

@@ -60,7 +60,8 @@ class Load:
     put on top, ``options`` are those of ``hf.options.LoadOptions``. ``verdict`` is what an earlier
     quality check of this form on this machine said, None if there was none. ``max_batch`` and
     ``cache_bytes`` bound the requests answered at once. ``converted`` is the folder where the
-    unpacked copy of a GGUF is, or is to be put; None if none is wanted.
+    unpacked copy of a GGUF is, or is to be put; None if none is wanted. ``prompts``: whether the
+    weights may be kept in bfloat16 too, to read prompts with.
     """
 
     folder: str
@@ -74,6 +75,7 @@ class Load:
     max_batch: int = 1
     cache_bytes: int = 2**30
     converted: str | None = None
+    prompts: bool = False
     correlation_id: str | None = None
     log_level: str = "INFO"
 

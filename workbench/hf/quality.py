@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import torch
 
 from workbench.hf.slots import SlotRunner
+from workbench.hf.weights import PromptWeights
 
 TEXT: Final = (
     "The river was low that summer, and the fox knew every stone in it. She crossed at dawn, when "
@@ -38,6 +39,9 @@ LIMITS: Final[Mapping[str, tuple[float, float]]] = {
 _LONGEST: Final = 160
 _SHORTEST: Final = 24
 _BATCHES: Final = (1, 8, 32)
+_PROMPTS: Final = (32, 64, 128)
+_PROMPTS_PAY: Final = 1.1
+_STEPS: Final = 16
 _THREADS_PAY: Final = 1.25
 _WORK: Final = 8e10
 """Parameters times tokens of the check: it shall take seconds, not minutes."""
@@ -63,6 +67,11 @@ class Verdict:
         threads_pay_from: tokens that a pass must have for more than one thread to be worth while;
             threads wait for each other, the longer the busier the machine is.
         made: how, one of :data:`workbench.hf.weights.FORMS`; empty if it could not be made.
+        prompts_from: tokens that a pass over prompts must have to be quicker in bfloat16; 0 if it
+            never is, or not right; None if it was not asked.
+        prompts_speedup: of the longest pass that was measured.
+        prompts_perplexity: of the text, most of it read as a prompt, the end in steps after it.
+        prompts_agreement: as ``greedy_agreement``, in the same way.
     """
 
     form: str
@@ -76,6 +85,10 @@ class Verdict:
     speedup_8: float | None = None
     threads_pay_from: int = 1
     made: str = ""
+    prompts_from: int | None = None
+    prompts_speedup: float | None = None
+    prompts_perplexity: float | None = None
+    prompts_agreement: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -116,6 +129,76 @@ def paces(runner: SlotRunner, threads: int = 1) -> dict[int, float]:
     runner.cache.release()
     torch.set_num_threads(usual)
     return best
+
+
+@torch.inference_mode()
+def prompt_paces(runner: SlotRunner) -> tuple[dict[int, float], dict[int, float]]:
+    """Seconds of a pass over a prompt by its tokens, as steps are done and in bfloat16.
+
+    On one thread, the better of two, in turns.
+    """
+    usual, usual_from = torch.get_num_threads(), runner.prompts_from
+    torch.set_num_threads(1)
+    best: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    for n in _PROMPTS:
+        for _ in range(2):
+            for way, prompts_from in zip(best, (0, 1), strict=True):
+                runner.prompts_from = prompts_from
+                begun = time.perf_counter()
+                runner.forward(0, [[5] * n], [0])
+                spent = time.perf_counter() - begun
+                way[n] = min(spent, way.get(n, spent))
+    runner.cache.release()
+    torch.set_num_threads(usual)
+    runner.prompts_from = usual_from
+    return best
+
+
+@torch.inference_mode()
+def logits_as_used(model: Any, runner: SlotRunner, prompts: PromptWeights, ids: list[int]) -> Any:
+    """As :func:`logits_of`, the last tokens in steps after the others were read as a prompt."""
+    read = len(ids) - _STEPS
+    prompts.reading = True
+    rows = [logits_of(model, ids[:read])]
+    prompts.reading = False
+    usual, runner.prompts_from = runner.prompts_from, 1
+    runner.forward(0, [ids[:read]], [0])
+    rows += [runner.forward(0, [[ids[n]]], [n]).float() for n in range(read, len(ids))]
+    runner.prompts_from = usual
+    runner.cache.release()
+    return torch.cat(rows)
+
+
+def judge_prompts(
+    verdict: Verdict,
+    ids: list[int],
+    expected: torch.Tensor,
+    got: torch.Tensor,
+    times: tuple[Paces, Paces],
+) -> Verdict:
+    """Whether, and from how many tokens on, prompts are to be read in bfloat16.
+
+    Args:
+        verdict: on the form of the steps.
+        ids: the text.
+        expected: logits of the reference, shape (tokens, vocabulary).
+        got: see :func:`logits_as_used`.
+        times: see :func:`prompt_paces`.
+    """
+    most, least = LIMITS[verdict.form]
+    other = _perplexity(got, ids)
+    agreement = float((expected.argmax(-1) == got.argmax(-1)).float().mean())
+    right = math.isfinite(other) and other <= _perplexity(expected, ids) * most
+    paying = [n for n in _PROMPTS if times[0][n] / times[1][n] >= _PROMPTS_PAY]
+    # Quicker at one length and not at a longer one is chance.
+    start = min(paying, default=0) if max(_PROMPTS) in paying else 0
+    return replace(
+        verdict,
+        prompts_from=start if right and agreement >= least else 0,
+        prompts_speedup=times[0][max(_PROMPTS)] / times[1][max(_PROMPTS)],
+        prompts_perplexity=other if math.isfinite(other) else None,
+        prompts_agreement=agreement,
+    )
 
 
 def judge(

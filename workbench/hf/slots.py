@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from workbench.hf.recorded import RecordedStep, changes_with_length
+from workbench.hf.weights import PromptWeights
 
 _TOKENS_STEP: Final = 128
 """Slots grow in steps of this many tokens, so that growing is rare."""
@@ -149,10 +150,20 @@ class SlotRunner:
         model: a causal language model of transformers whose layers all attend (see
             :func:`supports_slots`).
         activations: the type that it computes in, which may be wider than its weights'.
+        prompts: the model's matrices for passes over prompts, if it has such.
+        prompts_from: tokens of a pass over prompts from which on these are used; 0 is never.
     """
 
-    def __init__(self, model: Any, activations: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: Any,
+        activations: torch.dtype,
+        prompts: PromptWeights | None = None,
+        prompts_from: int = 0,
+    ) -> None:
         self.activations = activations
+        self._prompts = prompts
+        self.prompts_from = prompts_from
         config = model.config.get_text_config(decoder=True)
         self._model = model
         self._config = config
@@ -188,6 +199,10 @@ class SlotRunner:
         if widest == 1 and self._recorded is not None and self.cache.layers[-1].is_initialized:
             return self._recorded(ids, positions, masks, *self.cache.windows())
         kept = sorted(set(lasts))
+        if self._prompts is not None:
+            # By the tokens of the pass, padding included; a step never, however many take part.
+            enough = 0 < self.prompts_from <= widest * len(tokens)
+            self._prompts.reading = widest > 1 and enough
         output = self._model(
             input_ids=ids,
             position_ids=positions,
