@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import quality, report
+from benchmarks.beside import beside
 from benchmarks.figures import Trace, cell_figures
 from benchmarks.ours import Ours, Refused, layer_cost
 from benchmarks.peers import ROOT, LlamaCpp, Peer, PeerError, Plain, Serve
@@ -80,6 +81,7 @@ class Run:
         self.skipped: dict[str, str] = {}
         self.failures: list[dict[str, Any]] = []
         self.quality: dict[str, Any] = {}
+        self.both: list[dict[str, Any]] = []
         self.titles: dict[str, str] = {}
         self.bandwidth: list[float] = []
 
@@ -93,6 +95,7 @@ class Run:
             for key in order:
                 if key not in self.skipped:
                     self._entry(key, turn)
+            self._both(turn)
         if self.plan.quality_prompts and any(key.startswith("e:") for key in self.plan.entries):
             self._judge()
 
@@ -116,6 +119,23 @@ class Run:
             say(f"  failed: {error}")
             if not any(cell["key"] == key for cell in self.cells):
                 self.skipped[key] = f"it failed before its first figure: {error}"
+
+    def _both(self, turn: int) -> None:
+        """Our first variant beside llama.cpp, if both take part."""
+        ours = next((key for key in self.plan.entries if key.startswith("e:")), None)
+        if ours is None or "d" not in self.plan.entries:
+            return
+        say(f"turn {turn}: ({ours}) beside (d)")
+        try:
+            with self.plan.entries[ours]() as mine, self.plan.entries["d"]() as other:
+                for peer in (mine, other):
+                    asyncio.run(
+                        peer.ask(prompts(1, turn, "warm-up"), WARM_UP_TOKENS, BATCHING_LIMIT_S)
+                    )
+                self.both.append(asyncio.run(beside(mine, other, turn, self.plan.tokens)))
+        except Exception as error:  # as for one peer: it is noted and the run goes on
+            self.failures.append({"key": "both", "turn": turn, "error": str(error)})
+            say(f"  failed: {error}")
 
     def _some_loads(self, key: str, turn: int, loads: Sequence[int]) -> list[int]:
         """Cells until one is stopped; returns the loads that are left."""
@@ -386,6 +406,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "weight_bytes": weights(list(plan.entries), folder, gguf),
         "cells": run.cells,
         "ours": run.ours,
+        "both": run.both,
         "quality": run.quality,
         "skipped": run.skipped,
         "failures": run.failures,

@@ -83,6 +83,14 @@ def targets(record: Record) -> list[dict[str, Any]]:
             list(per_turn(cells, plain, 32, "gap_ratio").values()),
         ),
         (Target("load to ready", 0.5, at_most=True, unit="s"), plain, loads),
+        *(
+            (
+                Target(f"beside (d): speed of {whose} over that alone", 0.55),
+                plain,
+                [one["shares"][side] for one in record.get("both", [])],
+            )
+            for side, whose in (("ours", "ours"), ("other", "(d)"))
+        ),
     ]
     found = []
     for target, key, values in wanted:
