@@ -6,8 +6,15 @@
 
 Peers: (a) plain ``generate``, (b) ``transformers serve``, (c) the same with continuous batching,
 (d) llama.cpp on the GGUF file, (e) the workbench, one entry per variant of the model id. One peer
-process lives at a time; their order is random within each turn. The whole record goes to a JSON
-file, the tables to standard output and, dated, to ``benchmarks/RESULTS.md``.
+process lives at a time; their order is random within each turn. Where (d) and (e) take part, both
+runtimes then answer at once. The whole record goes to a JSON file, the tables to standard output
+and, dated, to ``benchmarks/RESULTS.md``.
+
+In pieces, where nobody has the machine for an hour: ``--into FILE`` adds a run's cells to those in
+the file, ``--only`` chooses a part, and ``--only report`` measures nothing::
+
+    python -m benchmarks.hf_engine --into all.json --only streams --peers b,e --streams 1 --turns 1
+    python -m benchmarks.hf_engine --into all.json --only report --results benchmarks/RESULTS.md
 
 Needs the ``benchmarks`` extra: ``pip install -e '.[benchmarks]'``.
 """
@@ -36,6 +43,7 @@ from benchmarks.beside import beside
 from benchmarks.figures import Trace, cell_figures
 from benchmarks.ours import Ours, Refused, layer_cost
 from benchmarks.peers import ROOT, LlamaCpp, Peer, PeerError, Plain, Serve
+from benchmarks.pieces import Differs, merged
 from benchmarks.prompts import QUALITY, prompts
 from benchmarks.watch import LagSampler, Surroundings
 from benchmarks.weights import gguf_bytes, safetensors_bytes
@@ -48,6 +56,7 @@ SINGLE_SETS: Final = 3
 WARM_UP_TOKENS: Final = 16
 BATCHING_LIMIT_S: Final = 120.0
 QUALITY_TOKENS: Final = 48
+PARTS: Final = ("streams", "beside", "quality")
 PACKAGES: Final = ("httpx", "openai", "xllamacpp")
 
 
@@ -63,6 +72,7 @@ class Plan:
     repeats: int
     quality_prompts: list[str]
     quality_tokens: int
+    parts: tuple[str, ...] = PARTS
     entries: dict[str, Callable[[], Peer]] = field(default_factory=dict)
 
 
@@ -88,14 +98,15 @@ class Run:
     def turns(self) -> None:
         """All turns, then the quality gate."""
         chance = random.Random(self.plan.seed)
-        for turn in range(1, self.plan.turns + 1):
+        for turn in range(1, self.plan.turns + 1) if self.plan.parts != ("quality",) else ():
             self.bandwidth.append(read_bandwidth())
-            order = list(self.plan.entries)
+            order = list(self.plan.entries) if "streams" in self.plan.parts else []
             chance.shuffle(order)
             for key in order:
                 if key not in self.skipped:
                     self._entry(key, turn)
-            self._both(turn)
+            if "beside" in self.plan.parts:
+                self._both(turn)
         if self.plan.quality_prompts and any(key.startswith("e:") for key in self.plan.entries):
             self._judge()
 
@@ -212,6 +223,7 @@ class Run:
             "stopped": stopped,
             "limit_s": limit_s,
             "start_s": peer.start_s,
+            "bandwidth_bytes_per_s": self.bandwidth[-1],
             "figures": cell_figures(sets, plan.tokens),
             "surroundings": around.figures,
             "client_lag": lag.figures(),
@@ -343,6 +355,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cell-limit", type=float, help="s, for peers that cannot batch (20)")
     parser.add_argument("--seed", type=int, default=1, help="of the order of peers")
     parser.add_argument("--no-quality", action="store_true", help="leave the quality gate out")
+    parser.add_argument("--only", choices=[*PARTS, "report"], help="one part of the run")
+    parser.add_argument("--into", type=Path, help="JSON record to which this run is added")
     parser.add_argument("--quick", action="store_true", help="a small run of under three minutes")
     parser.add_argument("--json", type=Path, help="default: benchmarks/out/hf_engine-TIME.json")
     parser.add_argument(
@@ -356,7 +370,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def plan_of(arguments: argparse.Namespace) -> Plan:
     """Defaults filled in: the small ones with ``--quick``."""
     quick = arguments.quick
-    asked = [] if arguments.no_quality else list(QUALITY)
+    parts = PARTS if arguments.only is None else (arguments.only,)
+    asked = [] if arguments.no_quality or "quality" not in parts else list(QUALITY)
     return Plan(
         loads=sorted(set(arguments.streams or ([1, 8] if quick else [1, 8, 32]))),
         turns=arguments.turns or (1 if quick else 3),
@@ -366,6 +381,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         repeats=1 if quick else 3,
         quality_prompts=asked[:2] if quick else asked,
         quality_tokens=16 if quick else QUALITY_TOKENS,
+        parts=parts,
     )
 
 
@@ -375,13 +391,48 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Ended by a signal, the peers must be ended too: leave through every context manager.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logs.configure("WARNING")
+    started = dt.datetime.now().astimezone()
+    there = json.loads(arguments.into.read_text()) if _exists(arguments.into) else None
+    if arguments.only == "report":
+        if there is None:
+            sys.exit("There is no record to report: give --into.")
+        record = there
+    else:
+        record = measure(arguments, argv, started)
+        if there is not None:
+            try:
+                record = merged(there, record)
+            except Differs as problem:
+                sys.exit(f"{arguments.into} is of another kind, what differs: {problem}.")
+    record["targets"] = report.targets(record)
+    stem = f"hf_engine-{started:%Y%m%d-%H%M%S}.json"
+    out = arguments.into or arguments.json or ROOT / "benchmarks/out" / stem
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, default=str) + "\n")
+    text = report.markdown(record)
+    print(text)
+    alone = not (arguments.quick or arguments.into)
+    results = arguments.results or (ROOT / "benchmarks/RESULTS.md" if alone else None)
+    if results is not None:
+        report.append(results, f"Hugging Face engine, {started:%Y-%m-%d %H:%M}", text)
+    say(f"The whole record: {out}")
+
+
+def _exists(path: Path | None) -> bool:
+    return path is not None and path.is_file()
+
+
+def measure(
+    arguments: argparse.Namespace, argv: Sequence[str] | None, started: dt.datetime
+) -> dict[str, Any]:
+    """Run what was asked for; the record, without the targets."""
+    begun = time.monotonic()
     model_path = load_settings().hf_model_path
     folder = model_path / arguments.model
     if not (folder / "config.json").is_file():
         sys.exit(f"There is no model at {folder}. Run: workbench models pull demo")
     plan = plan_of(arguments)
     plan.entries = entries(arguments, model_path, plan.loads)
-    started, begun = dt.datetime.now().astimezone(), time.monotonic()
     record: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.hf_engine", *(argv or sys.argv[1:])]),
         "started": started.isoformat(timespec="seconds"),
@@ -399,7 +450,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         say("stopped; what was measured is reported")
     gguf = arguments.gguf or next(model_path.glob(f"{arguments.model}-GGUF/*.gguf"), None)
-    record |= {
+    return record | {
         "wall_s": time.monotonic() - begun,
         "titles": run.titles,
         "bandwidth_bytes_per_s": run.bandwidth,
@@ -411,16 +462,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "skipped": run.skipped,
         "failures": run.failures,
     }
-    record["targets"] = report.targets(record)
-    out = arguments.json or ROOT / f"benchmarks/out/hf_engine-{started:%Y%m%d-%H%M%S}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, default=str) + "\n")
-    text = report.markdown(record)
-    print(text)
-    results = arguments.results or (None if arguments.quick else ROOT / "benchmarks/RESULTS.md")
-    if results is not None:
-        report.append(results, f"Hugging Face engine, {started:%Y-%m-%d %H:%M}", text)
-    say(f"The whole record: {out}")
 
 
 if __name__ == "__main__":

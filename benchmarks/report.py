@@ -165,7 +165,7 @@ def _about(record: Record) -> str:
     others = max((cell["surroundings"]["others_cpu_share"] or 0 for cell in cells), default=0)
     return "\n".join(
         [
-            f"`{record['command']}`",
+            *(f"`{command}`  " for command in record["command"].split("\n")),
             "",
             f"- {machine['cpu']}, {machine['cores']} cores, {machine['ram_bytes'] / 2**30:.0f} GiB;"
             f" {machine['os']}; revision {machine['git_revision']}",
@@ -176,6 +176,14 @@ def _about(record: Record) -> str:
             f"- {record['tokens']} greedy tokens a stream, {record['turns']} turns, peers in random"
             f" order within each (seed {record['seed']}); figures are medians [range] over turns, "
             "TTFT tails and gaps are pooled over turns",
+            *(
+                [
+                    f"- made in {record['pieces']} pieces, one after the other: what is compared was"
+                    " not always measured in the same minutes"
+                ]
+                if record.get("pieces", 1) > 1
+                else []
+            ),
         ]
     )
 
@@ -207,7 +215,7 @@ def _speeds(record: Record) -> str:
                     bandwidth_share(
                         cell["figures"]["decode_tps"],
                         record["weight_bytes"].get(key),
-                        record["bandwidth_bytes_per_s"][cell["turn"] - 1],
+                        cell["bandwidth_bytes_per_s"],
                     )
                     for cell in cells
                 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from benchmarks.figures import (
@@ -20,6 +22,7 @@ from benchmarks.figures import (
 )
 from benchmarks.hf_engine import variant_ids
 from benchmarks.load import events
+from benchmarks.pieces import Differs, merged
 from benchmarks.prompts import prompts
 from benchmarks.quality import GATES, agreement, gate_name, judge, perplexity
 from benchmarks.report import targets
@@ -207,3 +210,56 @@ def test_garbage_fails_every_gate_and_the_same_answer_passes() -> None:
     assert gate_name("huggingface/m") == "bfloat16"
     assert gate_name("huggingface/m?dtype=float32") == "float32"
     assert gate_name("huggingface/m?quantization=int8") == "int8"
+
+
+def piece(command: str, *cells: tuple[str, int, int], tokens: int = 64, cpu: str = "x") -> Any:
+    """A record with cells of (key, turn, load)."""
+    made = [{"key": key, "turn": turn, "load": load} for key, turn, load in cells]
+    return {
+        "command": command,
+        "environment": {
+            "cpu": cpu,
+            "cores": 2,
+            "ram_bytes": 1,
+            "packages": {},
+            "git_revision": "a",
+        },
+        "load_average_before": 1.0,
+        "tokens": tokens,
+        "keys": sorted({key for key, _, _ in cells}),
+        "loads": sorted({load for _, _, load in cells}),
+        "turns": max((turn for _, turn, _ in cells), default=0),
+        "wall_s": 10.0,
+        "titles": {},
+        "bandwidth_bytes_per_s": [1.0],
+        "weight_bytes": {},
+        "cells": made,
+        "ours": [{"key": key, "turn": 1} for key in {key for key, _, _ in cells}],
+        "both": [{"turn": 1}],
+        "quality": {},
+        "skipped": {"c": "it failed before its first figure"},
+        "failures": [],
+    }
+
+
+def test_pieces_become_one_record() -> None:
+    first, second = piece("one", ("b", 1, 1), ("b", 2, 1)), piece("two", ("b", 1, 1), ("e:m", 1, 1))
+    both = merged(merged(first, second), piece("two", ("c", 1, 8)))
+    assert [(c["key"], c["turn"], c["load"]) for c in both["cells"]] == [
+        ("b", 1, 1),
+        ("b", 2, 1),
+        ("b", 3, 1),
+        ("e:m", 1, 1),
+        ("c", 1, 8),
+    ]
+    assert both["command"] == "one\ntwo"
+    assert (both["pieces"], both["turns"], both["loads"], both["wall_s"]) == (3, 3, [1, 8], 30.0)
+    assert [item["turn"] for item in both["both"]] == [1, 2, 3]
+    assert both["skipped"] == {}  # it was measured in a later piece
+
+
+def test_pieces_of_different_machines_are_not_mixed() -> None:
+    with pytest.raises(Differs, match="cpu"):
+        merged(piece("one"), piece("two", cpu="y"))
+    with pytest.raises(Differs, match="tokens"):
+        merged(piece("one"), piece("two", tokens=8))

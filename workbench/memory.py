@@ -303,19 +303,38 @@ class MemoryMonitor:
             pids: gives the roots of the process trees, asked at every reading.
             on_reading: called from the monitor's thread with every reading.
         """
+        at_rest = self.watch_at_rest(pids, on_reading)
+        if at_rest is not None:
+            return at_rest
+        watch = Watch(pids, on_reading)
+        watch.take(self._read(watch.pids, self._interval_s))
+        self._begin(watch)
+        return watch
+
+    def watch_at_rest(
+        self,
+        pids: Callable[[], Sequence[int]],
+        on_reading: Callable[[MemoryReading], None] | None = None,
+    ) -> Watch | None:
+        """As :meth:`watch`, without blocking; None if there is no reading of a rest."""
         watch = Watch(pids, on_reading)
         roots = watch.pids
         with self._changed:
             self._settling.discard(roots)
             first = self._at_rest.pop(roots, None)
-        watch.take(first or self._read(roots, self._interval_s))
+        if first is None:
+            return None
+        watch.take(first)
+        self._begin(watch)
+        return watch
+
+    def _begin(self, watch: Watch) -> None:
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
                 self._thread.start()
             self._watches.add(watch)
             self._changed.notify()
-        return watch
 
     def unwatch(self, watch: Watch) -> None:
         """Take the last reading and stop watching (blocks briefly)."""

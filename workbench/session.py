@@ -7,7 +7,7 @@ import contextlib
 import datetime as dt
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -363,8 +363,13 @@ class LiveSession:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody looks any more
                 loop.call_soon_threadsafe(self.mailbox.put, event)
 
-        self.watch = await asyncio.to_thread(
-            self._parts.monitor.watch, lambda: self.route.provider.pids(name), show
+        def pids() -> Sequence[int]:
+            return self.route.provider.pids(name)
+
+        monitor = self._parts.monitor
+        # Changing to a thread and back takes longer than all else before the request is sent.
+        self.watch = monitor.watch_at_rest(pids, show) or await asyncio.to_thread(
+            monitor.watch, pids, show
         )
 
     async def _conclude(self, error: WorkbenchError | None) -> None:
