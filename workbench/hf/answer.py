@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf.loading import LoadedModel, first_line, is_out_of_memory
+from workbench.hf.fitting import first_line
+from workbench.hf.loading import LoadedModel, is_out_of_memory
 from workbench.hf.prompting import make_prompt
 from workbench.hf.protocol import Called, Finished, Generate, Message, Token, Warned
 from workbench.hf.sampling import Sampler, log_probabilities

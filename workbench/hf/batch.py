@@ -19,7 +19,8 @@ import torch
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.answer import Answer, Send, generation_error
-from workbench.hf.loading import LoadedModel, give_back_memory, is_out_of_memory
+from workbench.hf.fitting import give_back_memory
+from workbench.hf.loading import LoadedModel, is_out_of_memory
 from workbench.hf.protocol import Failed, Generate
 from workbench.hf.sampling import choose
 from workbench.hf.slots import PlainRunner, SlotRunner

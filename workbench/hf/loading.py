@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import gc
 import os
 import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,19 +19,24 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import converted, quality, weights
+from workbench.hf import converted
+from workbench.hf.fitting import (
+    dtype_name,
+    first_line,
+    fit,
+    give_back_memory,
+    is_recorded,
+    prompts_from,
+    threads_pay_from,
+)
 from workbench.hf.footprint import FLOAT32_UP_TO_PARAMETERS
 from workbench.hf.headers import read_gguf
 from workbench.hf.options import LoadOptions
 from workbench.hf.protocol import Load, Loaded
-from workbench.hf.quality import Verdict
 from workbench.hf.sampling import Grammar
 from workbench.hf.slots import (
-    PlainRunner,
     Runner,
     SlotRunner,
-    agrees_with_plain,
-    supports_slots,
 )
 from workbench.hf.text import ThinkFilter
 
@@ -81,17 +84,6 @@ _FORM_DTYPES: Final = {
 }
 
 
-@dataclass(slots=True)
-class _Fitted:
-    """A model and the way it is run."""
-
-    model: Any
-    runner: Runner
-    form: str
-    parameters: int
-    verdict: Verdict | None = None
-
-
 def load(wanted: Load) -> LoadedModel:
     """Load as asked.
 
@@ -107,7 +99,9 @@ def load(wanted: Load) -> LoadedModel:
     try:
         tokenizer = _tokenizer(wanted)
         with torch.inference_mode():
-            fitted = _fitted(wanted, options, device, tokenizer)
+            fitted = fit(
+                wanted, options, device, tokenizer, lambda: _whole(wanted, options, device)
+            )
     except Exception as error:
         raise load_error(error, wanted, device) from error
     model = fitted.model
@@ -123,8 +117,8 @@ def load(wanted: Load) -> LoadedModel:
         "attention": getattr(model.config, "_attn_implementation", None),
         "engine": "batched" if isinstance(fitted.runner, SlotRunner) else "plain",
         "form": fitted.form,
-        "step": "recorded" if _is_recorded(fitted.runner) else "plain",
-        "prompts": "bfloat16" if _prompts_from(fitted.runner) else fitted.form,
+        "step": "recorded" if is_recorded(fitted.runner) else "plain",
+        "prompts": "bfloat16" if prompts_from(fitted.runner) else fitted.form,
         "torch": torch.__version__,
         "eos_token_ids": sorted(eos_ids),
     }
@@ -147,11 +141,11 @@ def load(wanted: Load) -> LoadedModel:
         context_length=context_length,
         eos_ids=eos_ids,
         cache_bytes_per_token=_cache_bytes_per_token(model, fitted.runner),
-        threads_pay_from=_threads_pay_from(fitted),
+        threads_pay_from=threads_pay_from(fitted),
         thinks=_thinks(tokenizer),
         layers=_layers(model),
         description=Loaded(
-            dtype=dtype or _dtype_name(model),
+            dtype=dtype or dtype_name(model),
             device=device,
             threads=torch.get_num_threads(),
             context_length=context_length,
@@ -160,141 +154,6 @@ def load(wanted: Load) -> LoadedModel:
             load_ns=time.monotonic_ns() - started,
             details=details,
         ),
-    )
-
-
-# -- the way a model is run ------------------------------------------------------------------------
-
-
-def _fitted(wanted: Load, options: LoadOptions, device: str, tokenizer: Any) -> _Fitted:
-    """Load the model in the fastest form that was asked for or may be chosen, and is right."""
-    form = _wanted_form(wanted, options, device)
-    model = _whole(wanted, options, device)
-    size = model.num_parameters()  # before a conversion, which leaves no parameters to count
-    if options.engine == "plain" or not supports_slots(model):
-        if options.quantization != "none":
-            raise _refused(form, "its architecture is not supported")
-        return _Fitted(model, PlainRunner(model), "plain", size)
-    known = Verdict(**wanted.verdict) if wanted.verdict and form != "plain" else None
-    if known is not None and known.passed:
-        prompts = weights.PromptWeights.of(model) if wanted.prompts and known.prompts_from else None
-        weights.convert(model, known.made, wanted.threads, prompts)
-        start = 0 if prompts is None else known.prompts_from or 0
-        fast = SlotRunner(model, torch.float32, prompts, start)
-        return _Fitted(model, fast, known.made, size, known)
-    verdict = known
-    for made in weights.MAKINGS.get(form, ()) if known is None else ():
-        if model is None:
-            model = _whole(wanted, options, device)
-        verdict, runner = _try_form(model, form, made, tokenizer, prompts=wanted.prompts)
-        if verdict.passed and runner is not None:
-            return _Fitted(model, runner, made, size, verdict)
-        del runner
-        model = None  # converted in place, of no more use; freed before it is loaded again
-        give_back_memory()
-    if options.quantization != "none":
-        raise _refused(form, verdict.problem if verdict is not None else "")
-    if model is None:
-        model = _whole(wanted, options, device)
-    return _Fitted(model, _runner(model, model.dtype), "plain", size, verdict)
-
-
-def _wanted_form(wanted: Load, options: LoadOptions, device: str) -> str:
-    if options.quantization != "none":
-        if device != "cpu":
-            raise WorkbenchError(
-                ErrorCode.HF_INVALID_CONFIG,
-                f"{options.quantization} weights are made for the CPU only so far.",
-                fix="Leave quantization out on a GPU, or add device=cpu.",
-                operation="load",
-                provider="huggingface",
-            )
-        return options.quantization
-    automatic = options.dtype == "auto" and options.engine == "auto" and device == "cpu"
-    return "packed" if automatic else "plain"
-
-
-def _runner(model: Any, activations: torch.dtype) -> Runner:
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
-    if agrees_with_plain(model, vocabulary, activations):
-        return SlotRunner(model, activations)
-    return PlainRunner(model)
-
-
-def _try_form(
-    model: Any, form: str, made: str, tokenizer: Any, *, prompts: bool
-) -> tuple[Verdict, SlotRunner | None]:
-    """Convert the model, in place, and see whether it is still right and faster than before."""
-    stored = weights.PromptWeights.of(model) if prompts else None
-    parameters = model.num_parameters()
-    if not isinstance(_runner(model, model.dtype), SlotRunner):
-        return Verdict(form, False, "its forward pass does not take our cache"), None
-    before = quality.paces(SlotRunner(model, model.dtype))
-    ids = quality.sample_ids(tokenizer, parameters)
-    if parameters <= FLOAT32_UP_TO_PARAMETERS:
-        model.float()
-    reference = _dtype_name(model)
-    expected = quality.logits_of(model, ids)
-    if not bool(torch.isfinite(expected).all()):
-        return Verdict(form, False, "the model itself computes NaN or infinite logits"), None
-    try:
-        weights.convert(model, made, torch.get_num_threads(), stored)
-        runner = SlotRunner(model, torch.float32, stored)
-        runner.record()
-        after = quality.paces(runner)
-        with_threads = quality.paces(runner, torch.get_num_threads())
-        got = quality.logits_of(model, ids)
-    except (weights.Unsuitable, RuntimeError, AttributeError, TypeError) as error:
-        return Verdict(form, False, first_line(error) or type(error).__name__), None
-    verdict = quality.judge(
-        form,
-        made,
-        ids,
-        expected,
-        got,
-        reference=reference,
-        before=before,
-        after=after,
-        with_threads=with_threads,
-    )
-    if verdict.passed and form == "packed" and not quality.is_faster(verdict):
-        verdict = replace(verdict, passed=False, problem="it is not faster on this machine")
-    if verdict.passed and prompts:
-        verdict = replace(verdict, prompts_from=0)
-    if verdict.passed and stored is not None:
-        with suppress(RuntimeError, TypeError, IndexError):  # then prompts are read as steps are
-            used = quality.logits_as_used(model, runner, stored, ids)
-            times = quality.prompt_paces(runner)
-            verdict = quality.judge_prompts(verdict, ids, expected, used, times)
-        runner.prompts_from, stored.reading = verdict.prompts_from or 0, False
-        if not runner.prompts_from:
-            weights.forget(model)
-    return verdict, runner
-
-
-def _prompts_from(runner: Runner) -> int:
-    return runner.prompts_from if isinstance(runner, SlotRunner) else 0
-
-
-def _is_recorded(runner: Runner) -> bool:
-    return isinstance(runner, SlotRunner) and runner.recorded
-
-
-def _threads_pay_from(fitted: _Fitted) -> int:
-    """As measured for the fast form; several threads always for a model as it is."""
-    if fitted.form == "plain" or fitted.verdict is None:
-        return 1
-    return fitted.verdict.threads_pay_from
-
-
-def _refused(form: str, problem: str) -> WorkbenchError:
-    return WorkbenchError(
-        ErrorCode.HF_INVALID_CONFIG,
-        f"{form} is not used for this model on this machine: {problem}.",
-        fix="Leave quantization out, or try the other one (int8, int4).",
-        operation="load",
-        provider="huggingface",
-        details={"quality": problem},
     )
 
 
@@ -371,11 +230,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, short enough to show."""
-    return next((line for line in str(error).splitlines() if line.strip()), "")[:500]
 
 
 def context_of(config: Any) -> int | None:
@@ -533,16 +387,3 @@ def _layers(model: Any) -> list[torch.nn.Module]:
     """The model's blocks, in order: the longest list of modules in it."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return list(max(lists, key=len, default=[]))
-
-
-def _dtype_name(model: Any) -> str:
-    return str(model.dtype).removeprefix("torch.")
-
-
-def give_back_memory() -> None:
-    """Return what was used and freed again, so that the measured memory is the model's."""
-    gc.collect()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
