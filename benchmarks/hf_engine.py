@@ -43,7 +43,7 @@ from benchmarks.beside import beside
 from benchmarks.figures import Trace, cell_figures
 from benchmarks.ours import Ours, Refused, layer_cost
 from benchmarks.peers import ROOT, LlamaCpp, Peer, PeerError, Plain, Serve
-from benchmarks.pieces import Differs, merged
+from benchmarks.pieces import Differs, merged, quiet
 from benchmarks.prompts import QUALITY, prompts
 from benchmarks.watch import LagSampler, Surroundings
 from benchmarks.weights import gguf_bytes, safetensors_bytes
@@ -356,6 +356,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the order of peers")
     parser.add_argument("--no-quality", action="store_true", help="leave the quality gate out")
     parser.add_argument("--only", choices=[*PARTS, "report"], help="one part of the run")
+    parser.add_argument(
+        "--quiet",
+        type=float,
+        metavar="SHARE",
+        help="report no cell during which others took more than this share of the cores",
+    )
     parser.add_argument("--into", type=Path, help="JSON record to which this run is added")
     parser.add_argument("--quick", action="store_true", help="a small run of under three minutes")
     parser.add_argument("--json", type=Path, help="default: benchmarks/out/hf_engine-TIME.json")
@@ -409,6 +415,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.into or arguments.json or ROOT / "benchmarks/out" / stem
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, default=str) + "\n")
+    if arguments.quiet is not None:
+        record = quiet(record, arguments.quiet)
+        record["targets"] = report.targets(record)
     text = report.markdown(record)
     print(text)
     alone = not (arguments.quick or arguments.into)

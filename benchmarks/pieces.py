@@ -67,6 +67,24 @@ def merged(old: Record, new: Record) -> dict[str, Any]:
     }
 
 
+def quiet(record: Record, most_share: float) -> dict[str, Any]:
+    """Without the cells during which others took more than this share of the cores.
+
+    Turns are counted again, by peer and load. How many were left out is in ``left_out``.
+    """
+    cells: list[dict[str, Any]] = []
+    for cell in record["cells"]:
+        if (cell["surroundings"]["others_cpu_share"] or 0.0) <= most_share:
+            cells.append({**cell, "turn": _next(cells, key=cell["key"], load=cell["load"])})
+    left_out = len(record["cells"]) - len(cells)
+    return {
+        **record,
+        "cells": cells,
+        "left_out": {"cells": left_out, "others_took_more_than": most_share},
+        "turns": max((cell["turn"] for cell in cells), default=0),
+    }
+
+
 def _next(there: list[dict[str, Any]], **same: Any) -> int:
     """The turn after those of the items that are like this."""
     turns = [

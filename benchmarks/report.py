@@ -176,16 +176,25 @@ def _about(record: Record) -> str:
             f"- {record['tokens']} greedy tokens a stream, {record['turns']} turns, peers in random"
             f" order within each (seed {record['seed']}); figures are medians [range] over turns, "
             "TTFT tails and gaps are pooled over turns",
-            *(
-                [
-                    f"- made in {record['pieces']} pieces, one after the other: what is compared was"
-                    " not always measured in the same minutes"
-                ]
-                if record.get("pieces", 1) > 1
-                else []
-            ),
+            *_caveats(record),
         ]
     )
+
+
+def _caveats(record: Record) -> list[str]:
+    found = []
+    left = record.get("left_out")
+    if left and left["cells"]:
+        found.append(
+            f"- {left['cells']} of {left['cells'] + len(record['cells'])} cells are left out, in "
+            f"which others took more than {left['others_took_more_than']:.0%} of the cores"
+        )
+    if record.get("pieces", 1) > 1:
+        found.append(
+            f"- made in {record['pieces']} pieces, one after the other: what is compared was not"
+            " always measured in the same minutes"
+        )
+    return found
 
 
 def _cells(record: Record, key: str, load: int) -> list[Record]:

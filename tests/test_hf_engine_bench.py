@@ -22,7 +22,7 @@ from benchmarks.figures import (
 )
 from benchmarks.hf_engine import variant_ids
 from benchmarks.load import events
-from benchmarks.pieces import Differs, merged
+from benchmarks.pieces import Differs, merged, quiet
 from benchmarks.prompts import prompts
 from benchmarks.quality import GATES, agreement, gate_name, judge, perplexity
 from benchmarks.report import targets
@@ -263,3 +263,13 @@ def test_pieces_of_different_machines_are_not_mixed() -> None:
         merged(piece("one"), piece("two", cpu="y"))
     with pytest.raises(Differs, match="tokens"):
         merged(piece("one"), piece("two", tokens=8))
+
+
+def test_cells_that_others_disturbed_are_left_out() -> None:
+    record = piece("one", ("b", 1, 1), ("b", 2, 1), ("e:m", 1, 1))
+    for cell, share in zip(record["cells"], (0.4, 0.01, None), strict=True):
+        cell["surroundings"] = {"others_cpu_share": share}
+    found = quiet(record, 0.05)
+    assert [(cell["key"], cell["turn"]) for cell in found["cells"]] == [("b", 1), ("e:m", 1)]
+    assert (found["left_out"]["cells"], found["turns"]) == (1, 1)
+    assert len(record["cells"]) == 3
