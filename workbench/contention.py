@@ -5,8 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Final
 
 from workbench import metrics
+
+_FEW: Final = 1_000
+_DISORDER_NS: Final = metrics.NS
+"""An end is written down when it happened, give or take this much."""
 
 
 @dataclass
@@ -19,6 +24,8 @@ class Generations:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _open: dict[str, int] = field(default_factory=dict)
     _closed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Start and end of each that ended, in the order of their ends."""
+    _look_at: int = _FEW
 
     def begin(self, session_id: str, start: int) -> None:
         """The request was handed to its runtime at ``start`` (monotonic ns)."""
@@ -29,13 +36,18 @@ class Generations:
         """It ended; without effect if it never began or has ended before."""
         with self._lock:
             if (start := self._open.pop(session_id, None)) is not None:
+                self._closed.pop(session_id, None)  # so that the order is that of the ends
                 self._closed[session_id] = (start, end)
 
     def overlap(self, session_id: str, start: int, end: int) -> int:
         """Nanoseconds of [start, end] during which any other generation or load ran."""
         with self._lock:
-            others = [span for key, span in self._closed.items() if key != session_id]
-            others += [(since, end) for key, since in self._open.items() if key != session_id]
+            others = [(since, end) for key, since in self._open.items() if key != session_id]
+            for key, span in reversed(self._closed.items()):
+                if span[1] <= start - _DISORDER_NS:
+                    break  # those before it ended earlier still
+                if key != session_id:
+                    others.append(span)
             self._forget()
         return metrics.overlap_ns(start, end, others)
 
@@ -44,5 +56,8 @@ class Generations:
 
         The last minute is kept for those that have ended but whose record is being built.
         """
+        if len(self._closed) < self._look_at:  # looking costs as much as there are
+            return
         horizon = min(self._open.values(), default=time.monotonic_ns()) - 60 * metrics.NS
         self._closed = {key: span for key, span in self._closed.items() if span[1] > horizon}
+        self._look_at = max(_FEW, 2 * len(self._closed))
