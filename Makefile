@@ -47,7 +47,8 @@ lint: install ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: install demo ## the performance table as JSON and Markdown
+bench: install demo ## the quick benchmark, and the engine's performance table as JSON and Markdown
+	@$(BIN)/workbench bench run benchmarks/specs/quick.toml
 	@$(BIN)/python -m benchmarks.overhead
 
 # ARGS="--quick" is a run of minutes; the full one wants a quiet machine for a quarter of an hour.
