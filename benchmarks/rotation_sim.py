@@ -5,18 +5,21 @@
 The policy is the product's own :func:`workbench.rotation.policy.plan`; only time, loads, answers
 and memory are played. Every event of every trace checks the invariants:
 
-- no device ever holds more than its limit (models that are loading, in use, idle or leaving);
+- no device ever holds more than its limit (models that are loading, in use, idle or leaving, and
+  the keys and values of all that they answer);
 - no model that is in use or loading is evicted, no pinned one either;
 - nobody waits beyond the bound: the patience, and then the work that had arrived before it ran
   out, one request after the other, each with a load;
 - every request is answered, and nothing is left waiting, resident by mistake or leased at the end.
 
-A trace: 2 to 50 models of 0.1 to 80 GB on 1 to 4 devices that hold 15 to 60 % of them together;
-loads take 0.5 s and a second per 1.5 GB; answers are lognormal around 4 s; requests name models by
-Zipf's law. Zipf traces arrive at random moments, bursty ones in bursts of 5 to 40; mixed ones are
-Zipf traces of which a tenth of the requests must run alone. The pressure of a trace is the time
-that all its loads would take if every request loaded its model, over the time in which the requests
-arrive, per device; it is drawn from 1 to 4: a machine that is asked for more than it can rotate.
+A trace: 2 to 50 models of 0.1 to 80 GB on 1 to 4 devices that hold 15 to 60 % of them together; in
+half of the traces a request's context takes up to a fifth of its model, in rows as long as the
+longest of its model's answers; loads take 0.5 s and a second per 1.5 GB; answers are lognormal
+around 4 s; requests name models by Zipf's law. Zipf traces arrive at random moments, bursty ones in
+bursts of 5 to 40; mixed ones are Zipf traces of which a tenth of the requests must run alone. The
+pressure of a trace is the time that all its loads would take if every request loaded its model,
+over the time in which the requests arrive, per device; it is drawn from 1 to 4: a machine that is
+asked for more than it can rotate.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ Kind = Literal["zipf", "bursty", "mixed"]
 PATIENCE_S: Final = {Priority.INTERACTIVE: 180.0, Priority.BENCHMARK: 480.0}
 """The defaults of the settings."""
 UNLOAD_S: Final = 0.3
+CONTEXT: Final = 4096
 LOOK_AGAIN_S: Final = 1.0
 GB: Final = 10**9
 
@@ -62,6 +66,7 @@ class Asked:
     answer_s: float
     exclusive: bool
     priority: Priority
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ def draw(seed: int, kind: Kind, n_requests: int = 200) -> Trace:
     names = [f"m{i}" for i in range(rng.randint(2, 50))]
     sizes = {name: 0.1 * 800 ** rng.random() * GB for name in names}
     home = {name: rng.choice(devices) for name in names}
+    talks = random.Random(seed + 1_000_000).random() < 0.5
     pinned = {rng.choice(names)} if rng.random() < 0.1 else set()
     models = {
         name: Model(
@@ -92,20 +98,23 @@ def draw(seed: int, kind: Kind, n_requests: int = 200) -> Trace:
             concurrency=rng.choice((1, 1, 4, 32)),
             pinned=name in pinned,
             load_s=0.5 + sizes[name] / (1.5 * GB),
+            token_bytes={home[name]: int(sizes[name] / 5 / CONTEXT)} if talks else {},
         )
         for name in names
     }
     share = rng.uniform(0.15, 0.6)
     limits = {}
     for device in devices:
-        needs = [m.need[device] for m in models.values() if device in m.need] or [GB]
-        always = sum(models[n].need.get(device, 0) for n in pinned)
+        full = [m.needed((CONTEXT,)) for m in models.values()]
+        needs = [need[device] for need in full if device in need] or [GB]
+        always = sum(models[n].needed((CONTEXT,)).get(device, 0) for n in pinned)
         limits[device] = int(max(max(needs) + always, share * sum(needs)))
     weights = [1 / rank ** rng.uniform(0.6, 1.4) for rank in range(1, len(names) + 1)]
     popular = rng.sample(names, len(names))
     asked = rng.choices(popular, weights, k=n_requests)
     pressure = rng.uniform(1.0, 4.0)
     horizon_s = sum(models[name].load_s for name in asked) / pressure / len(devices)
+    lengths = random.Random(seed)
     alone, batch = kind == "mixed", rng.random() < 0.3
     requests = [
         Asked(
@@ -114,6 +123,7 @@ def draw(seed: int, kind: Kind, n_requests: int = 200) -> Trace:
             rng.lognormvariate(1.4, 0.7),
             alone and rng.random() < 0.1,
             Priority.BENCHMARK if batch and rng.random() < 0.3 else Priority.INTERACTIVE,
+            lengths.randint(CONTEXT // 20, CONTEXT) if talks else 0,
         )
         for at, name in zip(_arrivals(rng, kind, n_requests, horizon_s), asked, strict=True)
     ]
@@ -150,7 +160,7 @@ def first_come(snapshot: Snapshot) -> Plan:
             break
         used = {
             device: sum(m.footprint.get(device, 0) for n, m in models.items() if n != ticket.model)
-            + larger(model.footprint, model.need).get(device, 0)
+            + larger(model.footprint, model.needed((*model.tokens, ticket.tokens))).get(device, 0)
             for device in model.need
         }
         short = {device: total - snapshot.limits[device] for device, total in used.items()}
@@ -173,7 +183,11 @@ def first_come(snapshot: Snapshot) -> Plan:
             del models[name]
         last = max((m.last_use for m in models.values()), default=0) + 1
         models[ticket.model] = replace(
-            model, resident=True, running=model.running + 1, last_use=last
+            model,
+            resident=True,
+            running=model.running + 1,
+            tokens=(*model.tokens, ticket.tokens),
+            last_use=last,
         )
         alone = ticket.exclusive
         waiting.pop(0)
@@ -353,12 +367,20 @@ class World:
                 running=len(self._leases[name]),
                 last_use=self._resident.get(name, 0),
                 held=self._trace.models[name].held if resident else None,
+                tokens=self._contexts(name),
                 gap_s=self._gap(name),
             )
         held = self._trace.models
         return Snapshot(
             waiting=[
-                Ticket(number, asked.model, asked.arrives_s, asked.exclusive, asked.priority)
+                Ticket(
+                    number,
+                    asked.model,
+                    asked.arrives_s,
+                    asked.exclusive,
+                    asked.priority,
+                    asked.tokens,
+                )
                 for number, asked in self._waiting.items()
             ],
             models=models,
@@ -370,6 +392,10 @@ class World:
             exclusive_running=self._alone,
             patience_s=PATIENCE_S,
         )
+
+    def _contexts(self, name: str, begun_by_s: float = float("inf")) -> tuple[int, ...]:
+        leases = self._leases[name].values()
+        return tuple(one.asked.tokens for one in leases if one.ready_s <= begun_by_s)
 
     def _gap(self, name: str) -> float:
         times = self._arrived[name]
@@ -383,9 +409,9 @@ class World:
             begins = self._ready[name] - model.load_s
             if begins > self._now:
                 continue
-            begun = any(lease.ready_s <= self._now for lease in self._leases[name].values())
+            begun = self._contexts(name, self._now)
             busy = begun or self._ready[name] > self._now
-            total.update(model.need if busy else model.held or {})
+            total.update(model.needed(begun) if busy else model.held or {})
         for name in (n for n, done_s in self._unloading.items() if done_s > self._now):
             total.update(self._trace.models[name].held or {})
         for device, limit in self._trace.limits.items():

@@ -280,6 +280,51 @@ async def test_what_it_holds_afterwards_is_told_apart_from_the_peak_of_its_load(
     assert told["peak_bytes"]["host"] > 110 * MB
 
 
+async def test_a_look_from_before_the_end_of_a_load_is_no_answer(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    """Else the load's own peak would count as what answers take, and evict others for nothing."""
+    runtime = Runtime()
+    ledger = make(runtime, workbench_memory_watch_s=100.0)
+    route = Route(runtime, "a")
+    ledger.loading(route)
+    runtime.processes["a"] = [holder.pid]
+    early = ledger._census.look()
+    holder.hold(80)
+    holder.let_go()
+    ledger.loaded(route, ResidentModel("a", pids=(holder.pid,), fresh=True))
+    ledger._take(early)
+    await ledger.look()
+    told = ledger.account(route.model)["memory"]
+    assert told["peak_bytes"]["host"] > 80 * MB
+    assert told["answering_bytes"]["host"] < 60 * MB
+
+
+async def test_a_heavy_stay_does_not_make_a_short_request_dear(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    runtime = Runtime()
+    runtime.expected["a"] = Footprint(
+        {"host": 60 * MB}, {"host": 50 * MB}, "", {"host": 10_000}, 8192
+    )
+    ledger = make(runtime)
+    route = await load(ledger, runtime, "a", holder, 40)
+    await ledger.look()
+    idle = ledger.held()[route.model]["host"]
+    holder.hold(200)
+    ledger.answered(route.model, 20_000)
+    await ledger.look()
+    told = leave(ledger, runtime, route)
+    assert told["context_tokens"] == 20_000
+    assert told["predicted_bytes"] == {"host": 50 * MB + 200_000_000}
+    assert told["error_share"] < 0.2
+    await ledger.prepare(route)
+    prediction = ledger.predict(route)
+    assert prediction.source == "loads"
+    assert prediction.peak(100)["host"] == pytest.approx(idle, abs=20 * MB)
+    assert prediction.peak(20_000)["host"] == pytest.approx(told["peak_bytes"]["host"], rel=0.05)
+
+
 async def test_a_load_that_failed_or_was_none_teaches_nothing(
     machine: Machine, make: MakeLedger, holder: Holder
 ) -> None:
@@ -335,6 +380,28 @@ async def test_alerts_rise_and_end_and_memory_is_given_back(
     rows = store.rows("SELECT event, reason FROM model_events ORDER BY t_ns")
     assert [row["event"] for row in rows] == ["pressure", "relief"]
     assert "is short" in rows[0]["reason"]
+
+
+async def test_more_than_the_budget_is_an_alert(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    runtime = Runtime()
+    seen: list[Alert] = []
+    ledger = make(
+        runtime,
+        workbench_memory_budget=100 * MB,
+        on_alert=lambda alert, before: seen.append(alert),
+    )
+    await load(ledger, runtime, "a", holder, 60)
+    assert ledger.alerts == ()
+    holder.hold(100)
+    await eventually(lambda: ledger.alerts)
+    (alert,) = ledger.alerts
+    assert (alert.level, alert.of_budget, alert.total_bytes) == ("critical", True, 100 * MB)
+    assert alert.sentence().endswith("more than the budget of 0.10 GB.")
+    holder.let_go()
+    await eventually(lambda: seen and not seen[-1].rising)
+    assert ledger.alert_counts["host budget", "critical"] == 1
 
 
 async def test_an_idle_book_costs_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,8 @@ CHECKED = Footprint({"host": 1500}, {"host": 600}, "check")
 
 
 def load(peak: int, predicted: int, source: str = "loads", **more: object) -> Load:
-    return Load({"host": peak}, {"host": peak // 2}, {"host": predicted}, source, **more)  # type: ignore[arg-type]
+    half = {"host": peak // 2}
+    return Load({"host": peak}, half, half, {"host": predicted}, source, **more)  # type: ignore[arg-type]
 
 
 def test_files_speak_until_there_was_a_load() -> None:
@@ -38,6 +40,31 @@ def test_only_loads_of_the_same_kind_tell() -> None:
     assert predict(FILES, loads, None).source == "files"
     assert predict(CHECKED, loads, None).bytes == {"host": 1490}
     assert predict(FILES, loads, 8192).bytes == {"host": 2000}
+
+
+def stay(settled: int, answering: int, tokens: int) -> Load:
+    least, most = {"host": settled}, {"host": answering}
+    return Load({"host": 900}, least, most, {}, "loads", tokens=tokens)
+
+
+def test_a_stay_with_many_long_requests_says_nothing_against_a_short_one() -> None:
+    """Base and bytes per token are told apart: 1,420 were held, but not by a small request."""
+    files = replace(FILES, token_bytes={"host": 10}, context=8192)
+    told = predict(files, [stay(800, 800 + 40_000 * 10, 40_000)], None)
+    assert told.answering == {"host": 800}
+    assert told.bytes == told.peak(5) == {"host": 900}
+    assert told.peak(40_000) == {"host": 800 + 400_000}
+    assert told.context == 8192
+
+
+def test_measured_answers_correct_what_a_token_takes() -> None:
+    files = replace(FILES, token_bytes={"host": 10})
+    steeper = predict(files, [stay(800, 800 + 2000 * 15, 2000)], None)
+    assert (steeper.answering, steeper.token_bytes) == ({"host": 800}, {"host": 15})
+    incredible = predict(files, [stay(800, 100_800, 2000)], None)
+    assert (incredible.answering, incredible.token_bytes) == ({"host": 60_800}, {"host": 20})
+    short = predict(files, [stay(800, 1800, 50)], None)
+    assert (short.answering, short.token_bytes) == ({"host": 1300}, {"host": 10})
 
 
 def test_error_is_of_the_predictions_from_the_same_source() -> None:

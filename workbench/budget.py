@@ -6,7 +6,7 @@ Values and the protocol between the policy, which only reads them, and the book 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from workbench.providers.base import ResidentModel
@@ -20,12 +20,14 @@ HOST: Final = "host"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model will hold at its peak: the load and the answers after it, cache included.
+    """What a model will hold at its peak: the load, and the answers after it.
 
-    ``answering`` is the most that it will hold once it is loaded. Loading takes more, up to twice
-    as much. ``source`` is ``files`` (sizes and architecture) or ``loads`` (its own measured loads,
-    of which there were ``loads``). ``error_share`` is the mean relative error of its last
-    predictions from that source, None before there was one.
+    ``answering`` is what it will hold once it is loaded, to which every token of context that its
+    running requests may come to adds ``token_bytes``. Loading takes more, up to twice as much.
+    ``context`` is the most tokens that one request may have. ``source`` is ``files`` (sizes and
+    architecture) or ``loads`` (its own measured loads, of which there were ``loads``).
+    ``error_share`` is the mean relative error of its last predictions from that source, None before
+    there was one.
     """
 
     bytes: DeviceBytes
@@ -33,6 +35,19 @@ class Prediction:
     source: Literal["files", "loads"]
     loads: int = 0
     error_share: float | None = None
+    token_bytes: DeviceBytes = field(default_factory=dict)
+    context: int | None = None
+
+    def peak(self, tokens: int) -> DeviceBytes:
+        """At its peak, if its requests together have so many tokens of context at most."""
+        devices = {*self.bytes, *self.answering, *self.token_bytes}
+        return {
+            d: max(
+                self.bytes.get(d, 0),
+                self.answering.get(d, 0) + self.token_bytes.get(d, 0) * tokens,
+            )
+            for d in sorted(devices)
+        }
 
 
 class MemoryBook(Protocol):
@@ -92,8 +107,16 @@ class MemoryBook(Protocol):
         """It is in memory; None: the load failed, and nothing is learned from it."""
         ...
 
+    def answered(self, model: str, tokens: int) -> None:
+        """Its requests have had so many tokens of context together, at most."""
+        ...
+
     def gone(self, model: str) -> None:
         """It was unloaded or its process ended: what it held at its peak is learned."""
+        ...
+
+    async def look(self) -> None:
+        """Look now: holdings and accounts are of this moment afterwards."""
         ...
 
     def account(self, model: str) -> Mapping[str, Any]:

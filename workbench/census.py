@@ -39,6 +39,8 @@ class Holding:
     """The host's part that are pages of files, which the system counts as available."""
     high_water_bytes: int = 0
     """The kernel's own marks, shared pages in full: whether they rose is exact."""
+    began_ns: int = 0
+    """Monotonic: when this look at them began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class Census:
     def _holding(
         self, roots: Pids, gpu: Mapping[tuple[str, int], int], *, walk: bool = True
     ) -> Holding:
+        began_ns = time.monotonic_ns()
         now: dict[str, int] = {}
         peak: dict[str, int] = {}
         droppable = high_water = 0
@@ -195,7 +198,7 @@ class Census:
         for device, size in now.items():
             if device != "host":
                 peaks[device] = max(peaks.get(device, 0), size)
-        return Holding(roots, now, {**peak, **peaks}, droppable, high_water)
+        return Holding(roots, now, {**peak, **peaks}, droppable, high_water, began_ns)
 
     def _run(self) -> None:
         while True:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import json
 import random
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -35,14 +34,13 @@ from workbench.record import recover
 from workbench.rotation import ModelRotationService, Overview, Preview, ResidencyChange
 from workbench.rotation.estimates import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
-from workbench.session import LiveSession, Parts
+from workbench.session import LiveSession, Parts, prompt_bytes
 from workbench.settings import Settings
 from workbench.store import ModelEvent, Store
 from workbench.store.journal import Journal
 from workbench.types import (
     ChatRequest,
     ErrorEvent,
-    Message,
     ModelInfo,
     Priority,
     Stamps,
@@ -407,8 +405,7 @@ class Engine:
             )
         limit = self.settings.workbench_max_prompt_bytes
         try:
-            size = sum(_size(message) for message in messages)
-            size += len(json.dumps(request.tools, ensure_ascii=False).encode())
+            size = prompt_bytes(request)
         except UnicodeEncodeError:
             raise invalid(
                 "The prompt holds half of a surrogate pair, which is no text.",
@@ -525,12 +522,6 @@ class Engine:
                 details=error.details,
             )
         )
-
-
-def _size(message: Message) -> int:
-    """Bytes of text that a model reads of a message."""
-    calls = "".join(call.name + call.arguments for call in message.tool_calls)
-    return len((message.content + calls).encode())
 
 
 def _warning(failed: ErrorEvent, code: str, message: str) -> WarningEvent:

@@ -23,6 +23,8 @@ _log = logs.get(__name__)
 
 _STEP_SHARE: Final = 0.02
 """Of the capacity: by how much room must grow before a lowered limit rises."""
+_OVER_BUDGET: Final = Thresholds(high=1.0, critical=1.05, band=0.02)
+"""Shares of the budget that models are measured to hold."""
 _REFRESH_S: Final = 10.0
 _NEWS_S: Final = 1.0
 """While more is held than may be, the rotation is told again after this time."""
@@ -39,33 +41,47 @@ class _Stay:
     num_ctx: int | None
     variant: str
     prediction: Prediction
-    loaded: bool = False
-    peak: DeviceBytes = field(default_factory=dict)
+    loaded_ns: int = 0
+    """Monotonic: when it was in memory; 0 before."""
+    loading: DeviceBytes = field(default_factory=dict)
+    """The most that its load took."""
     high_water: int = 0
     """Of its load, as the kernel has it."""
+    settled: DeviceBytes = field(default_factory=dict)
+    """The least that it held since."""
     answering: DeviceBytes = field(default_factory=dict)
+    """The most that it held since."""
+    tokens: int = 0
+    """The most context that its requests had together."""
 
     def see(self, holding: Holding) -> None:
         """Account for a look at its processes."""
-        self.peak = _most(self.peak, holding.peak)
-        if not self.loaded:
+        if not holding.now:
             return
-        self.answering = _most(self.answering, holding.now)
+        if not self.loaded_ns or holding.began_ns <= self.loaded_ns:
+            self.loading = _most(self.loading, holding.peak)
+            return
         if not self.high_water:
             self.high_water = holding.high_water_bytes
-        elif holding.high_water_bytes > self.high_water:
+            self.loading = _most(self.loading, holding.peak)
+            self.settled = holding.now
+        self.settled = _least(self.settled, holding.now)
+        self.answering = _most(self.answering, holding.now)
+        if holding.high_water_bytes > self.high_water:
             # Above the load's peak: that was an answer.
             self.answering = _most(self.answering, holding.peak)
 
     def load(self) -> Load:
         """What is to be remembered of it."""
         return Load(
-            peak=self.peak,
-            answering=self.answering or self.peak,
-            predicted=self.prediction.bytes,
+            loading=self.loading,
+            settled=self.settled,
+            answering=self.answering,
+            predicted=self.prediction.peak(self.tokens) if self.prediction.bytes else {},
             source=self.prediction.source,
             variant=self.variant,
             num_ctx=self.num_ctx,
+            tokens=self.tokens,
         )
 
 
@@ -224,8 +240,9 @@ class Ledger:
         """
         stay = self._stays.get(model)
         if stay is not None and stay.prediction.bytes:
-            own = stay.load().error_share if stay.loaded and stay.peak else None
-            return replace(stay.prediction, error_share=own)
+            own = stay.load().error_share if stay.answering else None
+            peak = stay.prediction.peak(stay.tokens)
+            return replace(stay.prediction, bytes=peak, error_share=own)
         provider = self._providers.get(model.partition("/")[0])
         if provider is None:
             return Prediction({}, {}, "files")
@@ -244,7 +261,7 @@ class Ledger:
             self.predict(route, num_ctx),
         )
         before = self._stays.get(route.model)
-        if before is None or not before.loaded:
+        if before is None or not before.loaded_ns:
             self._stays[route.model] = stay
         else:
             self._again[route.model] = stay  # counts only if it turns out to be a load
@@ -262,15 +279,20 @@ class Ledger:
             self._learn(model)
             self._stays[model] = again
         stay = self._stays.get(model)
-        if stay is None or stay.loaded:
+        if stay is None or stay.loaded_ns:
             return
         if resident.fresh:
             self._ours[model] = route
-            stay.loaded = True
+            stay.loaded_ns = time.monotonic_ns()
         else:
             del self._stays[model]  # it was there already: no load to learn from
         self._forget_files(model)
         self._census.wake()
+
+    def answered(self, model: str, tokens: int) -> None:
+        """See the protocol."""
+        if (stay := self._stays.get(model)) is not None:
+            stay.tokens = max(stay.tokens, tokens)
 
     def gone(self, model: str) -> None:
         """See the protocol."""
@@ -285,9 +307,11 @@ class Ledger:
         stay = self._stays.get(model)
         if stay is None:
             return {}
-        if (holding := self._census.glance(model)) is not None:
+        sample = self._census.latest
+        runner = sample.shared.get(model, model) if sample is not None else model
+        if (holding := self._census.glance(runner)) is not None:
             stay.see(holding)
-        return {"memory": stay.load().to_dict()} if stay.peak else {}
+        return {"memory": stay.load().to_dict()} if stay.loading else {}
 
     async def look(self) -> None:
         """Look now: :meth:`held` is of this moment afterwards."""
@@ -324,7 +348,7 @@ class Ledger:
         for model, route in routes.items():
             pids = route.provider.pids(route.name)
             stay = self._stays.get(model)
-            if pids or (stay is not None and not stay.loaded):
+            if pids or (stay is not None and not stay.loaded_ns):
                 found[model] = pids
         return found
 
@@ -333,9 +357,9 @@ class Ledger:
 
     def _take(self, sample: Sample) -> None:
         """In the census's thread: a look was taken."""
-        for model, holding in sample.holdings.items():
-            stay = self._stays.get(model)
-            if stay is not None and holding.now:
+        for model, stay in list(self._stays.items()):
+            holding = sample.holdings.get(sample.shared.get(model, model))
+            if holding is not None:
                 stay.see(holding)
         news = self._account(sample)
         over = any(
@@ -355,7 +379,7 @@ class Ledger:
         with self._lock:
             before = dict(self._limits)
             for name, device in sample.devices.items():
-                held = sum(h.now.get(name, 0) for h in sample.holdings.values())
+                held = held_now = sum(h.now.get(name, 0) for h in sample.holdings.values())
                 if name == HOST:
                     held -= sum(h.droppable_bytes for h in sample.holdings.values())
                 capacity = self._capacity.setdefault(
@@ -365,20 +389,23 @@ class Ledger:
                 self._limits[name] = pressure.limit(
                     self._limits.get(name, capacity), room, capacity, _STEP_SHARE
                 )
-                self._level(name, device, sample.t_ns)
+                used = device.used_bytes
+                self._level(Alert(name, "ok", used, device.total_bytes, sample.t_ns))
+                self._level(Alert(name, "ok", held_now, capacity, sample.t_ns, of_budget=True))
             self._sample = sample
             return self._limits != before
 
-    def _level(self, name: str, device: memory.DeviceMemory, t_ns: int) -> None:
-        known = self._alerts.get(name)
+    def _level(self, seen: Alert) -> None:
+        """Tell of a share of memory in use that came to another level."""
+        known = self._alerts.get(seen.key)
         before: Level = known.level if known is not None else "ok"
-        share = device.used_bytes / max(device.total_bytes, 1)
-        level = self._thresholds.level(before, share)
-        since = known.since_ns if known is not None and level == before else t_ns
-        alert = Alert(name, level, device.used_bytes, device.total_bytes, since)
-        self._alerts[name] = alert
+        thresholds = _OVER_BUDGET if seen.of_budget else self._thresholds
+        level = thresholds.level(before, seen.used_bytes / max(seen.total_bytes, 1))
+        since = known.since_ns if known is not None and level == before else seen.since_ns
+        alert = replace(seen, level=level, since_ns=since)
+        self._alerts[alert.key] = alert
         if level != before:
-            self.alert_counts[name, level] += 1
+            self.alert_counts[alert.key, level] += 1
             self._post(lambda: self._on_alert(alert, before))
 
     def _post(self, call: Callable[[], None]) -> None:
@@ -397,7 +424,7 @@ class Ledger:
 
     def _learn(self, model: str) -> None:
         stay = self._stays.pop(model, None)
-        if stay is not None and stay.loaded and stay.peak:
+        if stay is not None and stay.answering:
             self._loads[model] = keep(self._loads.get(model, ()), stay.load())
 
     def _forget_files(self, model: str) -> None:
@@ -416,13 +443,20 @@ class Ledger:
             for model, event, values in past():
                 if event == "load":
                     close(model)
-                open_stays[model] = Load.from_dict(values)
+                try:
+                    open_stays[model] = Load.from_dict(values)
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    continue  # an older version's, which did not tell load and answers apart
                 if event != "load":
                     close(model)
         except Exception as error:  # whatever is wrong with the log, models can be loaded
             _log.warning("no_past_loads", error=str(error))
         for model in list(open_stays):
             close(model)
+
+
+def _least(one: DeviceBytes, other: DeviceBytes) -> DeviceBytes:
+    return {name: min(one.get(name, 0), other.get(name, 0)) for name in {*one, *other}}
 
 
 def _most(one: DeviceBytes, other: DeviceBytes) -> DeviceBytes:

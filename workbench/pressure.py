@@ -33,13 +33,22 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One device whose memory is short. ``since_ns`` is monotonic."""
+    """One device whose memory is short, or its budget. ``since_ns`` is monotonic.
+
+    Of the budget ``used_bytes`` is what models are measured to hold of ``total_bytes``.
+    """
 
     device: str
     level: Level
     used_bytes: int
     total_bytes: int
     since_ns: int
+    of_budget: bool = False
+
+    @property
+    def key(self) -> str:
+        """What is watched, for metrics."""
+        return f"{self.device} budget" if self.of_budget else self.device
 
     @property
     def rising(self) -> bool:
@@ -51,6 +60,12 @@ class Alert:
         where = "this machine" if self.device == "host" else self.device
         share = f"{100 * self.used_bytes / max(self.total_bytes, 1):.0f} %"
         used = f"{self.used_bytes / 1e9:.1f} of {self.total_bytes / 1e9:.1f} GB"
+        if self.of_budget:
+            now = "again within" if self.level == "ok" else "more than"
+            return (
+                f"Models hold {self.used_bytes / 1e9:.2f} GB of {where}, {now} the budget of "
+                f"{self.total_bytes / 1e9:.2f} GB."
+            )
         state = {"ok": "is well again", "high": "is short", "critical": "is nearly used up"}
         return f"Memory of {where} {state[self.level]}: {used} in use ({share})."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from workbench.memory import MemoryMonitor, MemoryReading, Watch
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.record import journal_header, journal_tokens, with_tokens
 from workbench.rotation import ModelRotationService, Standing
+from workbench.rotation.context import Context
 from workbench.router import Route
 from workbench.settings import Settings
 from workbench.store import MemorySample, Store
@@ -242,6 +244,7 @@ class LiveSession:
             mode=request.timing_mode,
             keep_alive_s=self._keep_alive_s,
             num_ctx=request.options.num_ctx,
+            context=Context(prompt_bytes(request), request.options.max_tokens),
             load_timeout_s=request.timeouts.load_s,
             priority=request.priority,
             cancel=self.cancel,
@@ -258,6 +261,9 @@ class LiveSession:
             try:
                 await self._relay()
             finally:
+                if self.finish is not None:
+                    slot.prompt_tokens = self.finish.prompt_tokens
+                    slot.cells = int(self.finish.details.get("cache_tokens", 0))
                 if self.sent is not None:
                     self._parts.generations.end(request.session_id, time.monotonic_ns())
 
@@ -576,6 +582,19 @@ class LiveSession:
             provider=provider,
             details={"phase": phase, "limit_s": limit_s},
         )
+
+
+def prompt_bytes(request: ChatRequest) -> int:
+    """Bytes of text that a model reads.
+
+    Raises:
+        UnicodeEncodeError: for what is no text.
+    """
+    texts = [message.content for message in request.messages]
+    calls = [call for message in request.messages for call in message.tool_calls]
+    texts += [call.name + call.arguments for call in calls]
+    tools = json.dumps(request.tools, ensure_ascii=False) if request.tools else ""
+    return sum(len(text.encode()) for text in (*texts, tools))
 
 
 def _samples(session: StreamSession, reading: MemoryReading) -> tuple[MemorySample, MemorySample]:

@@ -55,7 +55,7 @@ class Upkeep:
     def alerted(self, alert: Alert, before: Level) -> None:
         """A device came to another level."""
         write = _log.warning if alert.rising else _log.info
-        write("memory", device=alert.device, level=alert.level, reason=alert.sentence())
+        write("memory", device=alert.key, level=alert.level, reason=alert.sentence())
         self._store.log_model_event(
             ModelEvent(
                 event="pressure" if alert.rising else "relief",
@@ -66,6 +66,7 @@ class Upkeep:
                 details={
                     "device": alert.device,
                     "level": alert.level,
+                    "of_budget": alert.of_budget,
                     "before": before,
                     "used_bytes": alert.used_bytes,
                     "total_bytes": alert.total_bytes,

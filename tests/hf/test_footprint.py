@@ -13,6 +13,7 @@ from tests.hf import tiny
 from workbench.hf import files
 from workbench.hf.footprint import footprint
 from workbench.hf.options import LoadOptions
+from workbench.prediction import predict
 from workbench.providers.base import Footprint
 
 MB = 2**20
@@ -28,7 +29,6 @@ def of(
     verdict: Mapping[str, Any] | None = PASSED,
     device: str = "cpu",
     num_ctx: int | None = None,
-    cache_bytes: int = 2**40,
     prompts: bool = False,
 ) -> Footprint:
     made = footprint(
@@ -37,7 +37,6 @@ def of(
         device=device,
         known_verdict=verdict,
         num_ctx=num_ctx,
-        cache_bytes=cache_bytes,
         copy_there=True,
         prompts=prompts,
     )
@@ -64,7 +63,7 @@ def test_peaks_of_the_demo_model_are_near_the_measured_ones(
     demo: tuple[Path, str], options: str, verdict: Mapping[str, Any] | None, measured_mb: int
 ) -> None:
     """Measured on a machine with two cores, see benchmarks/RESULTS.md."""
-    expected = of(*demo, options, verdict=verdict).peak_bytes["host"]
+    expected = predict(of(*demo, options, verdict=verdict), [], None).peak(8192)["host"]
     assert expected == pytest.approx(measured_mb * MB, rel=0.15)
 
 
@@ -75,13 +74,11 @@ def test_a_form_that_failed_its_check_is_not_expected(demo: tuple[Path, str]) ->
     assert packed.variant == plain.variant == ""
 
 
-def test_the_cache_counts_with_one_full_context_within_its_bound(demo: tuple[Path, str]) -> None:
-    per_token = 2 * 30 * 3 * 64 * 4  # keys and values, layers, heads, size, float32
-    long = of(*demo).answering_bytes["host"]
-    short = of(*demo, num_ctx=1024).answering_bytes["host"]
-    assert long - short == (8192 - 1024) * per_token
-    bound = of(*demo, cache_bytes=50 * MB).answering_bytes["host"]
-    assert bound - short == 50 * MB - 1024 * per_token
+def test_each_token_of_context_adds_its_keys_and_values(demo: tuple[Path, str]) -> None:
+    made = of(*demo)
+    assert made.token_bytes == {"host": 2 * 30 * 3 * 64 * 4}  # layers, heads, size, float32
+    assert (made.context, of(*demo, "num_ctx=512").context) == (8192, 512)
+    assert of(*demo, num_ctx=1024).context == 1024
 
 
 def test_a_file_that_stays_mapped_counts(demo: tuple[Path, str]) -> None:

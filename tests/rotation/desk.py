@@ -10,6 +10,7 @@ from workbench.budget import DeviceBytes, Prediction
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import ModelRotationService, ResidencyChange
+from workbench.rotation.context import ORDINARY
 from workbench.router import Route
 from workbench.types import Priority, TimingMode
 
@@ -72,6 +73,8 @@ class FakeBook:
         self.provider = provider
         self.limit = limit
         self.told: list[str] = []
+        self.token_bytes: DeviceBytes = {}
+        self.context: int | None = None
 
     def size(self, name: str) -> int:
         return int("".join(filter(str.isdigit, name)) or 0)
@@ -96,7 +99,7 @@ class FakeBook:
 
     def predict(self, route: Route, num_ctx: int | None = None) -> Prediction:
         size = {"host": self.size(route.name)}
-        return Prediction(size, size, "files")
+        return Prediction(size, size, "files", token_bytes=self.token_bytes, context=self.context)
 
     def loading(self, route: Route, num_ctx: int | None = None) -> None:
         self.told.append(f"loading {route.name}")
@@ -106,6 +109,12 @@ class FakeBook:
 
     def gone(self, model: str) -> None:
         self.told.append(f"gone {model.removeprefix('fake/')}")
+
+    def answered(self, model: str, tokens: int) -> None:
+        self.told.append(f"answered {model.removeprefix('fake/')} {tokens}")
+
+    async def look(self) -> None:
+        pass
 
     def account(self, model: str) -> Mapping[str, Any]:
         return {}
@@ -160,6 +169,8 @@ class Desk:
             mode=more.get("mode", TimingMode.CONCURRENT),
             priority=more.get("priority", Priority.INTERACTIVE),
             keep_alive_s=keep_alive_s,
+            context=more.get("context", ORDINARY),
+            num_ctx=more.get("num_ctx"),
             cancel=more.get("cancel", CancellationToken()),
             queue_timeout_s=more.get("queue_timeout_s", 5.0),
             on_standing=more.get("on_standing", lambda standing: None),

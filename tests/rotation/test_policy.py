@@ -15,6 +15,7 @@ from workbench.rotation.snapshot import Grant, Model, Plan, Snapshot, Ticket, ad
 from workbench.types import Priority
 
 BENCHMARK = Priority.BENCHMARK
+MB = 10**6
 
 
 def ticket(number: int, model: str, **more: Any) -> Ticket:
@@ -110,6 +111,96 @@ def test_to_use_an_idle_model_takes_room_for_its_growth() -> None:
     assert went(plan(snapshot([ticket(9, "a")], models, limit=10))) == []
 
 
+# -- context: each token of a running request takes its keys and values ---------------------------
+
+
+def talking(*tokens: int, base: int = 400, **more: Any) -> Model:
+    """A model in memory that answers requests of so much context; a token takes a megabyte."""
+    known = {"need": {"host": base * MB}, "held": {"host": base * MB}, "concurrency": 8}
+    return Model(
+        resident=True,
+        running=len(tokens),
+        tokens=tokens,
+        **{**known, "token_bytes": {"host": MB}, **more},
+    )
+
+
+def test_requests_to_a_resident_model_go_on_as_far_as_their_context_fits() -> None:
+    waiting = [ticket(n, "a", tokens=200) for n in (1, 2, 3)]
+    planned = plan(snapshot(waiting, {"a": talking()}, limit=900 * MB))
+    assert [number for number, _ in went(planned)] == [1, 2]
+    assert reason(planned, 3) == (
+        "its prompt and answer may take 200 MB more memory, 100 MB of it missing, in use by a"
+    )
+    busy = plan(snapshot(waiting[:1], {"a": talking(200, 200)}, limit=900 * MB))
+    assert went(busy) == []
+    assert went(plan(snapshot(waiting[:1], {"a": talking(200)}, limit=900 * MB))) == [(1, ())]
+
+
+def test_a_long_request_makes_the_rows_of_all_as_long() -> None:
+    models = {"a": talking(100, 100)}
+    long = snapshot([ticket(1, "a", tokens=200)], models, limit=900 * MB)
+    assert went(plan(long)) == []
+    assert went(plan(replace(long, limits={"host": 1000 * MB}))) == [(1, ())]
+
+
+def test_what_others_answer_takes_its_room_too() -> None:
+    models = {"a": talking(300), "b": talking(base=100)}
+    planned = plan(snapshot([ticket(1, "b", tokens=200)], models, limit=900 * MB))
+    assert "100 MB of it missing, in use by a" in reason(planned, 1)
+    assert went(plan(snapshot([ticket(1, "b", tokens=100)], models, limit=900 * MB))) == [(1, ())]
+    load = plan(snapshot([ticket(1, "c")], {**models, "c": wanted(200 * MB)}, limit=900 * MB))
+    assert went(load) == [(1, ("b",))]
+
+
+def test_a_request_alone_that_can_never_fit_is_refused_and_a_shorter_one_is_not() -> None:
+    long, short = ticket(1, "a", tokens=600), ticket(2, "a", tokens=10)
+    planned = plan(snapshot([long, short], {"a": talking()}, limit=900 * MB))
+    assert [refusal.reason for refusal in planned.refusals] == [
+        "needs 1.00 GB at its peak, 600 MB of it for 600 tokens of prompt and answer; "
+        "all models may hold 900 MB"
+    ]
+    assert went(planned) == [(2, ())]
+
+
+def test_an_answer_that_evicts_says_that_the_model_is_in_memory() -> None:
+    models = {"a": talking(last_use=1), "b": resident(2, size=400 * MB)}
+    (grant,) = plan(snapshot([ticket(1, "a", tokens=200)], models, limit=900 * MB)).grants
+    assert grant.evict == ("b",)
+    assert grant.reason == (
+        "it is in memory, but its answer may take 200 MB more; b left, least recently used and idle"
+    )
+
+
+def test_load_and_answer_judge_by_the_same_sum() -> None:
+    """What was loaded beside an idle model stays when that one answers."""
+    idle = talking(held={"host": 300 * MB}, settled={"host": 400 * MB}, last_use=1)
+    loads = snapshot([ticket(1, "b")], {"a": idle, "b": wanted(500 * MB)}, limit=800 * MB)
+    assert went(plan(loads)) == [(1, ("a",))]
+    fits = replace(loads, limits={"host": 900 * MB})
+    assert went(plan(fits)) == [(1, ())]
+    both = {"a": idle, "b": resident(2, size=500 * MB)}
+    assert went(plan(replace(fits, waiting=[ticket(2, "a")], models=both))) == [(2, ())]
+
+
+def test_only_what_is_measured_makes_an_idle_model_leave() -> None:
+    idle = talking(held={"host": 300 * MB}, settled={"host": 400 * MB})
+    assert plan(snapshot([], {"a": idle}, limit=350 * MB)).trims == ()
+    assert len(plan(snapshot([], {"a": idle}, limit=250 * MB)).trims) == 1
+
+
+def test_an_overdue_long_request_is_not_passed_for_ever() -> None:
+    models = {"a": talking(100, 100), "b": talking(base=100)}
+    waiting = [ticket(1, "a", tokens=250), ticket(2, "b", arrived_s=99, tokens=50)]
+    patient = {"patience_s": {Priority.INTERACTIVE: 1000.0}, "now_s": 100.0}
+    room = {"limit": 900 * MB}
+    assert went(plan(snapshot(waiting, models, **patient, **room))) == [(2, ())]
+    overdue = {**patient, "patience_s": {Priority.INTERACTIVE: 50.0}}
+    planned = plan(snapshot(waiting, models, **overdue, **room))
+    assert went(planned) == []
+    assert planned.order == (1, 2)
+
+
 def test_room_of_a_model_that_is_still_leaving_is_waited_for() -> None:
     leaving = {"gone": {"host": 6}}
     tight = snapshot([ticket(9, "a")], {"a": wanted(5)}, limit=10, unloading=leaving)
@@ -169,7 +260,7 @@ def test_model_that_never_fits_is_refused_and_nobody_leaves() -> None:
 def test_model_that_does_not_fit_beside_pinned_ones_is_refused() -> None:
     models = {"a": resident(1, size=6 * 10**9, pinned=True), "b": wanted(5 * 10**9)}
     (refusal,) = plan(snapshot([ticket(9, "b")], models, limit=10 * 10**9)).refusals
-    assert "of which pinned ones hold 6.0 GB" in refusal.reason
+    assert "of which pinned ones hold 6.00 GB" in refusal.reason
     full = snapshot([ticket(9, "b")], {"a": resident(pinned=True)}, max_resident=1)
     assert "all 1 are taken by pinned models" in plan(full).refusals[0].reason
 

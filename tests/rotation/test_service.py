@@ -10,6 +10,7 @@ from tests.rotation.desk import Desk
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.rotation import Standing, policy, service
+from workbench.rotation.context import Context
 from workbench.rotation.snapshot import Plan, Snapshot
 from workbench.router import Route
 from workbench.types import TimingMode
@@ -42,6 +43,46 @@ async def test_waits_for_the_lease_of_another_and_says_why() -> None:
     assert (told[0].position, told[0].reason) == (1, "all places for resident models are in use")
     assert told[0].estimate_s is not None
     assert desk.provider.loaded == ["b"]
+
+
+async def test_requests_to_a_resident_model_wait_for_room_for_their_context() -> None:
+    desk = Desk(max_resident=4, concurrency=4, limit=9_000)
+    assert desk.book is not None
+    desk.book.token_bytes = {"host": 1}
+    told: list[Standing] = []
+    long = {"context": Context(6000, 1000), "on_standing": told.append}  # 3,064 tokens
+    async with desk.slot("a500", **long):
+        async with desk.slot("a500", **long):
+            third = await desk.asking("a500", **long)
+            assert "its prompt and answer may take" in told[-1].reason
+            short = {"num_ctx": 100, **long}
+            fourth = await desk.asking("a500", **short)
+            assert desk.service.running == {"fake/a500": 2}
+        await third
+        await fourth
+    assert desk.service.running == {}
+
+
+async def test_contexts_are_estimated_as_dense_as_the_last_prompts_were() -> None:
+    desk = Desk(max_resident=4, limit=9_000)
+    assert desk.book is not None
+    desk.book.token_bytes = {"host": 1}
+    context = Context(6000, 8000)
+    with pytest.raises(WorkbenchError, match="10,064 tokens") as refused:
+        await desk.ask("a500", context=context)
+    assert "use fake/a500?num_ctx=8192" in refused.value.fix
+    async with desk.slot("a500", context=Context(6000, 10)) as slot:
+        slot.prompt_tokens, slot.cells = 300, 384
+    assert "answered a500 384" in desk.book.told
+    await desk.ask("a500", context=context)
+    desk.book.context = 1000
+    await desk.ask("a500", context=Context(600_000, 8000))
+
+
+async def test_a_refusal_of_almost_nothing_has_figures_that_differ() -> None:
+    desk = Desk(max_resident=4, limit=1_300_000_000)
+    with pytest.raises(WorkbenchError, match=r"1\.30 GB at its peak.*1\.30 GB, 2 MB less"):
+        await desk.ask("a1302000000")
 
 
 async def test_failed_load_frees_the_place() -> None:

@@ -141,6 +141,7 @@ class Answer:
             "max_new_tokens": self.max_new,
             "threads": torch.get_num_threads(),
             "cancelled": cancelled,
+            "cache_tokens": self._loaded.runner.cells,
         }
         if self._text.stop_string is not None:
             details["stop_string"] = self._text.stop_string

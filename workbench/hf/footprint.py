@@ -71,11 +71,10 @@ def footprint(
     device: str,
     known_verdict: Mapping[str, Any] | None,
     num_ctx: int | None,
-    cache_bytes: int,
     copy_there: bool,
     prompts: bool = False,
 ) -> Footprint | None:
-    """Peak bytes by device, for one request over the whole context at a time.
+    """Peak bytes by device, and what each token of context adds to them.
 
     Args:
         model: on disk.
@@ -83,7 +82,6 @@ def footprint(
         device: ``cpu`` or ``cuda:N``.
         known_verdict: of the quality check; None if the load will make it.
         num_ctx: tokens of context that are wanted, None for the model's own.
-        cache_bytes: the most that keys and values may take.
         copy_there: whether an unpacked copy of a GGUF is there.
         prompts: see :func:`keeps_for_prompts`.
 
@@ -125,11 +123,13 @@ def footprint(
         if form != "packed":
             load += 2 * 4 * shape.head  # float32 in between, of the largest matrix
     width = 4 if form != "plain" else max(stored, 2)
-    tokens = min(num_ctx or options.num_ctx or shape.context or 4096, shape.context or 10**9)
-    cache = min(2 * shape.layers * shape.kv_width * width * tokens, cache_bytes)
-    kept += cache
+    limits = (num_ctx, options.num_ctx, shape.context)
     return Footprint(
-        _on(device, int(max(load, kept))), _on(device, int(kept)), "check" if checked else ""
+        _on(device, int(max(load, kept))),
+        _on(device, int(kept)),
+        "check" if checked else "",
+        {_home(device): int(2 * shape.layers * shape.kv_width * width)},
+        min((tokens for tokens in limits if tokens), default=None),
     )
 
 
@@ -171,6 +171,10 @@ def copy_is_there(root: Any, model: ModelFile, options: LoadOptions) -> bool:
         return False
     folder = converted.folder_of(root, model.info.digest)
     return folder is not None and converted.is_there(folder)
+
+
+def _home(device: str) -> str:
+    return "host" if device == "cpu" else device
 
 
 def _on(device: str, weights: int) -> dict[str, int]:

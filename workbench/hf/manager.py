@@ -183,7 +183,6 @@ class HuggingFaceModelManager:
             known_verdict=self._verdict(model, options, prompts=prompts),
             prompts=prompts,
             num_ctx=num_ctx,
-            cache_bytes=self._cache_bytes(),
             copy_there=footprint.copy_is_there(self.root, model, options),
         )
 

@@ -218,6 +218,11 @@ class SlotRunner:
         return logits[torch.arange(len(lasts), device=self._device), columns]
 
     @property
+    def cells(self) -> int:
+        """Tokens that there is room for in all slots."""
+        return self.cache.slots * self.cache.tokens
+
+    @property
     def recorded(self) -> bool:
         """Whether decoding steps run as one recorded graph."""
         return self._recorded is not None
@@ -297,6 +302,11 @@ class PlainRunner:
             logits_to_keep=1,
         )
         return output.logits[:, -1]
+
+    @property
+    def cells(self) -> int:
+        """Tokens that are kept."""
+        return self._cache.get_seq_length() if self._cache is not None else 0
 
     def release(self) -> None:
         """Let go of the cache."""

@@ -66,14 +66,17 @@ class Footprint:
     """What a model is expected to hold, from its files alone, by device.
 
     Devices are ``host``, ``cuda:0`` and so on. ``peak_bytes`` has the load in it,
-    ``answering_bytes`` is what it will hold afterwards with one context full. ``variant`` tells
-    loads apart that take different amounts though the model is the same, such as the first one
-    with its quality check.
+    ``answering_bytes`` is what it will hold afterwards. ``variant`` tells loads apart that take
+    different amounts though the model is the same, such as the first one with its quality check.
     """
 
     peak_bytes: Mapping[str, int]
     answering_bytes: Mapping[str, int]
     variant: str = ""
+    token_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Keys and values of one token of context; none where the load takes them all at once."""
+    context: int | None = None
+    """Tokens of context that a request may have at most."""
 
 
 class Provider(Protocol):

@@ -17,12 +17,15 @@ class Leases:
     """
 
     by_model: dict[str, dict[int, float | None]] = field(default_factory=lambda: defaultdict(dict))
+    tokens: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    """Context that each of them may come to."""
     exclusive: bool = False
     """Whether one runs alone."""
 
     def take(self, ticket: Ticket) -> None:
         """Its turn has come."""
         self.by_model[ticket.model][ticket.number] = None
+        self.tokens[ticket.model][ticket.number] = ticket.tokens
         self.exclusive = ticket.exclusive
 
     def ready(self, ticket: Ticket) -> None:
@@ -32,9 +35,9 @@ class Leases:
     def give_back(self, ticket: Ticket) -> None:
         """It has ended."""
         leases = self.by_model[ticket.model]
-        del leases[ticket.number]
+        del leases[ticket.number], self.tokens[ticket.model][ticket.number]
         if not leases:
-            del self.by_model[ticket.model]
+            del self.by_model[ticket.model], self.tokens[ticket.model]
         if ticket.exclusive:
             self.exclusive = False
 

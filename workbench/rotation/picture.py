@@ -80,12 +80,17 @@ class Picture:
             patience_s=self._patience_s,
         )
 
-    def with_another(self, route: Route) -> tuple[Snapshot, Ticket]:
-        """The same with a request at the end of the queue that nobody has made."""
+    def with_another(self, route: Route, tokens: int) -> tuple[Snapshot, Ticket]:
+        """The same with a request at the end of the queue that nobody has made.
+
+        Args:
+            route: the model.
+            tokens: context that its prompt and answer may come to.
+        """
         snapshot = self.take()
         held = self._book.held() if self._book is not None else {}
         model = self._model(Wanted(route, 0), held.get(route.model))
-        ticket = Ticket(sys.maxsize, route.model, snapshot.now_s)
+        ticket = Ticket(sys.maxsize, route.model, snapshot.now_s, tokens=tokens)
         waiting = [*snapshot.waiting, ticket]
         models = {**snapshot.models, route.model: model}
         return replace(snapshot, waiting=waiting, models=models), ticket
@@ -97,12 +102,17 @@ class Picture:
         resident = place is not None or (held is not None and name not in residents.unloading)
         loading = name in residents.loading
         prediction = book.predict(route, wanted.num_ctx) if book is not None else UNKNOWN
+        measured = bool(held) and prediction.source == "loads"
         return Model(
             resident=resident,
             loading=loading,
             running=self._leases.of(name),
             last_use=place.last_use if place is not None else 0,
             need=prediction.answering if resident and not loading else prediction.bytes,
+            answering=prediction.answering,
+            settled=prediction.answering if resident and measured else {},
+            token_bytes=prediction.token_bytes,
+            tokens=tuple(self._leases.tokens.get(name, {}).values()),
             held=held if resident else None,
             concurrency=route.provider.concurrency,
             counted=route.provider.counts_against_cache,

@@ -14,8 +14,8 @@ order in which they became so; then interactive ones, then benchmarks, each in o
 3. Nothing runs beside an exclusive request (isolated, interleaved), and none passes one that waits.
    While the last others drain its model is loaded, if that needs no eviction and nobody ahead
    waits for room (*prefetch*).
-4. A request whose model is in memory goes on, up to what the model takes at a time: requests are
-   grouped by model, so that one load serves many.
+4. A request whose model is in memory goes on, up to what the model takes at a time and as far as
+   the budget has room for its context: requests are grouped by model, so that one load serves many.
 5. Models to be loaded are ordered by the waiting of their requests over the time of their load
    (highest response ratio, times the number of requests): many requests, long waits and quick
    loads first. One is loaded if it fits, or fits once idle models have left
@@ -29,8 +29,10 @@ order in which they became so; then interactive ones, then benchmarks, each in o
 Never evicted: a model in use or being loaded (leased), a pinned one.
 
 **Memory.** A model in use or being loaded counts with the larger of its measured bytes and its
-predicted peak, because its cache grows; an idle one with its measured bytes. To use an idle model
-therefore takes room too: the difference.
+predicted peak with the keys and values of all that it answers, each for as many tokens as its
+prompt and answer may come to. A request therefore takes room although its model is in memory. An
+idle model counts with its measured bytes, or with those of earlier answers where they were more: so
+what fits beside it when it is loaded fits when it answers too.
 """
 
 from __future__ import annotations
@@ -76,6 +78,7 @@ class _Planner:
         self._models = snapshot.models
         self._running = Counter({name: m.running for name, m in snapshot.models.items()})
         self._loading = {name for name, m in snapshot.models.items() if m.loading}
+        self._tokens = {name: tuple(model.tokens) for name, model in snapshot.models.items()}
         self._footprints = {n: m.footprint for n, m in snapshot.models.items() if m.resident}
         pinned = [name for name, model in snapshot.models.items() if model.pinned]
         self._pinned = {one for name in pinned for one in self._together(name)}
@@ -135,7 +138,7 @@ class _Planner:
 
     def _serve(self, ordered: Sequence[Ticket]) -> Decision | None:
         """Grant what may go; returns what to prefetch."""
-        alone = next((t for t in ordered if t.exclusive and self._reachable(t.model)), None)
+        alone = next((t for t in ordered if t.exclusive and self._reachable(t)), None)
         ahead = [t for t in ordered if not t.exclusive]
         behind: list[Ticket] = []
         if alone is not None:
@@ -143,8 +146,8 @@ class _Planner:
             ahead = [t for t in ordered[:at] if not t.exclusive]
             behind = list(ordered[at + 1 :])
         for ticket in ordered:
-            if ticket.exclusive and not self._reachable(ticket.model):
-                self._waits[ticket.number] = self._unreachable(ticket.model)
+            if ticket.exclusive and not self._reachable(ticket):
+                self._waits[ticket.number] = self._unreachable(ticket)
         self._serve_shared(ahead)
         prefetch = None
         why = "another request waits to run alone"
@@ -162,7 +165,11 @@ class _Planner:
 
     def _serve_shared(self, tickets: Sequence[Ticket]) -> None:
         """Decisions 4 to 6, for requests that may run beside others."""
-        pressing = [t for t in tickets if self._overdue(t) and not self._is_leased(t.model)]
+        pressing = [
+            t
+            for t in tickets
+            if self._overdue(t) and (not self._is_leased(t.model) or any(self._missing(t)))
+        ]
         numbers = {ticket.number for ticket in pressing}
         rest = [ticket for ticket in tickets if ticket.number not in numbers]
         for first in sorted(pressing, key=lambda t: (self._due(t), t.number)):
@@ -234,7 +241,7 @@ class _Planner:
         if name in self._blocked and not reserve:
             self._waits[ticket.number] = self._blocked[name]
             return
-        evict = self._victims(name, spare=spare if self._running.total() else ())
+        evict = self._victims(ticket, spare=spare if self._running.total() else ())
         if evict != () and self._models[name].doomed:
             self._refusals.append(Refusal(ticket, "its last load failed", doomed=True))
             return
@@ -246,7 +253,7 @@ class _Planner:
         why = self._why(ticket, evict)
         self._let_go(evict)
         self._grants.append(Grant(ticket, why, evict, self._after(ticket, evict)))
-        self._enter(name)
+        self._enter(ticket)
         self._running[name] += 1
         self._use[name] = max(self._use.values()) + 1
 
@@ -270,29 +277,34 @@ class _Planner:
 
     def _wait_for_room(self, ticket: Ticket, reserve: bool) -> None:
         name = ticket.model
-        if not self._reachable(name):
-            self._waits[ticket.number] = self._blocked[name] = self._unreachable(name)
+        if not self._reachable(ticket):
+            self._waits[ticket.number] = self._blocked[name] = self._unreachable(ticket)
             return
-        going = self._victims(name, leased_too=True)
-        wait = Wait(self._no_room(name), going or ())
+        going = self._victims(ticket, leased_too=True)
+        if going is None and self._is_leased(name):
+            going = ()  # it is what the model answers now that must end
+        wait = Wait(self._no_room(ticket), going or ())
         self._waits[ticket.number] = self._blocked[name] = wait
         if reserve and going is not None:
-            self._reserve(name, wait)
+            self._reserve(ticket, wait)
 
-    def _reserve(self, name: str, wait: Wait) -> None:
-        """Keep the room that a model will need beyond what those that leave for it give back."""
+    def _reserve(self, ticket: Ticket, wait: Wait) -> None:
+        """Keep the room that a request will need beyond what those that leave for it give back."""
+        name = ticket.model
         self._leaving.update(wait.evicts)
         self._reserved[name] = wait
         model, own = self._models[name], self._footprints.get(name, _NOTHING)
         freed = added((own, *(self._footprints[n] for n in wait.evicts)))
-        self._kept.append({d: max(n - freed.get(d, 0), 0) for d, n in model.need.items()})
+        self._kept.append({d: max(n - freed.get(d, 0), 0) for d, n in self._needed(ticket).items()})
         if model.counted and name not in self._footprints:
             places = 1 - sum(self._models[n].counted for n in wait.evicts)
             self._kept_places += max(places, 0)
 
-    def _enter(self, name: str) -> None:
-        model = self._models[name]
-        self._footprints[name] = larger(model.need, self._footprints.get(name, _NOTHING))
+    def _enter(self, ticket: Ticket) -> None:
+        name = ticket.model
+        need, own = self._needed(ticket), self._footprints.get(name, _NOTHING)
+        self._footprints[name] = larger(need, own)
+        self._tokens[name] = (*self._tokens.get(name, ()), ticket.tokens)
 
     def _let_go(self, names: Iterable[str]) -> None:
         for name in names:
@@ -302,7 +314,7 @@ class _Planner:
     def _prefetch(self, ticket: Ticket) -> Decision | None:
         """Load the model of the next exclusive request while others drain, if both fit."""
         name = ticket.model
-        if name in self._footprints or self._models[name].doomed or self._victims(name) != ():
+        if name in self._footprints or self._models[name].doomed or self._victims(ticket) != ():
             return None
         if name in self._going:
             return None
@@ -325,21 +337,28 @@ class _Planner:
         """The models in the same process, itself among them."""
         return self._models[name].shared | {name}
 
-    def _missing(self, name: str, *, at_best: bool = False) -> tuple[dict[str, int], int]:
-        """Bytes by device and places that using a model lacks; at best: all others gone."""
+    def _needed(self, ticket: Ticket, *, alone: bool = False) -> DeviceBytes:
+        """What the model needs with this request beside those that it answers, or alone."""
+        others = () if alone else self._tokens.get(ticket.model, ())
+        return self._models[ticket.model].needed((*others, ticket.tokens))
+
+    def _missing(self, ticket: Ticket, *, at_best: bool = False) -> tuple[dict[str, int], int]:
+        """Bytes by device and places that a request lacks; at best: all others gone."""
+        name = ticket.model
         model, own = self._models[name], self._footprints.get(name)
-        if own is not None and self._is_leased(name):
-            return {}, 0  # it has its room already: to use it once more takes nothing
+        needed = self._needed(ticket, alone=at_best)
         held = own or _NOTHING
-        stay = self._pinned & self._footprints.keys() if at_best else self._footprints.keys()
+        stay = dict(self._footprints)
+        if at_best:
+            stay = {n: self._models[n].unused for n in stay if n in self._pinned}
         kept = _EMPTY if at_best else self._kept
         short = {}
         for device, limit in self._snapshot.limits.items():
-            need = model.need.get(device, 0)
+            need = needed.get(device, 0)
             if need <= held.get(device, 0):
-                continue  # of an idle one only the growth must fit
+                continue  # only growth must fit
             total = need + self._snapshot.others.get(device, 0)
-            total += sum(self._footprints[n].get(device, 0) for n in stay if n != name)
+            total += sum(size.get(device, 0) for n, size in stay.items() if n != name)
             total += sum(size.get(device, 0) for size in kept)
             if total > limit:
                 short[device] = total - limit
@@ -350,10 +369,11 @@ class _Planner:
         return short, max(places, 0)
 
     def _victims(
-        self, name: str, *, spare: Iterable[str] = (), leased_too: bool = False
+        self, ticket: Ticket, *, spare: Iterable[str] = (), leased_too: bool = False
     ) -> tuple[str, ...] | None:
-        """Who must leave for a model to be used; None: that is not enough."""
-        short, places = self._missing(name)
+        """Who must leave for a request; None: that is not enough."""
+        name = ticket.model
+        short, places = self._missing(ticket)
         if not short and not places:
             return ()
         spared = {*spare, *self._together(name)}
@@ -377,7 +397,7 @@ class _Planner:
         name, going = ticket.model, tuple(self._going)
         if not going or evict or ticket.exclusive or name in self._going:
             return going  # nothing runs beside an exclusive one, no unload either
-        need = larger(self._models[name].need, self._footprints.get(name, _NOTHING))
+        need = larger(self._needed(ticket), self._footprints.get(name, _NOTHING))
         rest = (size for n, size in self._footprints.items() if n != name)
         total = added((need, self._snapshot.others, *rest, *self._going.values()))
         limits = self._snapshot.limits
@@ -386,7 +406,8 @@ class _Planner:
 
     def _trim(self) -> tuple[Decision, ...]:
         """Decision 2."""
-        total = added((*self._footprints.values(), self._snapshot.others))
+        measured = (self._models[n].measured for n in self._footprints)
+        total = added((*measured, self._snapshot.others))
         short = {d: total.get(d, 0) - limit for d, limit in self._snapshot.limits.items()}
         over = {device: size for device, size in short.items() if size > 0}
         if not over:
@@ -408,31 +429,38 @@ class _Planner:
 
     # -- what cannot be
 
-    def _reachable(self, name: str) -> bool:
-        """Whether the model fits now, if all that may ever leave has left."""
-        short, places = self._missing(name, at_best=True)
+    def _reachable(self, ticket: Ticket) -> bool:
+        """Whether a request fits now, if all that may ever leave has left."""
+        short, places = self._missing(ticket, at_best=True)
         return not short and not places
 
     def _refused(self, ticket: Ticket) -> bool:
         """Decision 1: whether no waiting will ever help."""
-        name = ticket.model
-        if name in self._footprints:
-            return False  # it is in memory, so it fits
+        name, there = ticket.model, ticket.model in self._footprints
         model = self._models[name]
-        pinned = [n for n in self._footprints if self._models[n].pinned]
-        total = added((model.need, *(self._footprints[n] for n in pinned)))
+        need = self._needed(ticket, alone=True)
+        if there and need == model.needed(()):
+            return False  # it is in memory, so it fits
+        pinned = {
+            n: self._models[n].unused
+            for n in self._footprints
+            if self._models[n].pinned and n != name
+        }
+        total = added((need, *pinned.values()))
         capacity = self._snapshot.capacity
-        over = [d for d, most in capacity.items() if model.need.get(d, 0) and total[d] > most]
-        full = model.counted and (
-            sum(self._models[n].counted for n in pinned) >= self._snapshot.max_resident
+        over = [d for d, most in capacity.items() if need.get(d, 0) and total[d] > most]
+        full = (
+            model.counted
+            and not there
+            and sum(self._models[n].counted for n in pinned) >= self._snapshot.max_resident
         )
         if not over and not full:
             return False
-        held = f", of which pinned ones hold {spoken(added(self._footprints[n] for n in pinned))}"
-        needs = f"needs {spoken({d: model.need[d] for d in over})} at its peak" if over else ""
+        held = f", of which pinned ones hold {spoken(added(pinned.values()))}"
+        most = {d: capacity[d] for d in over}
         reason = (
-            f"{needs}; all models may hold {spoken({d: capacity[d] for d in over})}"
-            f"{held if pinned else ''}"
+            f"{self._needs(ticket, over)}; all models may hold {spoken(most)}"
+            f"{_too_many(need, most)}{held if pinned else ''}"
             if over
             else f"needs a place, but all {self._snapshot.max_resident} are taken by pinned models"
         )
@@ -440,6 +468,16 @@ class _Planner:
         return True
 
     # -- words
+
+    def _needs(self, ticket: Ticket, devices: Sequence[str]) -> str:
+        """What a request needs on these devices, and how much of it for its context."""
+        model, need = self._models[ticket.model], self._needed(ticket, alone=True)
+        text = f"needs {spoken({d: need[d] for d in devices})} at its peak"
+        cache = {d: ticket.tokens * model.token_bytes.get(d, 0) for d in devices}
+        # No word of it where it is the load that does not fit.
+        if any(cache.values()) and need != model.needed(()):
+            text += f", {spoken(cache)} of it for {ticket.tokens:,} tokens of prompt and answer"
+        return text
 
     def _why(self, ticket: Ticket, evict: tuple[str, ...]) -> str:
         name = ticket.model
@@ -453,7 +491,12 @@ class _Planner:
         if others > 0:
             parts.append(f"{others + 1} requests want it")
         beside = len(self._footprints) - len(evict)
-        if evict:
+        if evict and name in self._footprints:
+            parts.append(
+                f"it is in memory, but its answer may take {spoken(self._growth(ticket))} more; "
+                f"{', '.join(evict)} left, least recently used and idle"
+            )
+        elif evict:
             parts.append(f"in place of {', '.join(evict)}, least recently used and idle")
         elif beside:
             parts.append(f"fits beside {beside} other{'s' if beside > 1 else ''}")
@@ -461,16 +504,36 @@ class _Planner:
             parts.append("nothing else is in memory")
         return "; ".join(parts)
 
-    def _no_room(self, name: str) -> str:
-        short, places = self._missing(name)
+    def _growth(self, ticket: Ticket) -> DeviceBytes:
+        """What a model in memory takes more for one more request."""
+        own = self._footprints[ticket.model]
+        return {d: max(n - own.get(d, 0), 0) for d, n in self._needed(ticket).items()}
+
+    def _no_room(self, ticket: Ticket) -> str:
+        name = ticket.model
+        short, places = self._missing(ticket)
         if not short and places:
             return "all places for resident models are in use"
-        holders = sorted(n for n in self._footprints if n != name and self._is_leased(n))
-        return f"{spoken(short)} of memory missing, in use by {', '.join(holders) or 'others'}"
+        if name not in self._footprints:
+            holders = sorted(n for n in self._footprints if n != name and self._is_leased(n))
+            return f"{spoken(short)} of memory missing, in use by {', '.join(holders) or 'others'}"
+        holders = sorted(n for n in self._footprints if self._is_leased(n))
+        return (
+            f"its prompt and answer may take {spoken(self._growth(ticket))} more memory, "
+            f"{spoken(short)} of it missing, in use by {', '.join(holders) or 'others'}"
+        )
 
-    def _unreachable(self, name: str) -> Wait:
-        short, _ = self._missing(name, at_best=True)
+    def _unreachable(self, ticket: Ticket) -> Wait:
+        short, _ = self._missing(ticket, at_best=True)
         return Wait(f"{spoken(short)} of memory missing, which other programs hold")
+
+
+def _too_many(need: DeviceBytes, most: DeviceBytes) -> str:
+    """By how much, where the figures alone would look alike."""
+    over = {d: max(need[d] - size, 0) for d, size in most.items()}
+    if spoken({d: need[d] for d in most}) != spoken(most) or not any(over.values()):
+        return ""
+    return f", {sum(over.values()) / 1e6:.3g} MB less"
 
 
 def _busy(running: int) -> str:

@@ -11,6 +11,8 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.router import Route
 
 _MEMORY_CODE: Final[Mapping[str, ErrorCode]] = {"ollama": ErrorCode.OLLAMA_MEMORY_EXCEEDED}
+_SHORTEST_CONTEXT: Final = 256
+"""Tokens: a shorter one is no use to anybody."""
 _LASTING: Final = frozenset(
     {
         ErrorCode.HF_MODEL_NOT_FOUND,
@@ -78,8 +80,9 @@ def too_large(
     prediction: Prediction,
     capacity: DeviceBytes,
     pinned: Mapping[str, DeviceBytes],
+    tokens: int = 0,
 ) -> WorkbenchError:
-    """The error of a model that never fits.
+    """The error of a request that never fits.
 
     Args:
         route: the model.
@@ -87,24 +90,51 @@ def too_large(
         prediction: what it is expected to need, and from where that is known.
         capacity: what all models together may hold, at best.
         pinned: pinned models, with what they hold.
+        tokens: context that its prompt and answer may come to.
     """
-    sources = {"files": "from its files", "loads": f"from {prediction.loads} measured loads"}
+    loads = f"{prediction.loads} measured load{'' if prediction.loads == 1 else 's'}"
+    sources = {"files": "from its files", "loads": f"from {loads}"}
     return WorkbenchError(
         _MEMORY_CODE.get(route.provider.name, ErrorCode.HF_MEMORY_EXCEEDED),
         f"{route.model} {reason} (predicted {sources[prediction.source]}). Nothing was evicted.",
-        fix="Unpin a model, or choose a smaller one."
-        if pinned
-        else "Choose a smaller model or quantisation, or raise WORKBENCH_MEMORY_BUDGET.",
+        fix=_smaller(route, prediction, tokens, capacity, bool(pinned)),
         operation="load",
         provider=route.provider.name,
         details={
-            "need_bytes": dict(prediction.bytes),
+            "need_bytes": dict(prediction.peak(tokens)),
+            "context_tokens": tokens,
             "budget_bytes": dict(capacity),
             "pinned": {model: dict(held) for model, held in pinned.items()},
             "source": prediction.source,
             "error_share": prediction.error_share,
         },
     )
+
+
+def _smaller(
+    route: Route, prediction: Prediction, tokens: int, capacity: DeviceBytes, pinned: bool
+) -> str:
+    """What to do about a request that is too large."""
+    unpin = "unpin a model, " if pinned else ""
+    room = [
+        (most - prediction.answering.get(device, 0)) // size
+        for device, most in capacity.items()
+        if (size := prediction.token_bytes.get(device, 0))
+    ]
+    fits = min(room, default=0)
+    loads = all(size <= capacity.get(d, size) for d, size in prediction.peak(0).items())
+    if loads and _SHORTEST_CONTEXT <= fits < tokens:
+        context = 1 << (fits.bit_length() - 1)
+        base, _, options = route.model.partition("?")
+        kept = [one for one in options.split("&") if one and not one.startswith("num_ctx=")]
+        name = f"{base}?{'&'.join([*kept, f'num_ctx={context}'])}"
+        less = f"lower max_tokens, use {name}"
+        fix = f"{unpin}shorten the prompt, {less}, or raise WORKBENCH_MEMORY_BUDGET."
+    elif pinned:
+        fix = f"{unpin}or choose a smaller one."
+    else:
+        fix = "choose a smaller model or quantisation, or raise WORKBENCH_MEMORY_BUDGET."
+    return fix[0].upper() + fix[1:]
 
 
 def even_now(

@@ -300,6 +300,8 @@ class Residents:
         self.speeds.load_took(model, seconds)
         self._decide()  # a model that is loaded may take less than its load did
         after = await asyncio.to_thread(read_tree, resident.pids)
+        if self._book is not None:
+            await self._book.look()  # its account is in the row
         self.report(
             ResidencyChange(
                 "load", route, True, reason, seconds, started, after=after, details=details

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from workbench.memory import host_available_bytes, read_tree
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes, refusals
 from workbench.rotation.changes import ResidencyChange
+from workbench.rotation.context import ORDINARY, Context, Densities, densities, learn
 from workbench.rotation.estimates import Speeds, estimate
 from workbench.rotation.leases import Leases
 from workbench.rotation.overview import Overview, Preview
@@ -54,6 +56,10 @@ class Slot:
     load_ns: int
     answered: bool = True
     """Whether it was held for an answer, whose time says something about others."""
+    prompt_tokens: int | None = None
+    """What the prompt had, once the runtime has told."""
+    cells: int = 0
+    """Tokens of context that the runtime had room for, over all its requests."""
 
 
 class ModelRotationService:
@@ -101,6 +107,7 @@ class ModelRotationService:
         self._picture = Picture(
             self.queue, self._leases, self._residents, book, max_resident, patience_s or {}
         )
+        self._densities: dict[str, Densities] = defaultdict(densities)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -123,6 +130,7 @@ class ModelRotationService:
         mode: TimingMode,
         keep_alive_s: float,
         num_ctx: int | None = None,
+        context: Context = ORDINARY,
         load_timeout_s: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
         cancel: CancellationToken,
@@ -137,6 +145,7 @@ class ModelRotationService:
             mode: isolated and interleaved requests run with nothing beside them.
             keep_alive_s: idle time after which the model is unloaded; 0 is at once, negative never.
             num_ctx: context length that the request wants, where a load depends on it.
+            context: what its prompt and answer may come to.
             load_timeout_s: longest wait for the load; None leaves it to the provider.
             priority: who goes first of those that wait.
             cancel: leaves the queue, or abandons the load.
@@ -146,19 +155,22 @@ class ModelRotationService:
 
         Raises:
             WorkbenchError: what is wrong with the model, before anybody is evicted for it;
-                ``HF_MEMORY_EXCEEDED`` or ``OLLAMA_MEMORY_EXCEEDED`` if it can never fit,
+                ``HF_MEMORY_EXCEEDED`` or ``OLLAMA_MEMORY_EXCEEDED`` if it can never fit, alone
+                and with its context,
                 ``QUEUE_FULL``, ``TIMEOUT`` (in the queue), ``CANCELLED``, or what the provider
                 says of the load.
         """
+        arrived_s = time.monotonic()
+        self.queue.check_room(route.model)  # first, as all else costs more
+        await self._check(route, num_ctx)
         ticket = Ticket(
             number=next(self._numbers),
             model=route.model,
-            arrived_s=time.monotonic(),
+            arrived_s=arrived_s,
             exclusive=mode is not TimingMode.CONCURRENT,
             priority=priority,
+            tokens=self._tokens(route, num_ctx, context),
         )
-        self.queue.check_room(route.model)  # first, as all else costs more
-        await self._check(route, num_ctx)
         entry = Entry(ticket, Wanted(route, keep_alive_s, num_ctx), on_standing)
         grant = await self._wait_for_grant(entry, cancel, queue_timeout_s)
         try:
@@ -172,7 +184,10 @@ class ModelRotationService:
             ready = time.monotonic()
             self._leases.ready(ticket)
             slot = Slot(resident, granted_ns=granted, load_ns=granted - started)
-            yield slot
+            try:
+                yield slot
+            finally:
+                self._learn(route, context, slot)
             if slot.answered and not cancel.cancelled:
                 self.speeds.answer_took(route.model, time.monotonic() - ready)
         finally:
@@ -304,7 +319,8 @@ class ModelRotationService:
         if self._book is not None:
             await self._book.prepare(route)
             need = self._book.predict(route)
-        snapshot, ticket = self._picture.with_another(route)
+        tokens = self._tokens(route, None, ORDINARY)
+        snapshot, ticket = self._picture.with_another(route, tokens)
         planned = plan(snapshot)
         for refusal in planned.refusals:
             if refusal.ticket == ticket:
@@ -336,6 +352,18 @@ class ModelRotationService:
         return refusals.even_now(error, evicted, await self.figures())
 
     # -- deciding
+
+    def _tokens(self, route: Route, num_ctx: int | None, context: Context) -> int:
+        """The most context that a request may have."""
+        tokens = context.tokens(self._densities.get(route.model))
+        known = self._book.predict(route, num_ctx).context if self._book is not None else None
+        return min(limit for limit in (tokens, num_ctx, known) if limit is not None)
+
+    def _learn(self, route: Route, context: Context, slot: Slot) -> None:
+        """What a request had, for those that come after it."""
+        learn(self._densities[route.model], context, slot.prompt_tokens)
+        if slot.cells and self._book is not None:
+            self._book.answered(route.model, slot.cells)
 
     async def _check(self, route: Route, num_ctx: int | None) -> None:
         """What is wrong with a model is said before anybody waits or leaves for it."""
@@ -450,6 +478,7 @@ class ModelRotationService:
                 book.predict(wanted.route, wanted.num_ctx) if book is not None else UNKNOWN,
                 snapshot.capacity,
                 {n: m.footprint for n, m in snapshot.models.items() if m.pinned and m.resident},
+                refused.ticket.tokens,
             )
         self.queue.refuse(refused.ticket.number, error)
         refusal = changes.instant("refuse", wanted.route, str(error), ok=False, code=error.code)

@@ -20,6 +20,8 @@ class Ticket:
     """On the clock of :attr:`Snapshot.now_s`."""
     exclusive: bool = False
     priority: Priority = Priority.INTERACTIVE
+    tokens: int = 0
+    """Context that its prompt and answer may come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,16 @@ class Model:
     last_use: int = 0
     """Larger: later."""
     need: DeviceBytes = field(default_factory=dict)
-    """Predicted bytes at its peak: of load and answers, of the answers alone once it is loaded."""
+    """Predicted bytes at its peak, those of the requests' tokens not counted: of the load, once it
+    is loaded of what it holds then."""
+    answering: DeviceBytes = field(default_factory=dict)
+    """The same once it is loaded; none: as ``need``."""
+    settled: DeviceBytes = field(default_factory=dict)
+    """The same as measured in other stays: an idle model counts with no less."""
+    token_bytes: DeviceBytes = field(default_factory=dict)
+    """What each token of context of its requests adds."""
+    tokens: Sequence[int] = ()
+    """Of each request that it answers now."""
     held: DeviceBytes | None = None
     """Measured bytes; None: not measured yet."""
     concurrency: int = 1
@@ -60,7 +71,28 @@ class Model:
     def footprint(self) -> DeviceBytes:
         """What it counts with in the budget now."""
         held = self.need if self.held is None else self.held
-        return larger(held, self.need) if self.leased else held
+        return larger(held, self.needed(self.tokens) if self.leased else self.settled)
+
+    @property
+    def unused(self) -> DeviceBytes:
+        """What it will count with at least once it has answered."""
+        return self.needed(()) if self.leased else self.footprint
+
+    @property
+    def measured(self) -> DeviceBytes:
+        """What is known to be held."""
+        return self.footprint if self.leased or self.held is None else self.held
+
+    def needed(self, tokens: Sequence[int]) -> DeviceBytes:
+        """What it needs for requests of so much context each, answered at the same time.
+
+        Their keys and values stand in rows of one length, that of the longest.
+        """
+        cells = len(tokens) * max(tokens, default=0)
+        if not cells or not self.token_bytes:
+            return self.need
+        cache = {device: cells * size for device, size in self.token_bytes.items()}
+        return larger(self.need, added((self.answering or self.need, cache)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +188,14 @@ def added(parts: Iterable[DeviceBytes]) -> dict[str, int]:
 def spoken(sizes: DeviceBytes) -> str:
     """Bytes in words: ``1.2 GB, cuda:0 3.4 GB``."""
     parts = [
-        f"{'' if device == 'host' else device + ' '}"
-        + (f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB")
+        f"{'' if device == 'host' else device + ' '}" + _spoken(size)
         for device, size in sorted(sizes.items(), key=lambda item: item[0] != "host")
         if size
     ]
     return ", ".join(parts) or "nothing"
+
+
+def _spoken(size: int) -> str:
+    if size < 1e9:
+        return f"{size / 1e6:.0f} MB"
+    return f"{size / 1e9:.{2 if size < 1e10 else 1}f} GB"
