@@ -137,8 +137,8 @@ def test_over_a_server_everything_is_the_same(server: LiveServer) -> None:
     assert server.query(sql) == [[64, 2, True]]
 
 
-def test_ctrl_c_stops_the_run_and_says_how_to_go_on(server: LiveServer) -> None:
-    spec = written(server.folder, repeats=1_000)
+def test_ctrl_c_stops_the_run_which_goes_on_when_it_is_resumed(server: LiveServer) -> None:
+    spec = written(server.folder, repeats=3)
     child = subprocess.Popen(
         [sys.executable, "-m", "workbench.cli", "bench", "run", str(spec)],
         env=server.environment,
@@ -160,3 +160,9 @@ def test_ctrl_c_stops_the_run_and_says_how_to_go_on(server: LiveServer) -> None:
     assert server.query(status) == [["cancelled"]]
     with server.client() as http:
         assert http.get("/api/v1/streams").json()["streams"] == []
+    rest = server.cli("bench", "resume", run_id)
+    assert rest.returncode == 0, rest.stderr
+    counted = "SELECT count(*), count(DISTINCT session_id) FROM benchmark_trials"
+    done = f"{counted} WHERE run_id = '{run_id}'"
+    assert server.query(done) == [[192, 192]]
+    assert "is done" in server.cli("bench", "resume", "last").stderr

@@ -14,7 +14,7 @@ from workbench.bench.progress import Progress
 from workbench.bench.runner import Runner
 from workbench.client.roads import LocalRoad
 from workbench.engine import Engine
-from workbench.errors import WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError
 
 PAIRS = """
 SELECT task, item, repeat, turn, count(DISTINCT cell_id) AS cells, count(*) AS rows
@@ -228,3 +228,19 @@ async def test_a_dataset_that_changed_is_not_resumed(
     rest = await Runner.resume(road, engine.settings, "x")
     with pytest.raises(WorkbenchError, match="not what it was"):
         await rest.run()
+
+
+async def test_a_log_that_takes_nothing_any_more_ends_the_run_with_its_reason(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    road = LocalRoad(engine, "test")
+    real = road.log
+
+    async def full(table: str, written: Any, mode: Any) -> None:
+        if table == "benchmark_trials":
+            raise WorkbenchError(ErrorCode.DISK_FULL, "The disk is full.")
+        await real(table, written, mode)
+
+    monkeypatch.setattr(road, "log", full)
+    with pytest.raises(WorkbenchError, match="The disk is full"):
+        await Runner(road, engine.settings, spec_of(repeats=100_000)).run()

@@ -13,6 +13,12 @@ from workbench.errors import invalid
 
 FORMATS: Final = ("parquet", "csv")
 
+NAMED: Final = (
+    "$name = 'last' OR run_id = $name OR name = $name OR starts_with(run_id, $name) "
+    "ORDER BY run_id = $name DESC, created_at DESC"
+)
+"""SQL: how a user names a run. Of several the newest is meant."""
+
 _RUNS: Final = """
 SELECT
     r.run_id, r.name, r.created_at, r.finished_at, r.status, r.timing_mode, r.environment_id,
@@ -46,13 +52,12 @@ def runs(read: Read, limit: int) -> list[dict[str, Any]]:
 
 
 def find(read: Read, name: str) -> dict[str, Any]:
-    """A run by its id, or the last one of a spec's name.
+    """A run by its id or the beginning of it, its spec's name, or ``last``.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST``, there is none.
     """
-    sql = f"{_RUNS} WHERE r.run_id = $name OR r.name = $name "
-    frame = read(f"{sql} ORDER BY r.run_id = $name DESC, r.created_at DESC LIMIT 1", {"name": name})
+    frame = read(f"{_RUNS} WHERE {NAMED} LIMIT 1", {"name": name})
     if not len(frame):
         raise invalid(f"There is no run {name!r}.", fix="List them: workbench bench list.")
     return _run(frame.to_dict("records")[0])

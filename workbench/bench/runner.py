@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from workbench.bench import plan, results, scoring
 from workbench.bench.enough import Enough
+from workbench.bench.listing import NAMED
 from workbench.bench.load import knee, loops
 from workbench.bench.patterns import Sweep
 from workbench.bench.plan import Block, Cell, Chain, Trial
@@ -92,7 +93,7 @@ class Runner:
         cls,
         road: Road,
         settings: Settings,
-        run_id: str,
+        name: str,
         *,
         on_start: Callable[[Progress], None] = lambda progress: None,
     ) -> Runner:
@@ -102,12 +103,11 @@ class Runner:
             WorkbenchError: ``INVALID_REQUEST``: there is no such run, it is under way or done.
         """
         rows = await road.rows(
-            "FROM benchmark_runs WHERE run_id = $run_id OR name = $run_id "
-            "ORDER BY run_id = $run_id DESC, created_at DESC LIMIT 1",
-            {"run_id": run_id},
+            f"FROM benchmark_runs WHERE {NAMED} LIMIT 1",
+            {"name": name},
         )
         if not rows:
-            raise invalid(f"There is no run {run_id!r}.", fix="List them: workbench bench list.")
+            raise invalid(f"There is no run {name!r}.", fix="List them: workbench bench list.")
         row = rows[0]
         details = _read(row["details"])
         if row["status"] == "active" and is_alive(details.get("process", {})):

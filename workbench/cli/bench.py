@@ -23,7 +23,9 @@ app.command("diff")(bench_report.diff)
 
 _INTERRUPTED = 130
 
-RunName = Annotated[str, typer.Argument(help="Id of a run, or the name of its spec: the last one.")]
+RunName = Annotated[
+    str, typer.Argument(help="Id of a run or its beginning, the name of its spec, or `last`.")
+]
 
 
 @app.command("init")

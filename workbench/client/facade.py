@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.bench.progress import Outcome, Progress
-    from workbench.bench.road import Road
     from workbench.bench.spec import Spec
     from workbench.rotation import Overview
     from workbench.store import MemorySample
@@ -376,22 +375,9 @@ class Workbench:
             WorkbenchError: ``INVALID_REQUEST`` for a spec, dataset or scorer that is wrong; a model
                 that fails is no error but in ``failed``.
         """
-        from workbench.bench import spec as specs
-        from workbench.bench.runner import Runner
+        from workbench.client import benchmarks
 
-        folder: Path | None = None
-        if isinstance(spec, str | Path):
-            folder = Path(spec).expanduser().absolute().parent
-            spec = specs.read(Path(spec).expanduser())
-        elif not isinstance(spec, specs.Spec):
-            spec = specs.Spec.of(spec)
-        chosen, shown = spec, _Shown(on_progress)
-
-        async def work(road: Road) -> Outcome:
-            runner = Runner(road, self.settings, chosen, folder=folder, on_start=shown.start)
-            return await runner.run()
-
-        return self._transport.drive(work, shown.look)
+        return benchmarks.run(self._transport, self.settings, spec, on_progress)
 
     def resume_bench(
         self, run: str, *, on_progress: Callable[[Progress], None] = lambda progress: None
@@ -399,18 +385,12 @@ class Workbench:
         """Go on with a run that was stopped or killed, at the trial where it was.
 
         Args:
-            run: its id, or the name of its spec for the last one of that name.
+            run: its id or the beginning of it, the name of its spec, or ``last``.
             on_progress: as for :meth:`bench`.
         """
-        from workbench.bench.runner import Runner
+        from workbench.client import benchmarks
 
-        shown = _Shown(on_progress)
-
-        async def work(road: Road) -> Outcome:
-            runner = await Runner.resume(road, self.settings, run, on_start=shown.start)
-            return await runner.run()
-
-        return self._transport.drive(work, shown.look)
+        return benchmarks.resume(self._transport, self.settings, run, on_progress)
 
     # -- the log
 
@@ -558,21 +538,6 @@ class Workbench:
     def __repr__(self) -> str:
         where = "server" if self.remote else "in this process"
         return f"<Workbench {where}, log {self.settings.workbench_db}>"
-
-
-class _Shown:
-    """Passes on the progress of a run once there is one."""
-
-    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
-        self._on_progress = on_progress
-        self._progress: Progress | None = None
-
-    def start(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def look(self) -> None:
-        if self._progress is not None:
-            self._on_progress(self._progress)
 
 
 def _messages(prompt: str, history: Sequence[Message], system: str | None) -> tuple[Message, ...]:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 
 from workbench.bench.plan import Chain
 from workbench.metrics import NS
 
 Do = Callable[[Chain, int], Awaitable[None]]
 """Runs a chain that was to start at a moment (monotonic ns)."""
+
+
+@asynccontextmanager
+async def _tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    """A group of tasks; what the first of them to fail raised is raised as it was."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
 async def closed(chains: Iterable[Chain], users: int, think_s: float, do: Do) -> None:
@@ -32,7 +43,7 @@ async def closed(chains: Iterable[Chain], users: int, think_s: float, do: Do) ->
             thinking = True
             await do(chain, time.monotonic_ns())
 
-    async with asyncio.TaskGroup() as group:
+    async with _tasks() as group:
         for _ in range(users):
             group.create_task(user())
 
@@ -59,7 +70,7 @@ async def open_loop(chains: Iterable[Chain], do: Do, *, most: int) -> None:
         finally:
             room.release()
 
-    async with asyncio.TaskGroup() as group:
+    async with _tasks() as group:
         for chain in chains:
             at_s = chain[0].at_s
             assert at_s is not None
