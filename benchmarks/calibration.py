@@ -58,12 +58,10 @@ def by_decision(logs: Logs) -> tuple[bool, int]:
 
 
 def by_width(logs: Logs) -> tuple[bool, int]:
-    """:func:`workbench.bench.stopping.known` after every repeat, then the ordinary test."""
-    repeats = FIRST
-    while repeats < REPEATS and stopping.known(
-        {"q": logs[:, :repeats].mean(axis=1).tolist()}, within=0.03
-    ):
-        repeats += 1
+    """:func:`workbench.bench.stopping.known` at the same looks, then the ordinary test."""
+    for repeats in stopping.looks(FIRST, REPEATS):
+        if not stopping.known({"q": logs[:, :repeats].mean(axis=1).tolist()}, within=0.03):
+            break
     return sign_flip_p(logs[:, :repeats].mean(axis=1)) <= 0.05, repeats
 
 
