@@ -72,6 +72,13 @@ def test_few_prompts_give_no_interval(log: Store) -> None:
     assert "an interval needs 6" in text
 
 
+def test_too_few_prompts_for_so_many_comparisons_are_named(log: Store) -> None:
+    """Twice the time on six prompts is no proof where three figures are compared at once."""
+    text = said(run(log, FAST, SLOW, prompts=6, repeats=8))
+    assert "which are too few to show any among so many comparisons: that takes 8" in text
+    assert "answers first, by 5" in said(run(log, FAST, SLOW, prompts=8, repeats=8))
+
+
 def test_models_of_other_tokenizers_are_compared_by_characters(log: Store) -> None:
     wordy = Model("ollama/wordy", changes={"text": "abcdefghij " * 20})
     evidence = run(log, Model("ollama/plain"), wordy)

@@ -43,7 +43,8 @@ class Comparison:
     ``ratio`` is b / a (None for scores), ``difference`` is b - a in the figure's unit. ``p`` is
     that of the ratio, or of the difference of scores, adjusted for all comparisons of the run
     (Holm). ``needed`` is how many prompts, or families of prompts, would show what was seen;
-    None where it is shown, or nothing can be said.
+    None where it is shown, or nothing can be said. ``least``: with fewer prompts no difference
+    between so many comparisons can be shown, however large.
     """
 
     a: CellEvidence
@@ -54,6 +55,7 @@ class Comparison:
     difference: Estimate
     p: float | None
     needed: int | None = None
+    least: int = 0
 
     @property
     def clear(self) -> bool:
@@ -94,7 +96,14 @@ def compare(cells: Sequence[CellEvidence]) -> list[Comparison]:
 
 def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
     """With p values adjusted for how many comparisons there are."""
-    return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+    p_values = holm([one.p for one in found])
+    least = fewest_prompts(sum(p is not None for p in p_values))
+    return [replace(one, p=p, least=least) for one, p in zip(found, p_values, strict=True)]
+
+
+def fewest_prompts(comparisons: int) -> int:
+    """Fewest prompts of which signs alone show anything: n agree by chance 2 times in 2^n."""
+    return math.ceil(math.log2(2 * max(comparisons, 1) / ALPHA))
 
 
 def speed(a: CellEvidence, b: CellEvidence, figure: str, axis: Axis = "model") -> Comparison | None:

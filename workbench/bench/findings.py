@@ -167,6 +167,8 @@ def _nothing_shown(one: Comparison, a: str, b: str, on: str) -> str:
 
 
 def _what_it_takes(one: Comparison, detectable: float | None, kind: str) -> str:
+    if one.difference.prompts < one.least:
+        return f", which are too few to show any among so many comparisons: that takes {one.least}"
     if not detectable:
         return ""
     size = f"{detectable * 100:.1f} points" if kind == "points" else f"{detectable:.2f}×"
