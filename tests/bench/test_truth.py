@@ -1,7 +1,6 @@
 """The measuring is measured: known schedules, a stall, a late client, a step of the clock.
 
-How close the figures come on a quiet machine is in benchmarks/RESULTS.md (bench_truth.py); here
-the least disturbed of some trials counts, as tests share their cores.
+Tests share their cores, so of some trials the least disturbed counts.
 """
 
 from __future__ import annotations
