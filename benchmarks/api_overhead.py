@@ -4,7 +4,8 @@
 
 Both are stamped where the caller gets them: from the call to the first token, and from the first
 token to the last. The server is a process of its own with an engine of its own; while one works
-the other is idle. Prints a Markdown table of medians and of the ratios round by round (HTTP over
+the other is idle, and a call begins when what the last one left to do (rows, a last look at memory)
+is done: without that pause the way that comes after another one of the same process seems slower. Prints a Markdown table of medians and of the ratios round by round (HTTP over
 engine), then one line of JSON.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import statistics
 import tempfile
 import time
@@ -30,6 +32,7 @@ from workbench.types import ChatRequest, Message, Options, TokenEvent
 
 PROMPT = "Turn {n}: write a long story about a lighthouse keeper and the sea."
 WAYS = ("engine", "/api/v1/stream-message", "/v1/chat/completions")
+SETTLE_S = 0.5
 Seen = tuple[float, float]
 """Seconds to the first token, tokens a second after it."""
 
@@ -110,7 +113,8 @@ async def measure(
                 for way in WAYS:
                     await ways[way](model, PROMPT.format(n=0))  # loads and warms up
                 for n in range(1, rounds + 1):
-                    for way in WAYS if n % 2 else WAYS[::-1]:
+                    for way in random.sample(WAYS, len(WAYS)):
+                        await asyncio.sleep(SETTLE_S)
                         seen[model][way].append(await ways[way](model, PROMPT.format(n=n)))
         finally:
             await engine.close()

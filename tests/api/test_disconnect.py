@@ -6,14 +6,21 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
+from tests.conftest import DEMO_GGUF
 from tests.hf.tiny import save_model
 from tests.live import LiveServer
+from tests.ollama_standin.fixture import StandIn
 
 PATIENCE_S = 60
+OLLAMA = "ollama/smollm2:135m"
+SUBSCRIPTION = "/graphql"
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +29,16 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("small")
     save_model(folder / "models" / "tiny")
     save_model(folder / "models" / "deep", layers=24, context=32_768)
-    with LiveServer(
-        folder,
-        HF_MODEL_PATH=str(folder / "models"),
-        HF_MAX_BATCH="1",
-        WORKBENCH_THREADS="1",
-    ) as running:
+    with (
+        StandIn(DEMO_GGUF, "--models", "smollm2:135m", "--slow-load", "2") as ollama,
+        LiveServer(
+            folder,
+            OLLAMA_HOST=ollama.url,
+            HF_MODEL_PATH=str(folder / "models"),
+            HF_MAX_BATCH="1",
+            WORKBENCH_THREADS="1",
+        ) as running,
+    ):
         yield running
 
 
@@ -48,7 +59,39 @@ class Caller:
         self._socket.close()
 
 
+class Subscriber:
+    """A client that subscribes and whose connection breaks, without a word."""
+
+    def __init__(self, server: LiveServer, body: dict[str, Any]) -> None:
+        self._stack = ExitStack()
+        self._connection = self._stack.enter_context(
+            connect(
+                f"ws://127.0.0.1:{server.port}/graphql",
+                subprotocols=[Subprotocol("graphql-transport-ws")],
+                proxy=None,
+            )
+        )
+        self._connection.send(json.dumps({"type": "connection_init"}))
+        query = "subscription ($input: StreamMessageInput!) { streamMessage(input: $input) { seq } }"
+        payload = {"query": query, "variables": {"input": body}}
+        self._connection.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
+
+    def hang_up(self) -> None:
+        self._connection.socket.shutdown(socket.SHUT_RDWR)
+        self._stack.close()
+
+
+def call(
+    server: LiveServer, path: str, model: str, prompt: str = "Hi", **options: Any
+) -> Caller | Subscriber:
+    body = request(path, model, prompt, **options)
+    return Subscriber(server, body) if path == SUBSCRIPTION else Caller(server, path, body)
+
+
 def request(path: str, model: str, prompt: str = "Hi", **options: Any) -> dict[str, Any]:
+    if path == SUBSCRIPTION:
+        spelt = {"max_tokens": "maxTokens", "num_ctx": "numCtx"}
+        options = {spelt[name]: value for name, value in options.items()}
     if path.startswith("/v1"):
         messages = [{"role": "user", "content": prompt}]
         return {"model": model, "messages": messages, "stream": "stream" in path, **options}
@@ -60,6 +103,7 @@ PATHS = [
     "/v1/chat/completions?stream",
     "/api/v1/generate",
     "/api/v1/stream-message",
+    SUBSCRIPTION,
 ]
 
 
@@ -100,7 +144,7 @@ def test_while_loading(small: LiveServer, path: str) -> None:
     with small.client() as http:
         http.post("/api/v1/models/unload", json={"model": model})
     before = count(small, model)
-    caller = Caller(small, path, request(path, model))
+    caller = call(small, path, model)
     wait_for_phases(small, "loading")
     caller.hang_up()
     assert row(small, model, before)[:3] == ["cancelled", "disconnect", False]
@@ -113,7 +157,7 @@ def test_in_the_prompt(small: LiveServer, path: str) -> None:
     with small.client() as http:
         http.post("/api/v1/models/load", json={"model": model})
     before = count(small, model)
-    caller = Caller(small, path, request(path, model, "word " * 6000))
+    caller = call(small, path, model, "word " * 6000)
     wait_for_phases(small, "prompt")
     caller.hang_up()
     got = row(small, model, before)
@@ -125,7 +169,7 @@ def test_in_the_prompt(small: LiveServer, path: str) -> None:
 def test_while_decoding(small: LiveServer, path: str) -> None:
     model = "scripted/stall"
     before = count(small, model)
-    caller = Caller(small, path, request(path, model))
+    caller = call(small, path, model)
     wait_for_phases(small, "answering")
     caller.hang_up()
     got = row(small, model, before)
@@ -140,9 +184,9 @@ def test_in_the_queue_and_in_a_real_model(small: LiveServer, path: str) -> None:
     with small.client() as http:
         http.post("/api/v1/models/load", json={"model": model})
     before = count(small, model)
-    first = Caller(small, path, request(path, model, max_tokens=1500))
+    first = call(small, path, model, max_tokens=1500)
     wait_for_phases(small, "answering")
-    second = Caller(small, path, request(path, model, max_tokens=1500))
+    second = call(small, path, model, max_tokens=1500)
     wait_for_phases(small, "answering", "queued")
     second.hang_up()
     assert row(small, model, before)[:3] == ["cancelled", "disconnect", False]
@@ -152,3 +196,51 @@ def test_in_the_queue_and_in_a_real_model(small: LiveServer, path: str) -> None:
     with small.client() as http:
         body = request("/v1", model, max_tokens=2)
         assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/stream-message", SUBSCRIPTION])
+def test_from_ollama_in_every_phase(small: LiveServer, path: str) -> None:
+    """While its runner loads, in the prompt, in the queue for an isolated turn, in the answer."""
+    with small.client() as http:
+        http.post("/api/v1/models/unload", json={"model": OLLAMA})
+    before = count(small, OLLAMA)
+
+    caller = call(small, path, OLLAMA)
+    wait_for_phases(small, "loading")
+    caller.hang_up()
+    assert row(small, OLLAMA, before)[:3] == ["cancelled", "disconnect", False]
+
+    with small.client() as http:
+        assert http.post("/api/v1/models/load", json={"model": OLLAMA}).status_code == 200
+    caller = call(small, path, OLLAMA, "word " * 3500, num_ctx=4096)
+    wait_for_phases(small, "prompt")
+    caller.hang_up()
+    assert row(small, OLLAMA, before + 1) == ["cancelled", "disconnect", True, 0]
+
+    with small.client() as http:
+        body = {**request("", OLLAMA, "Hi", max_tokens=2000), "timing_mode": "isolated"}
+        with http.stream("POST", "/api/v1/stream-message", json=body):
+            wait_for_phases(small, "answering")
+            caller = isolated(small, path)
+            wait_for_phases(small, "answering", "queued")
+            caller.hang_up()
+            assert row(small, OLLAMA, before + 2)[:3] == ["cancelled", "disconnect", False]
+    assert row(small, OLLAMA, before + 3)[:3] == ["cancelled", "disconnect", True]
+
+    caller = call(small, path, OLLAMA, max_tokens=2000)
+    wait_for_phases(small, "answering")
+    caller.hang_up()
+    got = row(small, OLLAMA, before + 4)
+    assert got[:3] == ["cancelled", "disconnect", True]
+    assert got[3] < 1000
+    with small.client() as http:
+        body = request("/v1", OLLAMA, max_tokens=2)
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def isolated(server: LiveServer, path: str) -> Caller | Subscriber:
+    body = request(path, OLLAMA)
+    if path == SUBSCRIPTION:
+        return Subscriber(server, {**body, "timingMode": "ISOLATED"})
+    terms = {"timing_mode": "isolated"}
+    return Caller(server, path, {**body, **({"workbench": terms} if "/v1/chat" in path else terms)})

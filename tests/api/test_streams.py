@@ -157,7 +157,9 @@ def test_grace_and_buffer_are_bounded(tmp_path_factory: pytest.TempPathFactory) 
     with LiveServer(folder, **bounds) as server, server.client() as http:
         body = {**STEADY, "model": "scripted/stall", "detach": True}
         _, stream_id = cut(http, "/api/v1/stream-message", body, 3)
+        until = time.monotonic() + 20
         while http.get("/api/v1/streams").json()["streams"]:  # nobody comes back
+            assert time.monotonic() < until, "the grace does not end"
             time.sleep(0.02)
         session = http.get(f"/api/v1/sessions/{stream_id}").json()
         assert (session["status"], session["termination_reason"]) == ("cancelled", "disconnect")

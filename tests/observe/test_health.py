@@ -147,11 +147,12 @@ async def test_lag_sees_what_blocks_the_loop(engine: Engine) -> None:
     heard: list[float] = []
     sampler = LagSampler(heard.append)
     sampler.start()
-    while not heard:
-        await asyncio.sleep(0.01)
-    time.sleep(0.5)  # noqa: ASYNC251 - the block that is to be seen
-    while sampler.lag.max_s < 0.3:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not heard:
+            await asyncio.sleep(0.01)
+        time.sleep(0.5)  # noqa: ASYNC251 - the block that is to be seen
+        while sampler.lag.max_s < 0.3:
+            await asyncio.sleep(0.01)
     found = await HealthMonitor(engine, sampler).check()
     await sampler.close()
     assert found.parts["event_loop"].state == "degraded"
