@@ -4,8 +4,9 @@
 
 Both are stamped where the caller gets them: from the call to the first token, and from the first
 token to the last. The server is a process of its own with an engine of its own; while one works
-the other is idle, and a call begins when what the last one left to do (rows, a last look at memory)
-is done: without that pause the way that comes after another one of the same process seems slower. Prints a Markdown table of medians and of the ratios round by round (HTTP over
+the other is idle, in random order, after a pause: what the answer before left to do (its row, a
+last look at memory) would else make the way that comes next in the same process seem slower.
+Prints a Markdown table of medians and of the ratios round by round (HTTP over
 engine), then one line of JSON.
 """
 

@@ -72,7 +72,7 @@ class Subscriber:
             )
         )
         self._connection.send(json.dumps({"type": "connection_init"}))
-        query = "subscription ($input: StreamMessageInput!) { streamMessage(input: $input) { seq } }"
+        query = "subscription ($input: StreamMessageInput!) { streamMessage(input: $input) {seq} }"
         payload = {"query": query, "variables": {"input": body}}
         self._connection.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
 

@@ -225,5 +225,24 @@ def test_pages_load_nothing_from_elsewhere(http: httpx.Client) -> None:
         assert said in page.text
         assert "src=" not in page.text
         assert "<link" not in page.text
-    assert "graphiql" in http.get("/graphql?graphiql").text
+        policy = page.headers["content-security-policy"]
+        assert "http" not in policy
+        assert "unsafe-inline" not in policy.split("style-src")[0]
     assert http.put("/graphql").status_code == 405
+
+
+def test_a_query_is_never_logged(http: httpx.Client, server: LiveServer) -> None:
+    """It may hold a prompt, which the library's own log of errors would quote."""
+    secret = "the-secret-word-of-a-prompt"
+    for query in (
+        f'{{ conversation(id: "{secret}") {{ title }} }}',
+        f'{{ conversation(id: "{secret}") {{ nonsense }} }}',
+        f'{{ conversation(id: "{secret}" ',
+    ):
+        assert errors(http, query)
+    with socket(server) as connection:
+        message = f'subscription {{ streamMessage(input: {{model: "x/y", message: "{secret}"}}) '
+        payload = {"query": message + "{ seq } }"}
+        connection.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
+        assert json.loads(connection.recv(timeout=30))["type"] in ("error", "next")
+    assert secret not in server.read_log()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workbench import logs, wire
@@ -64,6 +65,8 @@ class Edge:
         ):
             try:
                 await self._app(scope, receive, stamped)
+            except ClientDisconnect:  # in the middle of its body: nobody is there to be told
+                _log.debug("client_left", path=scope["path"])
             except Exception as error:
                 _log.error("request_failed", path=scope["path"], exc_info=error)
                 if not started:

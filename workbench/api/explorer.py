@@ -1,7 +1,7 @@
 """Two pages for developers: the REST document made readable, and a place to try GraphQL.
 
 Both are made here and load nothing from elsewhere, so that they work offline and no foreign script
-runs with the user's key. ``/graphql?graphiql`` is GraphiQL itself, which loads from unpkg.com.
+runs with the user's key.
 """
 
 from __future__ import annotations
@@ -50,10 +50,6 @@ async def docs(request: Request) -> HTMLResponse:
 @router.get("/graphql")
 async def explorer(request: Request) -> HTMLResponse:
     """A query, its answer, the schema."""
-    if "graphiql" in request.query_params:
-        from strawberry.http.ides import get_graphql_ide_html
-
-        return HTMLResponse(get_graphql_ide_html(graphql_ide="graphiql"))
     schema = request.app.state.graphql_schema
     sdl = (
         f"<details><summary>Schema</summary><pre>{escape(schema.as_str())}</pre></details>"
@@ -62,27 +58,46 @@ async def explorer(request: Request) -> HTMLResponse:
     )
     return _page(
         "Workbench GraphQL",
-        "<p>Ctrl+Enter runs it. <a href='/graphql?graphiql'>GraphiQL</a> does more, but loads from "
-        "unpkg.com. Subscriptions go over WebSocket (<code>graphql-transport-ws</code>).</p>"
+        "<p>Ctrl+Enter runs it; a subscription runs until its end or until Stop.</p>"
         f"<textarea id='query' rows='12' spellcheck='false'>{escape(_QUERY)}</textarea>"
         "<p>Variables (JSON)</p><textarea id='variables' rows='3'>{}</textarea>"
-        "<p><button id='run'>Run</button></p><pre id='answer'></pre>" + sdl + _SCRIPT,
+        "<p><button id='run'>Run</button> <button id='stop'>Stop</button></p>"
+        "<pre id='answer'></pre>" + sdl + _SCRIPT,
     )
 
 
 _SCRIPT: Final = """<script>
 const $ = (id) => document.getElementById(id);
+const show = (value) => JSON.stringify(value, null, 2);
+let socket = null;
+function stop() { if (socket) socket.close(); socket = null; }
+function subscribe(payload) {
+  const mine = socket = new WebSocket("/graphql", "graphql-transport-ws");
+  const send = (message) => mine.send(JSON.stringify(message));
+  mine.onopen = () => send({type: "connection_init"});
+  mine.onclose = (end) => { if (end.code >= 4000) $("answer").textContent += end.reason + "\\n"; };
+  mine.onmessage = ({data}) => {
+    const message = JSON.parse(data);
+    if (message.type === "connection_ack") send({id: "1", type: "subscribe", payload});
+    else if (message.type === "ping") send({type: "pong"});
+    else if (message.type === "complete") mine.close();
+    else $("answer").textContent += show(message.payload) + "\\n";
+  };
+}
 async function run() {
+  stop();
+  $("answer").textContent = "";
   try {
-    const body = JSON.stringify({
-      query: $("query").value, variables: JSON.parse($("variables").value || "{}"),
-    });
+    const query = $("query").value;
+    const payload = {query, variables: JSON.parse($("variables").value || "{}")};
+    if (/^\\s*subscription\\b/m.test(query)) { subscribe(payload); return; }
     const headers = {"Content-Type": "application/json"};
-    const got = await fetch("/graphql", {method: "POST", headers, body});
-    $("answer").textContent = JSON.stringify(await got.json(), null, 2);
+    const got = await fetch("/graphql", {method: "POST", headers, body: JSON.stringify(payload)});
+    $("answer").textContent = show(await got.json());
   } catch (error) { $("answer").textContent = String(error); }
 }
 $("run").addEventListener("click", run);
+$("stop").addEventListener("click", stop);
 document.addEventListener("keydown", (key) => { if (key.ctrlKey && key.key === "Enter") run(); });
 </script>"""
 

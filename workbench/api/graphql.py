@@ -313,6 +313,11 @@ def _explained(error: GraphQLError) -> GraphQLError:
     )
 
 
+class _Schema(strawberry.Schema):
+    def process_errors(self, errors: list[GraphQLError], *unused: Any) -> None:
+        """Not strawberry's log, which quotes the query: :class:`Explained` says what failed."""
+
+
 def make_schema(settings: Settings) -> strawberry.Schema:
     """The schema with its bounds."""
 
@@ -333,7 +338,7 @@ def make_schema(settings: Settings) -> strawberry.Schema:
         serialize=int,
         parse_value=int,
     )
-    return strawberry.Schema(
+    return _Schema(
         Query,
         Mutation,
         Subscription,

@@ -14,9 +14,6 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-EXPLORERS: Final = ("/graphql",)
-"""Where GraphiQL may be asked for, which fetches its own scripts from a public host."""
-
 _ALWAYS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -31,13 +28,6 @@ _PAGE: Final = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
     "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; frame-src 'none'; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-)
-_EXPLORER: Final = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net "
-    "https://unpkg.com; style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net "
-    "https://unpkg.com; img-src 'self' data: https:; font-src 'self' data: https:; "
-    "connect-src 'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
 )
 _SCRIPT: Final = re.compile(rb"<script(?=[\s>])")
 
@@ -57,7 +47,6 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        explorer = scope["path"] in EXPLORERS
         start: Message | None = None
         page = bytearray()
 
@@ -68,10 +57,10 @@ class SecurityHeaders:
                 for name, value in _ALWAYS.items():
                     headers[name] = value
                 html = headers.get("content-type", "").startswith("text/html")
-                if html and not explorer and scope["method"] != "HEAD":
+                if html and scope["method"] != "HEAD":
                     start = message
                     return
-                headers["Content-Security-Policy"] = _EXPLORER if explorer else _NOTHING
+                headers["Content-Security-Policy"] = _NOTHING
             elif message["type"] == "http.response.body" and start is not None:
                 page.extend(message.get("body", b""))
                 if message.get("more_body", False):
