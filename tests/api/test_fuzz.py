@@ -1,11 +1,13 @@
-"""A few requests made from the schemas; benchmarks/api_fuzz.py makes a thousand an operation."""
+"""A few requests of those that benchmarks/api_fuzz*.py make, a thousand an operation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from benchmarks import api_fuzz_graphql
 from benchmarks.api_fuzz import Fuzzer, Outcome
 from tests.live import LiveServer
 
@@ -42,3 +44,11 @@ def test_hostile_bodies(fuzzer: Fuzzer, path: str) -> None:
     outcome = fuzzer.hostile(path)
     assert outcome.examples > 100
     well(outcome)
+
+
+def test_malformed_graphql(tmp_path: Path) -> None:
+    """On a server of its own, whose log must hold no defect."""
+    with LiveServer(tmp_path, WORKBENCH_RATE_LIMIT="0") as server:
+        for ask in (api_fuzz_graphql.malformed, api_fuzz_graphql.hostile):
+            found = api_fuzz_graphql.check_log(server, ask(server, 25))
+            assert not found.failures, f"{found.kind}: {found.failures}"

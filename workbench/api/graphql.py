@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncGenerator, Callable, Iterator
+import json
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
 import strawberry
+from cross_web import HTTPException
 from graphql import GraphQLError, NoSchemaIntrospectionCustomRule
 from pydantic import ValidationError
+from starlette.websockets import WebSocket
 from strawberry.extensions import (
     AddValidationRules,
     MaxAliasesLimiter,
@@ -351,9 +355,72 @@ def make_schema(settings: Settings) -> strawberry.Schema:
     )
 
 
+class _Router(GraphQLRouter[Any, None]):
+    """With the shapes checked that the library takes for granted."""
+
+    async def run(self, request: Any, *args: Any, **more: Any) -> Any:
+        """As always; what is no GraphQL request is refused in our form."""
+        try:
+            return await super().run(request, *args, **more)
+        except HTTPException as error:
+            if isinstance(request, WebSocket):
+                raise
+            raise invalid(f"{error.reason.rstrip('.')}.", fix="See GET /graphql.") from None
+
+    def parse_json(self, data: str | bytes) -> Any:
+        """The body of a POST: an object."""
+        try:
+            return _object(data)
+        except json.JSONDecodeError:
+            raise HTTPException(400, "The body is no JSON object.") from None
+
+    def decode_json(self, data: str | bytes) -> object:
+        """One message on a WebSocket; a wrong one closes it.
+
+        Raises:
+            JSONDecodeError: what strawberry expects of a message that cannot be read.
+        """
+        message = _object(data)
+        payload = message.get("payload")
+        if (
+            message.get("type") not in _MESSAGES
+            # Strawberry repeats it in the reason of a close, which must be short.
+            or not _is_id(message.get("id", "-"))
+            or not isinstance(payload, dict | None)
+            or (message["type"] == "subscribe" and not _is_query(payload or {}))
+        ):
+            raise json.JSONDecodeError("not a message", "", 0)
+        return message
+
+
+_MESSAGES: Final = ("connection_init", "ping", "pong", "subscribe", "complete")
+_MESSAGE_ID: Final = re.compile(r"[!-~]{1,64}")
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and _MESSAGE_ID.fullmatch(value) is not None
+
+
+def _is_query(payload: Mapping[str, Any]) -> bool:
+    kinds = {"variables": dict, "operationName": str, "extensions": dict}
+    return isinstance(payload.get("query"), str) and all(
+        isinstance(payload.get(name), kind | None) for name, kind in kinds.items()
+    )
+
+
+def _object(data: str | bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (UnicodeDecodeError, RecursionError, ValueError):  # ValueError: too many digits
+        raise json.JSONDecodeError("no JSON", "", 0) from None
+    if not isinstance(value, dict):
+        raise json.JSONDecodeError("no object", "", 0)
+    return value
+
+
 def make_router(schema: strawberry.Schema, settings: Settings) -> GraphQLRouter[Any, None]:
     """``POST /graphql``, and subscriptions over WebSocket (``graphql-transport-ws``)."""
-    return GraphQLRouter(
+    return _Router(
         schema,
         prefix="/graphql",
         graphql_ide=None,
