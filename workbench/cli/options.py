@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from workbench.errors import invalid
-
-if TYPE_CHECKING:
-    pass
-
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
@@ -34,8 +30,22 @@ ResponseFormat = Annotated[
     typer.Option(help="json, a JSON schema, or @FILE with one: the answer is held to it."),
 ]
 
+_SAMPLING: Final = (
+    *("max_tokens", "temperature", "seed", "top_p", "top_k", "repetition_penalty", "num_ctx"),
+    *("logprobs", "overflow"),
+)
 
-def response_format_of(text: str | None) -> Mapping[str, Any] | None:
+
+def options_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's options from the arguments of a command that takes all of the above."""
+    return {
+        **{name: arguments[name] for name in _SAMPLING},
+        "stop": tuple(arguments["stop"] or ()),
+        "response_format": _response_format(arguments["response_format"]),
+    }
+
+
+def _response_format(text: str | None) -> Mapping[str, Any] | None:
     """What ``--response-format`` asks for, as the engine takes it."""
     if text is None:
         return None

@@ -22,7 +22,7 @@ from workbench.cli.options import (
     Temperature,
     TopK,
     TopP,
-    response_format_of,
+    options_of,
 )
 from workbench.cli.shared import open_workbench, print_json
 from workbench.errors import invalid
@@ -55,19 +55,7 @@ def chat(
     """Talk to one model; the answer streams."""
     from workbench.types import Message, new_id
 
-    options: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "top_p": top_p,
-        "top_k": top_k,
-        "repetition_penalty": repetition_penalty,
-        "stop": tuple(stop or ()),
-        "num_ctx": num_ctx,
-        "logprobs": logprobs,
-        "response_format": response_format_of(response_format),
-        "overflow": overflow,
-    }
+    options = options_of(locals())
     with open_workbench() as wb:
         if prompt is not None:
             _answer(wb, model, _given(prompt), system=system, as_json=as_json, **options)
@@ -117,19 +105,7 @@ def compare(
 
     sessions: dict[int, StreamSession] = {}
     prompt = _given(prompt)
-    options: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "top_p": top_p,
-        "top_k": top_k,
-        "repetition_penalty": repetition_penalty,
-        "stop": tuple(stop or ()),
-        "num_ctx": num_ctx,
-        "logprobs": logprobs,
-        "response_format": response_format_of(response_format),
-        "overflow": overflow,
-    }
+    options = options_of(locals())
     with open_workbench() as wb:
         events = wb.compare_events(
             model,
