@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from workbench import __version__
+from workbench.api import examples
 from workbench.api.problems import MEDIA_TYPE, openai_body
 from workbench.errors import ErrorCode, invalid
 from workbench.wire import EVENT_TYPES
@@ -170,13 +171,16 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"], schemas["OpenAIError"] = _PROBLEM, _OPENAI_ERROR
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+    asked, answered = {**_BODIES, **examples.bodies()}, {**_ANSWERS, **examples.answers()}
     for path, verbs in document["paths"].items():
         for verb, operation in verbs.items():
-            _complete(operation, f"{verb.upper()} {path}")
+            _complete(operation, f"{verb.upper()} {path}", asked, answered)
     return document
 
 
-def _complete(operation: dict[str, Any], name: str) -> None:
+def _complete(
+    operation: dict[str, Any], name: str, asked: Mapping[str, Any], answered: Mapping[str, Any]
+) -> None:
     responses = operation["responses"]
     responses.pop("422", None)  # FastAPI's own form, which is not ours
     example = invalid("max_tokens must be a whole number, not 'x'.", option="max_tokens")
@@ -199,14 +203,17 @@ def _complete(operation: dict[str, Any], name: str) -> None:
             }
         },
     }
-    if name in _BODIES:
+    if name in asked:
         for content in operation["requestBody"]["content"].values():
-            content["example"] = _BODIES[name]
+            content["example"] = asked[name]
     if name in ("GET /health", "GET /health/ready"):
         # Also an answer: what is not well is in it.
+        responses["200"]["content"]["application/json"]["example"] = answered[name]
         responses["503"] = {**responses["200"], "description": "No model can be served."}
     if name == "GET /metrics":
-        responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+        responses["200"]["content"] = {
+            "text/plain": {"schema": {"type": "string"}, "example": answered[name]}
+        }
     for status, response in responses.items():
         if not status.startswith("2"):
             continue
@@ -216,5 +223,5 @@ def _complete(operation: dict[str, Any], name: str) -> None:
         if "text/event-stream" in content:
             stream = _OPENAI_STREAM if " /v1/" in name else _STREAM
             content["text/event-stream"] = dict(stream)
-        if name in _ANSWERS and "application/json" in content:
-            content["application/json"]["example"] = _ANSWERS[name]
+        if name in answered and "application/json" in content:
+            content["application/json"]["example"] = answered[name]
