@@ -8,7 +8,8 @@
             spool of a copy
 
 After each the log must open, hold every session that was acknowledged, whole, and number them
-without a gap; or the report of the repair must name that something is lost. JSON comes last.
+without a gap; or the report of the repair must name that something is lost. How far it is goes to
+stderr; JSON comes last.
 """
 
 from __future__ import annotations
@@ -128,6 +129,9 @@ def run_and_kill(path: Path, alive_s: float, *, at_least: int = 0, eager: bool =
 def look(path: Path, acknowledged: set[str], tally: Tally, what: str) -> None:
     """Open the log and compare."""
     tally.attempts += 1
+    if tally.attempts % 50 == 0:
+        figures = tally.figures()
+        print(json.dumps({"at": what, **figures}), file=sys.stderr, flush=True)
     tally.acknowledged += len(acknowledged)
     began = time.perf_counter()
     try:

@@ -48,6 +48,9 @@ def test_a_new_log_has_all_tables_and_views_and_is_private(path: Path) -> None:
             "schema_migrations",
             "log_position",
             "prunes",
+            "rollup_position",
+            "rollup_groups",
+            "rollup_buckets",
         }
         assert {name for name, item in tables.items() if item["kind"] == "view"} == {
             "token_events",

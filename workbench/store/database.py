@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 
 from workbench import logs
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings
-from workbench.store import failures
+from workbench.store import failures, retention, rollup
 from workbench.store.entries import Encoder, Entry, body_of, columns_in
 from workbench.store.files import protect_wal, spool_of, wal_of
 from workbench.store.inserts import Inserter
@@ -42,11 +43,13 @@ class Durability:
         checkpoint_bytes: as soon as the write-ahead log is larger.
         checkpoint_s: so long after the first entry that is not in the file yet.
         check_bytes: a start reads every block of a file up to this size.
+        exact_sessions: a larger log keeps counts for its percentiles.
     """
 
     checkpoint_bytes: int = 16 * 2**20
     checkpoint_s: float = 60.0
     check_bytes: int = 256 * 2**20
+    exact_sessions: int = rollup.EXACT_SESSIONS
 
 
 def durability(settings: Settings) -> Durability:
@@ -55,6 +58,7 @@ def durability(settings: Settings) -> Durability:
         settings.workbench_checkpoint_size,
         settings.workbench_checkpoint_s,
         settings.workbench_check_size,
+        settings.workbench_exact_sessions,
     )
 
 
@@ -80,6 +84,10 @@ class Database:
         self._durability = durability
         self._still = threading.Lock()
         """Held while the blocks of the file must not change."""
+        self._turn = threading.RLock()
+        """Held by who writes: the writing thread, or one that wants a checkpoint."""
+        self._pruning = 0
+        self._can_count = True
         self._recent: dict[str, None] = {}
         self._recent_lock = threading.Lock()
         self._dirty_since: float | None = None
@@ -102,6 +110,7 @@ class Database:
         self._encoder = Encoder(columns)
         self._inserter = Inserter(self.connection, columns)
         self._stored_n = opened.n
+        self._counted_seq = rollup.position(self.connection)
         write_manifest(spool_of(self.path), self.connection)
 
     # -- for those who submit
@@ -129,6 +138,10 @@ class Database:
 
     def commit(self, entries: Sequence[Entry]) -> None:
         """As the protocol says; a database that was lost is opened anew before."""
+        with self._turn:
+            self._commit(entries)
+
+    def _commit(self, entries: Sequence[Entry]) -> None:
         if self._lost:
             with self._still:
                 self._reopen()
@@ -148,7 +161,31 @@ class Database:
         self.after_commit(len(entries), time.monotonic() - started)
 
     def tend(self) -> float | None:
-        """Make a checkpoint when it is due."""
+        """Count what a large log has more, and make a checkpoint when it is due."""
+        with self._turn:
+            due_s = self._tend()
+            return 0.0 if self._count() else due_s
+
+    def _count(self) -> bool:
+        """Advance the counts; True: there are more to be counted now."""
+        if not self._can_count or self._pruning or self._lost:
+            return False
+        if self._inserter.seq - self._counted_seq < rollup.STEP:
+            return False
+        try:
+            with self.connection.cursor() as cursor:
+                more = rollup.advance(cursor, self._durability.exact_sessions)
+                self._counted_seq = rollup.position(cursor)
+        except duckdb.Error as error:
+            # Percentiles are slower without, and right. The next start tries again.
+            self._can_count = False
+            self._lost = _is_lost(error)
+            _log.warning("store_rollup_failed", reason=str(error))
+            return False
+        self._dirty_since = self._dirty_since or time.monotonic()
+        return more
+
+    def _tend(self) -> float | None:
         if self._dirty_since is None:
             return None
         now = time.monotonic()
@@ -177,7 +214,7 @@ class Database:
             duckdb.Error, OSError: it failed, and the spool was left alone.
             WorkbenchError: ``STORE_DAMAGED``, it did not do what it said.
         """
-        with self._still:
+        with self._turn, self._still:
             return self._checkpoint()
 
     def _checkpoint(self) -> bool:
@@ -207,6 +244,31 @@ class Database:
         """See :func:`workbench.store.verify.verify`; writing goes on, checkpoints wait."""
         with self._still, self.connection.cursor() as cursor:
             return verify(self.path, cursor, self._file, is_open=True)
+
+    def prune(self, before: dt.datetime, keep: Sequence[str]) -> dict[str, Any]:
+        """See :func:`workbench.store.retention.prune`; writing goes on meanwhile.
+
+        Raises:
+            WorkbenchError: as there, or as :meth:`checkpoint`.
+        """
+        size = self._file.size_bytes
+        with self._turn:
+            self._pruning += 1
+        try:
+            with self.connection.cursor() as cursor:
+                rows = retention.prune(
+                    cursor, self.path, before, keep, exact_sessions=self._durability.exact_sessions
+                )
+                with self._turn:
+                    self._counted_seq = rollup.position(cursor)
+                    self._dirty_since = self._dirty_since or time.monotonic()
+                    self.checkpoint()
+                return retention.report(cursor, self.path, before, rows, size, dry_run=False)
+        except duckdb.Error as error:
+            raise failures.writing(error, self.path) from error
+        finally:
+            with self._turn:
+                self._pruning -= 1
 
     def explain(self, error: Exception) -> WorkbenchError:
         """As the protocol says."""

@@ -23,7 +23,7 @@ import duckdb
 from workbench import __version__
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.jobs import Reporter
-from workbench.store import failures
+from workbench.store import failures, rollup
 from workbench.store.files import connect, exchange_folder
 from workbench.store.migrations import version_of
 
@@ -33,7 +33,7 @@ FORMAT: Final = 1
 
 # Tables without a time of their own go by that of their session.
 _MONTH_OF_SESSION: Final = frozenset({"token_streams"})
-_OWN: Final = ("schema_migrations", "log_position")
+_OWN: Final = ("schema_migrations", "log_position", *rollup.TABLES)
 _WATCH_S: Final = 0.2
 
 

@@ -15,7 +15,7 @@ import duckdb
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.jobs import Reporter
-from workbench.store import failures
+from workbench.store import failures, rollup
 from workbench.store.exchange import FORMAT, MANIFEST
 from workbench.store.files import IMPORT_NAME, IMPORTS, exchange_folder
 from workbench.store.migrations import LATEST, MIGRATIONS, migrate
@@ -132,4 +132,6 @@ def _fill(
                 fix="Export it again.",
             )
     migrate(connection, path=source)
+    while rollup.advance(connection, rollup.EXACT_SESSIONS):
+        pass
     create_views(connection)

@@ -44,7 +44,8 @@ class Inserter:
         self._statements: dict[tuple[str, How], str] = {}
         row = connection.execute("SELECT coalesce(max(seq), 0) FROM stream_sessions").fetchone()
         assert row is not None
-        self._seq: int = row[0]
+        self.seq: int = row[0]
+        """The number of the last session."""
 
     def commit(self, entries: Sequence[Entry]) -> None:
         """Write the entries and the number of the last, all or none.
@@ -63,7 +64,7 @@ class Inserter:
         except BaseException:
             self._roll_back()
             raise
-        self._seq = seq
+        self.seq = seq
 
     def close(self) -> None:
         """Release the cursors."""
@@ -83,7 +84,7 @@ class Inserter:
         tables: defaultdict[tuple[str, How], list[bytes]] = defaultdict(list)
         messages: list[tuple[bytes, Any]] = []
         conversations: dict[Any, bytes] = {}
-        seq = self._seq
+        seq = self.seq
         for entry in entries:
             for part in entry.parts:
                 if part.how == "history":

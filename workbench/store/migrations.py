@@ -278,6 +278,39 @@ CREATE TABLE benchmark_trials (
 );
 """
 
+_ROLLUP: Final = """
+-- Counts of a large log, see workbench/store/rollup.py. They can be made again from the sessions.
+CREATE TABLE rollup_position (seq BIGINT NOT NULL); -- of the last session that is counted
+INSERT INTO rollup_position VALUES (0);
+CREATE TABLE rollup_groups (
+    model                VARCHAR NOT NULL,
+    provider             VARCHAR NOT NULL,
+    dtype                VARCHAR,
+    quantization         VARCHAR,
+    device               VARCHAR,
+    timing_mode          VARCHAR NOT NULL,
+    prompt_tokens_from   BIGINT,              -- class of the prompt's length
+    alone                BOOLEAN NOT NULL,    -- ended well, no fallback, nothing ran beside
+    sessions             BIGINT NOT NULL,
+    sessions_ok          BIGINT NOT NULL,
+    sessions_as_fallback BIGINT NOT NULL,
+    mem_peak_bytes       BIGINT,
+    last_used_at         TIMESTAMPTZ NOT NULL
+);
+CREATE TABLE rollup_buckets (
+    model                VARCHAR NOT NULL,
+    provider             VARCHAR NOT NULL,
+    dtype                VARCHAR,
+    quantization         VARCHAR,
+    device               VARCHAR,
+    timing_mode          VARCHAR NOT NULL,
+    prompt_tokens_from   BIGINT,
+    figure               VARCHAR NOT NULL,    -- a column of latencies
+    bucket               INTEGER NOT NULL,    -- floor(139 * log2(value)), 0.5 % wide
+    sessions             BIGINT NOT NULL
+);
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
@@ -285,6 +318,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(4, "the position in the spool", _POSITION),
     Migration(5, "deletions by age", _PRUNES),
     Migration(6, "trials of benchmarks", _TRIALS),
+    Migration(7, "counts of a large log", _ROLLUP),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 
 from workbench.errors import invalid
-from workbench.store import failures
+from workbench.store import failures, rollup
 
 KEEP: Final = {
     "runs": "s.run_id IS NULL",
@@ -67,26 +67,26 @@ def cutoff(older_than: str, now: dt.datetime) -> dt.datetime:
 
 
 def prune(
-    connection: duckdb.DuckDBPyConnection,
+    cursor: duckdb.DuckDBPyConnection,
     log: Path,
     before: dt.datetime,
     keep: Sequence[str],
     *,
-    dry_run: bool,
-) -> dict[str, Any]:
-    """Delete what is older, in one transaction.
+    dry_run: bool = False,
+    exact_sessions: int = rollup.EXACT_SESSIONS,
+) -> dict[str, int]:
+    """Delete what is older, in one transaction with the counts of a large log.
 
     Args:
-        connection: to the open log.
+        cursor: to the open log; for nothing else meanwhile.
         log: its path.
         before: sessions from before this moment go.
         keep: names of :data:`KEEP`.
         dry_run: True only counts.
+        exact_sessions: a log of no more has no counts.
 
     Returns:
-        ``before``, ``sessions``, ``rows`` (per table), ``size_bytes`` (of the file now),
-        ``freed_bytes`` (by which it is smaller: what was free at its end), and ``free_bytes``: what
-        it has free inside, used before it grows again.
+        Table -> its rows that went, or would go.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST`` for an unknown name in ``keep``.
@@ -94,38 +94,59 @@ def prune(
     if unknown := set(keep) - KEEP.keys():
         raise invalid(f"Cannot keep {min(unknown)!r}.", fix=f"Use {', '.join(KEEP)}.")
     kept = " AND ".join(["true", *(KEEP[name] for name in keep)])
-    size = log.stat().st_size
-    with connection.cursor() as cursor:
-        try:
-            cursor.execute(
-                "CREATE OR REPLACE TEMP TABLE doomed AS SELECT session_id FROM stream_sessions s "  # noqa: S608
-                f"WHERE s.created_at < ? AND {kept}",
-                [before],
-            )
-            cursor.execute("BEGIN TRANSACTION")
-            rows = {table: _part(cursor, table, where, before) for table, where in _PARTS}
-            cursor.execute(
-                "INSERT INTO prunes VALUES (now(), ?, ?)", [before, rows["stream_sessions"]]
-            )
-            if gone := rows["stream_sessions"]:
-                # Explains to the check of the log why numbers are missing.
-                cursor.execute("INSERT INTO prunes VALUES (now(), ?, ?)", [before, gone])
-            cursor.execute("ROLLBACK" if dry_run else "COMMIT")
-            if not dry_run:
-                cursor.execute("CHECKPOINT")
-            free = cursor.execute(
-                "SELECT free_blocks * block_size FROM pragma_database_size() "
-                "WHERE database_name = current_database()"
-            ).fetchone()
-        except duckdb.Error as error:
-            raise failures.writing(error, log) from error
+    try:
+        cursor.execute(
+            "CREATE OR REPLACE TEMP TABLE doomed AS SELECT session_id FROM stream_sessions s "  # noqa: S608
+            f"WHERE s.created_at < ? AND {kept}",
+            [before],
+        )
+        cursor.execute("BEGIN TRANSACTION")
+        rows = {table: _part(cursor, table, where, before) for table, where in _PARTS}
+        if not dry_run and (gone := rows["stream_sessions"]):
+            # Explains to the check of the log why numbers are missing.
+            cursor.execute("INSERT INTO prunes VALUES (now(), ?, ?)", [before, gone])
+            rollup.rebuild(cursor, exact_sessions)
+        cursor.execute("ROLLBACK" if dry_run else "COMMIT")
+    except duckdb.Error as error:
+        raise failures.writing(error, log) from error
+    return rows
+
+
+def report(
+    cursor: duckdb.DuckDBPyConnection,
+    log: Path,
+    before: dt.datetime,
+    rows: Mapping[str, int],
+    size_bytes: int,
+    *,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """What was pruned.
+
+    Args:
+        cursor: to the open log.
+        log: its path.
+        before: as for :func:`prune`.
+        rows: what that gave.
+        size_bytes: of the file before.
+        dry_run: whether it was only counted.
+
+    Returns:
+        ``before``, ``dry_run``, ``sessions``, ``rows`` (per table), ``size_bytes`` (of the file
+        now), ``freed_bytes`` (by which it is smaller: what was free at its end), and
+        ``free_bytes``: what it has free inside, used before it grows again.
+    """
+    free = cursor.execute(
+        "SELECT free_blocks * block_size FROM pragma_database_size() "
+        "WHERE database_name = current_database()"
+    ).fetchone()
     return {
         "before": before.isoformat(),
         "dry_run": dry_run,
         "sessions": rows["stream_sessions"],
-        "rows": rows,
+        "rows": dict(rows),
         "size_bytes": log.stat().st_size,
-        "freed_bytes": max(0, size - log.stat().st_size),
+        "freed_bytes": max(0, size_bytes - log.stat().st_size),
         "free_bytes": free[0] if free else 0,
     }
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import duckdb
 
+from workbench.store import rollup
 from workbench.store.entries import Columns, Entry
 from workbench.store.files import spool_of, wal_of
 
@@ -25,7 +26,7 @@ _IDS: Final = {
     "benchmark_trials": ("cell_id", "trial"),
 }
 
-_NOT_COPIED: Final = ("schema_migrations", "log_position")
+_NOT_COPIED: Final = ("schema_migrations", "log_position", *rollup.TABLES)
 _MANIFEST: Final = "checkpoint.json"
 
 

@@ -406,9 +406,16 @@ class Store:
         }
 
     def prune(self, before: dt.datetime, keep: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
-        """Delete what is older; see :func:`workbench.store.retention.prune`."""
+        """Delete what is older, or count it; see :mod:`workbench.store.retention`."""
         self.flush()
-        return retention.prune(self._connection, self.path, before, keep, dry_run=dry_run)
+        if self._database is None:
+            raise failures.read_only(self.path)
+        if not dry_run:
+            return self._database.prune(before, keep)
+        with self._connection.cursor() as cursor:
+            rows = retention.prune(cursor, self.path, before, keep, dry_run=True)
+            size = self.path.stat().st_size
+            return retention.report(cursor, self.path, before, rows, size, dry_run=True)
 
     def size_bytes(self) -> int:
         """What the log takes on disk, its write-ahead log included."""

@@ -17,10 +17,13 @@ DURATIONS: Final = ("ttft", "tpot", "e2e", "queue")
 ALONE: Final = "status = 'ok' AND fallback_from IS NULL AND NOT contended"
 """Answers of the model itself that ended well and that nothing ran beside."""
 
-_PROMPT_FROM: Final = (
+PROMPT_CLASS: Final = (
     "CASE WHEN prompt_tokens < 16 THEN 0 ELSE power(4, floor(log2(prompt_tokens) / 2))::BIGINT END"
 )
-"""Classes of prompt length: below 16, 64, 256, 1,024, 4,096 tokens and so on."""
+"""SQL: the class of a prompt's length: from 0, 16, 64, 256, 1,024, 4,096 tokens and so on."""
+
+PROMPT_CLASS_END: Final = "CASE WHEN prompt_tokens_from = 0 THEN 16 ELSE 4 * prompt_tokens_from END"
+"""SQL: where it ends."""
 
 
 def quantiles(name: str, unit: str, wanted: Sequence[str], *, where: str = "true") -> str:
@@ -55,8 +58,8 @@ def percentiles(condition: str) -> str:
     return f"""
 SELECT
     model, dtype, quantization, device, timing_mode,
-    {_PROMPT_FROM} AS prompt_tokens_from,
-    CASE WHEN prompt_tokens < 16 THEN 16 ELSE 4 * prompt_tokens_from END AS prompt_tokens_below,
+    {PROMPT_CLASS} AS prompt_tokens_from,
+    {PROMPT_CLASS_END} AS prompt_tokens_below,
     count(*) AS sessions,
     {columns}
 FROM latencies
@@ -65,10 +68,40 @@ GROUP BY ALL
 """  # noqa: S608
 
 
+BOARD: Final = (("ttft", "_s"), ("tpot", "_s"), ("decode_tps", ""), ("chars_per_s", ""))
+"""Figures of the leaderboard and their units."""
+
+BOARD_QUANTILES: Final = ("p50", "p90")
+
+# Speed is taken from answers that ran alone. A fallback's answer is its own model's, never the
+# requested one's, and it started from a failure: it is counted, but its figures are left out.
+_BOARD: Final = ",\n    ".join(
+    quantiles(name, unit, BOARD_QUANTILES, where="alone") for name, unit in BOARD
+)
+
+_MODEL_LEADERBOARD: Final = f"""
+CREATE OR REPLACE VIEW model_leaderboard AS
+WITH marked AS (SELECT *, {ALONE} AS alone FROM latencies)
+SELECT
+    model, provider, dtype, quantization, device,
+    count(*) AS sessions,
+    count(*) FILTER (status = 'ok') AS sessions_ok,
+    count(*) FILTER (alone) AS sessions_uncontended,
+    count(*) FILTER (fallback_from IS NOT NULL) AS sessions_as_fallback,
+    {_BOARD},
+    max(mem_peak_bytes) AS mem_peak_bytes,
+    max(created_at) AS last_used_at
+FROM marked
+GROUP BY model, provider, dtype, quantization, device
+"""  # noqa: S608
+
 _LATENCY_PERCENTILES: Final = f"""
 CREATE OR REPLACE VIEW latency_percentiles AS
 {percentiles(ALONE)}
 """
+
+EXACT: Final = (_MODEL_LEADERBOARD, _LATENCY_PERCENTILES)
+"""Views that read every session; a large log has others, see :mod:`workbench.store.rollup`."""
 
 # Every session stores its own question under its id and time, also when it was asked before. Joined
 # by both, only the part of a long log from that time is read. A tag in square brackets at the
@@ -122,7 +155,7 @@ GROUP BY model, provider
 """
 
 SUMMARIES: Final[tuple[str, ...]] = (
-    _LATENCY_PERCENTILES,
+    *EXACT,
     _SESSION_PROMPTS,
     _TOKEN_EFFICIENCY,
     _LOAD_COSTS,

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import duckdb
 
 from workbench.errors import WorkbenchError
+from workbench.store import rollup
 from workbench.store.blocks import DatabaseFile
 from workbench.store.files import spool_of
 from workbench.store.repair import reports
@@ -70,6 +71,7 @@ def verify(
         lambda: _sequence(path, connection),
         lambda: _spool(path, connection, is_open=is_open),
         lambda: _orphans(connection),
+        lambda: _rollup(connection),
         lambda: _views(connection),
     ]
     for look in looks:
@@ -195,6 +197,17 @@ def _orphans(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:
             yield Check("orphans", "bad", f"{count} {what}.", _DEFECT)
     if not bad:
         yield Check("orphans", "ok", "every row belongs to a session that is there")
+
+
+def _rollup(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:
+    """The counts of a large log are those of its sessions."""
+    place = rollup.position(connection)
+    if not place:
+        yield Check("rollup", "ok", "none: percentiles are computed from every session")
+    elif wrong := rollup.differences(connection):
+        yield Check("rollup", "bad", f"{wrong} counts differ from their sessions.", _DEFECT)
+    else:
+        yield Check("rollup", "ok", f"the counts are those of the sessions up to {place}")
 
 
 def _views(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:

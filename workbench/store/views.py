@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from workbench.store.summaries import SUMMARIES, quantiles
+from workbench.store.rollup import choose_views
+from workbench.store.summaries import SUMMARIES
 
 if TYPE_CHECKING:
     import duckdb
@@ -93,31 +94,6 @@ SELECT
 FROM figures
 """
 
-# Speed is taken from answers that ran alone. A fallback's answer is its own model's, never the
-# requested one's, and it started from a failure: it is counted, but its figures are left out.
-_BOARD: Final = ",\n    ".join(
-    quantiles(name, unit, ("p50", "p90"), where="alone")
-    for name, unit in (("ttft", "_s"), ("tpot", "_s"), ("decode_tps", ""), ("chars_per_s", ""))
-)
-
-_MODEL_LEADERBOARD: Final = f"""
-CREATE OR REPLACE VIEW model_leaderboard AS
-WITH marked AS (
-    SELECT *, status = 'ok' AND fallback_from IS NULL AND NOT contended AS alone FROM latencies
-)
-SELECT
-    model, provider, dtype, quantization, device,
-    count(*) AS sessions,
-    count(*) FILTER (status = 'ok') AS sessions_ok,
-    count(*) FILTER (alone) AS sessions_uncontended,
-    count(*) FILTER (fallback_from IS NOT NULL) AS sessions_as_fallback,
-    {_BOARD},
-    max(mem_peak_bytes) AS mem_peak_bytes,
-    max(created_at) AS last_used_at
-FROM marked
-GROUP BY model, provider, dtype, quantization, device
-"""  # noqa: S608
-
 # The processes of a model are read in one go: samples of one stamp are added up to one reading.
 # The host's own reading is not memory of the model.
 _MEMORY_BY_SESSION: Final = """
@@ -179,7 +155,6 @@ JOIN tried USING (model)
 VIEWS: Final[tuple[str, ...]] = (
     _EVENTS,
     _LATENCIES,
-    _MODEL_LEADERBOARD,
     _MEMORY_BY_SESSION,
     _ERROR_RATES,
     *SUMMARIES,
@@ -192,6 +167,7 @@ def create_views(connection: duckdb.DuckDBPyConnection) -> None:
     try:
         for sql in VIEWS:
             connection.execute(sql)
+        choose_views(connection)
     except BaseException:
         connection.execute("ROLLBACK")
         raise

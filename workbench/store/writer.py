@@ -306,7 +306,7 @@ class Writer:
     # -- the writer
 
     def _store(self) -> None:
-        due_s = None
+        due_s: float | None = 0.0  # at first, what an earlier process has left to do
         while True:
             with self._handed:
                 self._handed.wait_for(lambda: self._spooled or self._spooler_ended, due_s)
