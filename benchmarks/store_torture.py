@@ -33,6 +33,7 @@ from benchmarks.store_bench import ASKED, make_session
 from workbench.store import Store
 from workbench.store.database import Durability
 from workbench.store.files import spool_of, wal_of
+from workbench.store.repair import reports
 
 EAGER: Final = Durability(checkpoint_bytes=64 * 2**10)
 """A checkpoint every few transactions, so that kills hit many of them."""
@@ -60,11 +61,12 @@ class Tally:
     refused_to_start: int = 0
     repairs: int = 0
     opened_s: list[float] = field(default_factory=list)
+    opened_cpu_s: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
         """As JSON."""
-        opened = sorted(self.opened_s)
+        opened, cpu = sorted(self.opened_s), sorted(self.opened_cpu_s)
         return {
             "attempts": self.attempts,
             "acknowledged": self.acknowledged,
@@ -76,11 +78,12 @@ class Tally:
             "repairs": self.repairs,
             "opened_p50_s": round(opened[len(opened) // 2], 3) if opened else None,
             "opened_max_s": round(opened[-1], 3) if opened else None,
+            "opened_cpu_p50_s": round(cpu[len(cpu) // 2], 3) if cpu else None,
             "problems": self.problems[:10],
         }
 
 
-def child(path: str, eager: bool) -> None:
+def child(path: str, eager: bool, threads: int) -> None:
     """Log until killed, printing the id of every session once it is acknowledged.
 
     The eager one makes checkpoints all the time, the other none, and waits for the database too.
@@ -98,15 +101,17 @@ def child(path: str, eager: bool) -> None:
             (receipt if eager else receipt.stored).result()
             os.write(1, f"{session.session_id}\n".encode())
 
-    for seed in range(4):
+    for seed in range(threads):
         Thread(target=produce, args=[seed], daemon=True).start()
     time.sleep(3600)
 
 
-def run_and_kill(path: Path, alive_s: float, *, at_least: int = 0, eager: bool = True) -> set[str]:
+def run_and_kill(
+    path: Path, alive_s: float, *, at_least: int = 0, eager: bool = True, threads: int = 4
+) -> set[str]:
     """Start a process that logs, kill it; the ids that it said were acknowledged."""
     code = "import sys; from benchmarks.store_torture import child; "
-    code += f"child(sys.argv[1], {eager})"
+    code += f"child(sys.argv[1], {eager}, {threads})"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -133,7 +138,8 @@ def look(path: Path, acknowledged: set[str], tally: Tally, what: str) -> None:
         figures = tally.figures()
         print(json.dumps({"at": what, **figures}), file=sys.stderr, flush=True)
     tally.acknowledged += len(acknowledged)
-    began = time.perf_counter()
+    told_before = len(reports(path))
+    began, began_cpu = time.perf_counter(), time.process_time()
     try:
         store = Store.open(path, durability=EAGER)
     except Exception as error:
@@ -141,14 +147,15 @@ def look(path: Path, acknowledged: set[str], tally: Tally, what: str) -> None:
         tally.problems.append(f"{what}: {error}")
         return
     tally.opened_s.append(time.perf_counter() - began)
+    tally.opened_cpu_s.append(time.process_time() - began_cpu)
     with store:
-        repairs = store.repairs
+        repairs = store.repairs[told_before:]
         tally.repairs += bool(repairs)
         rows = store.rows("SELECT seq, session_id FROM stream_sessions ORDER BY seq")
         torn = store.rows(_TORN)[0]["n"]
     lost = acknowledged - {row["session_id"] for row in rows}
     gap = [row["seq"] for row in rows] != list(range(1, len(rows) + 1))
-    named = any(error.details["lost"] for error in repairs)
+    named = any(error.details["lost"] for error in store.repairs)
     if lost and named:
         tally.lost_but_named += len(lost)
     elif lost:
@@ -177,7 +184,7 @@ def kills(folder: Path, count: int, seed: int) -> Tally:
     return tally
 
 
-def prepared(folder: Path, sessions: int) -> tuple[Path, set[str]]:
+def prepared(folder: Path, sessions: int, *, threads: int = 4) -> tuple[Path, set[str]]:
     """A log with rows in the database file, in the write-ahead log and in the spool."""
     path = folder / "origin" / "workbench.duckdb"
     known: set[str] = set()
@@ -187,7 +194,7 @@ def prepared(folder: Path, sessions: int) -> tuple[Path, set[str]]:
             session = make_session(chance, 8)
             store.log_session(session, ASKED).result()
             known.add(session.session_id)
-    known |= run_and_kill(path, 0, at_least=sessions, eager=False)
+    known |= run_and_kill(path, 0, at_least=sessions, eager=False, threads=threads)
     return path, known
 
 
@@ -201,7 +208,7 @@ def copy_log(origin: Path, folder: Path) -> Path:
 def cuts(folder: Path, count: int | None, seed: int) -> Tally:
     """Cut the write-ahead log at every byte, or at ``count`` random ones."""
     tally, chance = Tally(), random.Random(seed)
-    origin, known = prepared(folder, 8 if count is None else 60)
+    origin, known = prepared(folder, 1, threads=1) if count is None else prepared(folder, 60)
     size = wal_of(origin).stat().st_size
     places = range(size) if count is None else sorted(chance.sample(range(size), count))
     for place in places:

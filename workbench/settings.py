@@ -187,6 +187,7 @@ class Settings(BaseSettings):
     workbench_checkpoint_s: float = Field(60, gt=0, allow_inf_nan=False)
     workbench_checkpoint_size: Bytes = 16 * 2**20
     workbench_check_size: Reserve = 256 * 2**20
+    workbench_copy_size: Reserve = 2 * 2**30
     workbench_exact_sessions: int = Field(2_000_000, ge=0, le=2**40)
     workbench_threads: int = Field(0, ge=0, le=1024)
     workbench_wait_policy: Literal["auto", "active", "passive"] = "auto"

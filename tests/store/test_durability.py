@@ -15,10 +15,12 @@ import pytest
 from benchmarks import store_torture as torture
 from tests.store.conftest import make_session
 from workbench.errors import ErrorCode
-from workbench.store import Store
+from workbench.store import Store, mirror
 from workbench.store import writer as writing
+from workbench.store.blocks import DatabaseFile
 from workbench.store.database import Durability
 from workbench.store.files import damaged_of, spool_of, wal_of
+from workbench.store.mirror import mirror_of
 from workbench.types import Message
 
 ASKED = [Message("user", "hi")]
@@ -106,16 +108,101 @@ def test_a_repair_is_told_until_what_was_kept_is_deleted(
         assert store.repairs == []
 
 
-def test_a_lost_database_file_comes_back_from_the_spool(
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 4
+    path.write_bytes(data)
+
+
+def tables_of(path: Path, byte: int) -> int:
+    """Where in the file something is that was written before the last checkpoint."""
+    return path.read_bytes().index(b"ses_") + byte
+
+
+@pytest.mark.parametrize("harm", ["block", "header", "gone"])
+def test_a_damaged_database_file_is_replaced_by_the_copy_of_its_last_checkpoint(
+    killed: tuple[Path, set[str]], tmp_path: Path, harm: str
+) -> None:
+    origin, known = killed
+    path = torture.copy_log(origin, tmp_path / "log")
+    if harm == "gone":
+        path.unlink()
+    else:
+        flip(path, tables_of(path, 2) if harm == "block" else 10)
+    with Store.open(path) as store:
+        assert known <= set(ids(store)), "the old ones from the copy, the others from the spool"
+        (told,) = store.repairs
+        assert "The copy of its last checkpoint took its place." in told.message
+        assert told.details["lost"] == []
+        assert told.details["restored_sessions"] >= 12
+        assert all(check.status != "bad" for check in store.verify())
+    assert mirror_of(path).exists(), "and there is a new one"
+
+
+def test_without_a_copy_what_is_lost_is_named_in_sessions(
     killed: tuple[Path, set[str]], tmp_path: Path
 ) -> None:
     path = torture.copy_log(killed[0], tmp_path / "log")
+    mirror_of(path).unlink()
     path.unlink()
     with Store.open(path) as store:
         assert len(ids(store)) >= 12  # those of the time since the file was proven
         (told,) = store.repairs
-        assert "was gone" in told.message
-        assert "40 of stream_sessions" in told.message
+    assert "was gone" in told.message
+    assert told.details["lost"][0] == "40 of 40 sessions"
+    assert "40 of 40 rows of token_streams" in told.details["lost"]
+
+    path = torture.copy_log(killed[0], tmp_path / "other")
+    mirror_of(path).unlink()
+    flip(path, tables_of(path, 2))
+    with Store.open(path) as store:
+        (told,) = store.repairs
+        gone = 40 + told.details["restored_sessions"] - len(ids(store))
+    lost = [words for words in told.details["lost"] if words.endswith(" sessions")]
+    assert lost == ([f"{gone} of 40 sessions"] if gone else [])
+
+
+def test_a_copy_that_the_spool_does_not_go_on_from_is_not_taken(path: Path, tmp_path: Path) -> None:
+    eager = Durability(checkpoint_bytes=1)
+    with Store.open(path, durability=eager) as store:
+        store.log_session(make_session(), ASKED).stored.result()
+    old = tmp_path / "old"
+    shutil.copy2(mirror_of(path), old)
+    for _ in range(2):
+        with Store.open(path, durability=eager) as store:
+            store.log_session(make_session(), ASKED).stored.result()
+    shutil.copy2(old, mirror_of(path))
+    flip(path, 10)
+    with Store.open(path) as store:
+        (told,) = store.repairs
+        assert "took its place" not in told.message
+    (kept,) = damaged_of(path).iterdir()
+    assert {item.name for item in kept.iterdir()} >= {path.name, mirror_of(path).name}
+
+
+def test_the_copy_is_as_large_as_it_may_be(path: Path) -> None:
+    with Store.open(path) as store:
+        store.log_session(make_session(), ASKED)
+    assert mirror_of(path).stat().st_mode & 0o777 == 0o600
+    assert mirror_of(path).read_bytes()[:12] == path.read_bytes()[:12]
+    with Store.open(path, durability=Durability(copy_bytes=0)) as store:
+        store.log_session(make_session(), ASKED)
+    assert not mirror_of(path).exists()
+
+
+def test_a_block_that_goes_bad_is_not_copied_and_a_checkpoint_says_so(path: Path) -> None:
+    with Store.open(path) as store:
+        store.log_session(make_session(), ASKED)
+    whole = mirror_of(path).read_bytes()
+    file = DatabaseFile(path)
+    flip(path, 3 * 4096 + 3)  # the checksum of the first block itself
+    assert mirror.update(path, file, 2**30) == ("block 0",)
+    assert mirror_of(path).read_bytes() == whole
+    flip(path, 3 * 4096 + 3)
+    flip(path, 3 * 4096 + 900)  # what it holds
+    assert mirror.update(path, file, 2**30) == ()
+    assert mirror_of(path).read_bytes()[4096 * 3 :] == whole[4096 * 3 :]
+    file.close()
 
 
 def test_a_checkpoint_rotates_the_spool_and_keeps_other_processes_out(path: Path) -> None:
@@ -128,7 +215,7 @@ def test_a_checkpoint_rotates_the_spool_and_keeps_other_processes_out(path: Path
         code = "import sys, duckdb; duckdb.connect(sys.argv[1])"
         other = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True)
         assert b"lock" in other.stderr.lower()
-    assert [item.name for item in spool_of(path).iterdir()] == ["checkpoint.json"]
+    assert {item.name for item in spool_of(path).iterdir()} == {"checkpoint.json", "copy.duckdb"}
 
 
 @pytest.fixture

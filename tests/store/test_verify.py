@@ -41,7 +41,7 @@ def test_a_whole_log_is_said_to_be_whole_open_or_closed(log: Path) -> None:
         store.log_session(make_session(), ASKED).result()
         checks = store.verify()
     assert {check.status for check in checks} == {"ok"}
-    assert {"blocks", "tables", "sequence", "spool", "orphans", "views"} == {
+    assert {"blocks", "tables", "sequence", "spool", "orphans", "rollup", "views"} == {
         check.check for check in checks
     }
 

@@ -15,7 +15,8 @@ from typing import Final
 
 MAGIC: Final = b"DUCK"
 _HEADER: Final = 4096
-_START: Final = 3 * _HEADER
+HEADERS_BYTES: Final = 3 * _HEADER
+"""Of the three headers in front of the blocks."""
 _FACTOR: Final = 0xBF58476D1CE4E5B9
 _SEED: Final = 5381
 _WAL_HEAD: Final = 64
@@ -27,12 +28,19 @@ class FileState:
 
     ``iteration`` counts its checkpoints. ``broken`` names what is not as it was written.
     ``unwritten`` says that there are blocks of zeros, or none where the header counts some: they
-    may be free ones that were never written, which only reading the tables can tell.
+    may be free ones that were never written, which only reading the tables can tell. ``blocks`` and
+    ``block_bytes`` are how many there are, and how long each is.
     """
 
     iteration: int
     broken: tuple[str, ...] = ()
     unwritten: bool = False
+    blocks: int = 0
+    block_bytes: int = 0
+
+    def place(self, index: int) -> int:
+        """Where a block begins."""
+        return HEADERS_BYTES + index * self.block_bytes
 
 
 class DatabaseFile:
@@ -61,6 +69,14 @@ class DatabaseFile:
         """Whether it begins as a DuckDB database does."""
         return os.pread(self._descriptor, 12, 0)[8:] == MAGIC
 
+    def read(self, offset: int, length: int) -> bytes:
+        """A part of it; shorter at its end.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return os.pread(self._descriptor, length, offset)
+
     def read_state(self, *, blocks: bool) -> FileState:
         """Read the headers, and every block if asked to; free blocks too.
 
@@ -69,9 +85,9 @@ class DatabaseFile:
         Raises:
             OSError: the file cannot be read.
         """
-        heads = [os.pread(self._descriptor, _HEADER, n * _HEADER) for n in range(3)]
+        heads = [self.read(n * _HEADER, _HEADER) for n in range(3)]
         names = ("main header", "header 1", "header 2")
-        whole = [len(head) == _HEADER and _is_whole(head) for head in heads]
+        whole = [len(head) == _HEADER and is_whole(head) for head in heads]
         broken = [name for name, good in zip(names, whole, strict=True) if not good]
         good = [head for head, fine in zip(heads[1:], whole[1:], strict=True) if fine]
         if not good:
@@ -79,12 +95,12 @@ class DatabaseFile:
         iteration, _, _, count, size = max(struct.unpack("<QqqQQ", head[8:48]) for head in good)
         unwritten = False
         for index in range(count if blocks else 0):
-            block = os.pread(self._descriptor, size, _START + index * size)
+            block = self.read(HEADERS_BYTES + index * size, size)
             if len(block) < size or not any(block):
                 unwritten = True
-            elif not _is_whole(block):
+            elif not is_whole(block):
                 broken.append(f"block {index}")
-        return FileState(iteration, tuple(broken), unwritten)
+        return FileState(iteration, tuple(broken), unwritten, count, size)
 
 
 def is_torn(wal: bytes) -> bool:
@@ -104,7 +120,8 @@ def _walks_to_the_end(wal: bytes, offset: int) -> bool:
     return offset == len(wal)
 
 
-def _is_whole(block: bytes) -> bool:
+def is_whole(block: bytes) -> bool:
+    """Whether a header or block is as its checksum says."""
     import numpy as np
 
     words = np.frombuffer(block, dtype="<u8")

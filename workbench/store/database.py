@@ -16,13 +16,13 @@ import duckdb
 from workbench import logs
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings
-from workbench.store import failures, retention, rollup
+from workbench.store import failures, mirror, retention, rollup
 from workbench.store.entries import Encoder, Entry, body_of, columns_in
 from workbench.store.files import protect_wal, spool_of, wal_of
 from workbench.store.inserts import Inserter
 from workbench.store.repair import Opened, Repair, open_log
 from workbench.store.rows import Item, RowsItem, SessionItem, error_row
-from workbench.store.salvage import write_manifest
+from workbench.store.salvage import mark_of, write_manifest
 from workbench.store.spool import line_of
 from workbench.store.verify import Check, verify
 
@@ -43,12 +43,14 @@ class Durability:
         checkpoint_bytes: as soon as the write-ahead log is larger.
         checkpoint_s: so long after the first entry that is not in the file yet.
         check_bytes: a start reads every block of a file up to this size.
+        copy_bytes: a file up to this size has a copy of its last checkpoint.
         exact_sessions: a larger log keeps counts for its percentiles.
     """
 
     checkpoint_bytes: int = 16 * 2**20
     checkpoint_s: float = 60.0
     check_bytes: int = 256 * 2**20
+    copy_bytes: int = 2 * 2**30
     exact_sessions: int = rollup.EXACT_SESSIONS
 
 
@@ -58,6 +60,7 @@ def durability(settings: Settings) -> Durability:
         settings.workbench_checkpoint_size,
         settings.workbench_checkpoint_s,
         settings.workbench_check_size,
+        settings.workbench_copy_size,
         settings.workbench_exact_sessions,
     )
 
@@ -93,7 +96,9 @@ class Database:
         self._dirty_since: float | None = None
         self._busy_until = 0.0
         self._lost = False
-        opened = open_log(path, check_bytes=durability.check_bytes)
+        opened = open_log(
+            path, check_bytes=durability.check_bytes, copy_bytes=durability.copy_bytes
+        )
         try:
             self._adopt(opened)
         except BaseException:
@@ -203,9 +208,9 @@ class Database:
         """Bring all that is stored into the database file, prove it, and rotate the spool.
 
         Proof: the write-ahead log is gone; the file's header is whole, of a later checkpoint than
-        before, and the position read back is that of the last entry. Blocks are not read here:
-        that is done at a start and by ``workbench db verify``, and the spool of the time between
-        two checkpoints is kept for it.
+        before, and the position read back is that of the last entry. Blocks that are new are read
+        for the copy; all of them at a start and by ``workbench db verify``. The spool of the time
+        between two checkpoints is kept for it.
 
         Returns:
             False if a transaction of another connection was in the way.
@@ -235,6 +240,9 @@ class Database:
         if row != (n,) or after.broken or (had_wal and after.iteration <= before):
             raise failures.damaged(self.path, f"after a checkpoint: {row}, {after}")
         if self._wal_bytes() == 0:
+            if broken := mirror.update(self.path, self._file, self._durability.copy_bytes):
+                mark_of(self.path).touch(mode=0o600)
+                raise failures.damaged(self.path, f"after a checkpoint: {', '.join(broken)}")
             self._spool.rotate(n, surely=False)
             write_manifest(spool_of(self.path), self.connection)
             self._dirty_since = None
@@ -325,7 +333,12 @@ class Database:
         with suppress(duckdb.Error):
             self.connection.close()
         self._file.close()
-        opened = open_log(self.path, check_bytes=self._durability.check_bytes, spool=self._spool)
+        opened = open_log(
+            self.path,
+            check_bytes=self._durability.check_bytes,
+            copy_bytes=self._durability.copy_bytes,
+            spool=self._spool,
+        )
         self._adopt(opened)
         self._lost = False
         if opened.repair is not None:

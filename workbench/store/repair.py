@@ -3,10 +3,11 @@
 1. A write-ahead log that ends in the middle of an entry is copied aside; DuckDB reads its whole
    part without a word.
 2. One that cannot be replayed is moved aside, and the database opened without it.
-3. A database file that cannot be opened, or has a broken block, is moved aside, and a new one is
-   made of what can be read (:mod:`workbench.store.salvage`).
+3. A database file that cannot be opened, or has a broken block, is moved aside. The copy of its
+   last checkpoint takes its place (:mod:`workbench.store.mirror`); without one that the spool goes
+   on from, a new file is made of what can be read (:mod:`workbench.store.salvage`).
 4. The entries of the spool that the database has not had are put into it.
-5. A checkpoint is made and looked at. Then the spool is deleted.
+5. A checkpoint is made, looked at and copied. Then the spool is deleted.
 
 A file that somebody holds, that is not a log of ours or is one of a newer workbench is refused.
 """
@@ -16,7 +17,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,9 +28,9 @@ import duckdb
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.store import failures, salvage
+from workbench.store import failures, mirror, salvage
 from workbench.store.blocks import DatabaseFile, is_torn
-from workbench.store.entries import Encoder, Entry, columns_in
+from workbench.store.entries import Columns, Encoder, Entry, columns_in
 from workbench.store.files import (
     connect,
     damaged_of,
@@ -55,7 +57,8 @@ class Repair:
     at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     happened: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-    restored: int = 0
+    restored_sessions: int = 0
+    restored_rows: int = 0
 
     @property
     def folder(self) -> Path:
@@ -77,16 +80,23 @@ class Repair:
         lost = f" Lost: {'; '.join(self.lost)}." if self.lost else " Nothing is known to be lost."
         return WorkbenchError(
             ErrorCode.STORE_DAMAGED,
-            f"{' '.join(self.happened)} {self.restored} entries came from the spool.{lost}",
+            f"{' '.join(self.happened)} {self.restored_sessions} sessions came from the spool, "
+            f"{self.restored_rows} rows of all tables.{lost}",
             fix=f"What was damaged is in {self.folder}. Delete that folder when you have seen it.",
             operation="open",
             details={
                 "at": self.at.isoformat(timespec="seconds"),
                 "lost": self.lost,
-                "restored": self.restored,
+                "restored_sessions": self.restored_sessions,
+                "restored_rows": self.restored_rows,
                 "folder": str(self.folder),
             },
         )
+
+    def came_back(self, rows: Mapping[str, int]) -> None:
+        """Rows of tables that the spool had."""
+        self.restored_sessions += rows.get("stream_sessions", 0)
+        self.restored_rows += sum(rows.values())
 
     def write(self) -> None:
         """Put the report beside what is kept, where every later process finds it."""
@@ -121,12 +131,15 @@ class Opened:
     repair: Repair | None
 
 
-def open_log(path: Path, *, check_bytes: int, spool: Spool | None = None) -> Opened:
+def open_log(
+    path: Path, *, check_bytes: int, copy_bytes: int, spool: Spool | None = None
+) -> Opened:
     """Open the log for writing; make it if there is none, mend it if it is damaged.
 
     Args:
         path: of the database file.
         check_bytes: every block is read if the file is no larger.
+        copy_bytes: the last checkpoint of a file that is no larger is copied.
         spool: the one in use, if the database is opened anew in a running process.
 
     Raises:
@@ -137,12 +150,12 @@ def open_log(path: Path, *, check_bytes: int, spool: Spool | None = None) -> Ope
         prepare(path)
         folder = spool_of(path)
         spooled = read_spools(folder)
-        connection, file, mending = _open_or_mend(path, repair, spooled, check_bytes)
+        connection, file, had = _open_or_mend(path, repair, spooled, check_bytes)
         try:
-            n = _replay(connection, spooled, repair, mending=mending)
+            n = _replay(connection, spooled, repair, had)
             whole = _checkpoint(connection, file, check_bytes)
             spool = spool or Spool(folder, spooled)
-            if whole is not None:
+            if whole is not None and not mirror.update(path, file, copy_bytes):
                 spool.rotate(n, surely=whole)
             if repair.happened:
                 repair.write()
@@ -156,18 +169,22 @@ def open_log(path: Path, *, check_bytes: int, spool: Spool | None = None) -> Ope
 
 def _open_or_mend(
     path: Path, repair: Repair, spooled: Spooled, check_bytes: int
-) -> tuple[duckdb.DuckDBPyConnection, DatabaseFile, bool]:
-    """Steps 1 to 3; the last value says that a new file was made of the old one's rows."""
+) -> tuple[duckdb.DuckDBPyConnection, DatabaseFile, salvage.Had | None]:
+    """Steps 1 to 3; the last value is what the old file had, if a new one was made of its rows."""
     wal = wal_of(path)
     if not path.exists():
+        had = None
         if spooled.entries or wal.exists():
             repair.happened.append("The database file was gone.")
-            repair.lost += salvage.noted(spool_of(path))
             if wal.exists():
                 repair.keep(wal)
+            if (copied := _from_copy(path, repair, spooled, check_bytes)) is not None:
+                return *copied, None
+            had = salvage.noted(spool_of(path))
+        mirror.forget(path)
         make(path)
         file = DatabaseFile(path)
-        return connect(path), file, False
+        return connect(path), file, had
     ours = spool_of(path).is_dir()
     if wal.exists() and is_torn(wal.read_bytes()):
         repair.keep(wal, copy=True)
@@ -177,7 +194,7 @@ def _open_or_mend(
         if not (file.is_database or ours):
             connect(path).close()  # refused, with DuckDB's reason
         try:
-            return _connect_checked(path, file, check_bytes), file, False
+            return _connect_checked(path, file, check_bytes), file, None
         except duckdb.Error as error:
             if not failures.is_damage(error):
                 raise
@@ -192,18 +209,46 @@ def _open_or_mend(
                     raise
             else:
                 repair.happened.append(f"The write-ahead log could not be replayed ({first}).")
-                return connection, file, False
+                return connection, file, None
     except BaseException:
         file.close()
         raise
     file.close()
     repair.happened.append(f"The database file was damaged ({first}).")
     kept = repair.keep(path)
+    if (copied := _from_copy(path, repair, spooled, check_bytes)) is not None:
+        return *copied, None
     make(path)
     file = DatabaseFile(path)
     connection = connect(path)
-    repair.lost += salvage.copy_readable(kept, connection, folder=spool_of(path))
-    return connection, file, True
+    return connection, file, salvage.copy_readable(kept, connection, folder=spool_of(path))
+
+
+def _from_copy(
+    path: Path, repair: Repair, spooled: Spooled, check_bytes: int
+) -> tuple[duckdb.DuckDBPyConnection, DatabaseFile] | None:
+    """Put the copy of the last checkpoint in place, if the spool has all that came after it."""
+    copy = mirror.mirror_of(path)
+    if mirror.iteration_of(path) is None:
+        return None
+    copy.rename(path)
+    file = DatabaseFile(path)
+    try:
+        connection = _connect_checked(path, file, check_bytes)
+    except duckdb.Error as error:
+        _log.warning("store_copy_unusable", reason=str(error))
+    else:
+        ((n,),) = connection.execute("SELECT n FROM log_position").fetchall()
+        noted = salvage.noted(spool_of(path)).position
+        begins = min((entry["n"] for entry in spooled.entries), default=noted + 1)
+        if begins <= n + 1:
+            repair.happened.append("The copy of its last checkpoint took its place.")
+            return connection, file
+        connection.close()
+    file.close()
+    repair.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.rename(repair.folder / copy.name)
+    return None
 
 
 def _connect_checked(path: Path, file: DatabaseFile, check_bytes: int) -> duckdb.DuckDBPyConnection:
@@ -226,7 +271,10 @@ def _connect_checked(path: Path, file: DatabaseFile, check_bytes: int) -> duckdb
 
 
 def _replay(
-    connection: duckdb.DuckDBPyConnection, spooled: Spooled, repair: Repair, *, mending: bool
+    connection: duckdb.DuckDBPyConnection,
+    spooled: Spooled,
+    repair: Repair,
+    had: salvage.Had | None,
 ) -> int:
     """Step 4; the number of the last entry that is in the tables then."""
     row = connection.execute("SELECT n FROM log_position").fetchone()
@@ -234,19 +282,19 @@ def _replay(
     columns = columns_in(connection)
     encoder = Encoder(columns)
     entries = [encoder.decode(body) for body in spooled.entries]
-    if mending:
-        repair.restored += salvage.fill_in(
-            connection, columns, [entry for entry in entries if entry.n <= n]
-        )
+    if had is not None:
+        # First what the old file had, so that what is missing of it can be counted.
+        position = max(n, had.position)
+        old = [entry for entry in entries if entry.n <= position]
+        if n:
+            repair.came_back(salvage.fill_in(connection, columns, old))
+        else:
+            _put(connection, columns, old, repair)
+        connection.execute("UPDATE log_position SET n = ?", [position])
+        repair.lost += salvage.missing(connection, had)
+        n = position
     new = [entry for entry in entries if entry.n > n]
-    inserter = Inserter(connection, columns)
-    try:
-        for start in range(0, len(new), _BATCH):
-            batch = new[start : start + _BATCH]
-            refused = _apply(inserter, batch)
-            repair.restored += len(batch) - refused
-    finally:
-        inserter.close()
+    _put(connection, columns, new, repair)
     if new:
         _log.info("store_replayed", entries=len(new), last_n=new[-1].n)
     if spooled.broken:
@@ -256,17 +304,33 @@ def _replay(
         have = {entry.n for entry in new}
         last = max(have, default=n)
         if missing := [number for number in range(n + 1, last + 1) if number not in have]:
-            repair.lost.append(f"entries {', '.join(map(str, missing))} of the spool")
+            numbers = ", ".join(map(str, missing))
+            repair.lost.append(f"up to {len(missing)} sessions (lines {numbers} of the spool)")
         elif spooled.cut_off and n <= spooled.last_n:
-            repair.lost.append(f"what was acknowledged after entry {last}")
+            repair.lost.append(f"sessions that were acknowledged after line {last} of the spool")
     return max([n, *(entry.n for entry in new)])
 
 
-def _apply(inserter: Inserter, entries: Sequence[Entry]) -> int:
+def _put(
+    connection: duckdb.DuckDBPyConnection,
+    columns: Columns,
+    entries: Sequence[Entry],
+    repair: Repair,
+) -> None:
+    inserter = Inserter(connection, columns)
+    try:
+        for start in range(0, len(entries), _BATCH):
+            for entry in _apply(inserter, entries[start : start + _BATCH]):
+                repair.came_back(Counter({part.table: len(part.rows) for part in entry.parts}))
+    finally:
+        inserter.close()
+
+
+def _apply(inserter: Inserter, entries: Sequence[Entry]) -> Sequence[Entry]:
     """Write entries; those that the database refuses, as it did before, are left out.
 
     Returns:
-        How many were refused.
+        Those that were written.
     """
     try:
         inserter.commit(entries)
@@ -275,10 +339,10 @@ def _apply(inserter: Inserter, entries: Sequence[Entry]) -> int:
             raise
         if len(entries) == 1:
             _log.warning("store_refused_item", reason=type(error).__name__, n=entries[0].n)
-            return 1
+            return ()
         half = len(entries) // 2
-        return _apply(inserter, entries[:half]) + _apply(inserter, entries[half:])
-    return 0
+        return [*_apply(inserter, entries[:half]), *_apply(inserter, entries[half:])]
+    return entries
 
 
 def _checkpoint(

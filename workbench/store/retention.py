@@ -11,7 +11,7 @@ from typing import Any, Final
 import duckdb
 
 from workbench.errors import invalid
-from workbench.store import failures, rollup
+from workbench.store import failures, mirror, rollup
 
 KEEP: Final = {
     "runs": "s.run_id IS NULL",
@@ -182,6 +182,7 @@ def compact(log: Path) -> int:
             made.chmod(0o600)
             # In place while the lock on the old file is still held.
             made.replace(log)
+            mirror.forget(log)
     except (duckdb.Error, OSError) as error:
         made.unlink(missing_ok=True)
         raise failures.opening(error, log) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +29,9 @@ _IDS: Final = {
 }
 
 _NOT_COPIED: Final = ("schema_migrations", "log_position", *rollup.TABLES)
+_POSITION: Final = "position"
+"""In the manifest, beside the tables: the last entry that the file has."""
+
 _MANIFEST: Final = "checkpoint.json"
 
 
@@ -49,6 +54,7 @@ def write_manifest(folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
         for table in tables
     )
     counts = dict(connection.execute(counting).fetchall())
+    counts[_POSITION] = connection.execute("SELECT n FROM log_position").fetchall()[0][0]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = folder / f".{_MANIFEST}"
     temporary.touch(mode=0o600)
@@ -56,13 +62,42 @@ def write_manifest(folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
     temporary.replace(folder / _MANIFEST)
 
 
-def noted(folder: Path) -> list[str]:
-    """What a file that is gone had at its last checkpoint, in words."""
+@dataclass(frozen=True, slots=True)
+class Had:
+    """What a file had: rows of each table, and the number of its last entry; ``why`` in words.
+
+    ``why`` says what is lost where the rows are not known.
+    """
+
+    rows: Mapping[str, int] = field(default_factory=dict)
+    position: int = 0
+    why: str = ""
+
+
+def noted(folder: Path) -> Had:
+    """What a file had at its last checkpoint."""
     counts: dict[str, int] = {}
     with suppress(OSError, ValueError):
         counts = json.loads((folder / _MANIFEST).read_text())
-    rows = [f"{n} of {table}" for table, n in counts.items() if n and table not in _NOT_COPIED]
-    return [f"all rows of the file ({', '.join(rows)})"] if rows else []
+    position = counts.pop(_POSITION, 0)
+    return Had({table: n for table, n in counts.items() if table not in _NOT_COPIED}, position)
+
+
+def missing(connection: duckdb.DuckDBPyConnection, had: Had) -> list[str]:
+    """What of the rows that a file had is not in the tables now, in words; sessions first."""
+    gone = {}
+    for table, before in had.rows.items():
+        with suppress(duckdb.CatalogException):
+            row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+            gone[table] = before - (row[0] if row else 0)
+    ordered = sorted(gone, key=lambda table: (table != "stream_sessions", table))
+    words = [
+        f"{gone[table]} of {had.rows[table]} "
+        + ("sessions" if table == "stream_sessions" else f"rows of {table}")
+        for table in ordered
+        if gone[table] > 0
+    ]
+    return [*words, had.why] if had.why else words
 
 
 def unreadable(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -79,7 +114,7 @@ def unreadable(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return found
 
 
-def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: Path) -> list[str]:
+def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: Path) -> Had:
     """Copy every row that can be read into a new log.
 
     Args:
@@ -88,16 +123,15 @@ def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: P
         folder: of the spool, whose note of the last checkpoint names what was there.
 
     Returns:
-        What was lost, in words.
+        What the file had.
     """
-    known: dict[str, int] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads((folder / _MANIFEST).read_text())
+    known = noted(folder)
     try:
         _attach(damaged, target)
     except duckdb.Error as error:
-        return noted(folder) or [f"the file, which cannot be opened ({error})"]
-    lost: list[str] = []
+        why = "" if known.rows else f"the file, which cannot be opened ({error})"
+        return replace(known, why=why)
+    had = dict(known.rows)
     try:
         names = [
             row[0]
@@ -108,15 +142,15 @@ def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: P
         ]
         for table in names:
             if table not in _NOT_COPIED:
-                lost += _copy(target, table, known.get(table))
+                had[table] = _copy(target, table, known.rows.get(table, 0))
         with suppress(duckdb.Error):
             target.execute("UPDATE log_position SET n = (SELECT n FROM damaged.log_position)")
     except duckdb.Error as error:
-        lost.append(f"what its catalogue would have named ({error})")
+        return replace(known, rows=had, why=f"what its catalogue would have named ({error})")
     finally:
         with suppress(duckdb.Error):
             target.execute("DETACH damaged")
-    return lost
+    return replace(known, rows=had)
 
 
 def _attach(damaged: Path, target: duckdb.DuckDBPyConnection) -> None:
@@ -133,31 +167,27 @@ def _attach(damaged: Path, target: duckdb.DuckDBPyConnection) -> None:
         target.execute(sql)
 
 
-def _copy(target: duckdb.DuckDBPyConnection, table: str, known: int | None) -> list[str]:
-    """Copy one table; what cannot be read of it, in words."""
+def _copy(target: duckdb.DuckDBPyConnection, table: str, known: int) -> int:
+    """Copy what can be read of a table; how many rows it had."""
     columns = ", ".join(_common_columns(target, table))
     if not columns:
-        return [f"all rows of {table}" + (f" ({known})" if known else "")] if known else []
-    copy = f"INSERT INTO {table} ({columns}) SELECT {columns} FROM damaged.{table}"  # noqa: S608
-    try:
-        target.execute(copy)
-        return []
-    except duckdb.Error:
-        pass
+        return known
     try:
         count = target.execute(f"SELECT count(*) FROM damaged.{table}").fetchall()[0][0]  # noqa: S608
     except duckdb.Error:
-        count = known or 0
-    lost = 0
-    for first, length in _pieces(target, copy, 0, count, _PIECES):
-        lost += min(length, count - first)
-    return [f"{lost} of {count} rows of {table}"]
+        count = known
+    copy = f"INSERT INTO {table} ({columns}) SELECT {columns} FROM damaged.{table}"  # noqa: S608
+    try:
+        target.execute(copy)
+    except duckdb.Error:
+        _pieces(target, copy, 0, count, _PIECES)
+    return int(count)
 
 
 def _pieces(
     target: duckdb.DuckDBPyConnection, copy: str, first: int, end: int, sizes: Sequence[int]
-) -> Iterator[tuple[int, int]]:
-    """Copy in pieces; yields the smallest ones that could not be read."""
+) -> None:
+    """Copy in pieces; the smallest ones that cannot be read are left out."""
     size, *smaller = sizes
     for start in range(first, end, size):
         stop = min(start + size, end)
@@ -165,9 +195,7 @@ def _pieces(
             target.execute(f"{copy} WHERE rowid BETWEEN {start} AND {stop - 1}")
         except duckdb.Error:
             if smaller:
-                yield from _pieces(target, copy, start, stop, smaller)
-            else:
-                yield start, stop - start
+                _pieces(target, copy, start, stop, smaller)
 
 
 def _common_columns(target: duckdb.DuckDBPyConnection, table: str) -> list[str]:
@@ -182,24 +210,23 @@ def _common_columns(target: duckdb.DuckDBPyConnection, table: str) -> list[str]:
 
 def fill_in(
     connection: duckdb.DuckDBPyConnection, columns: Columns, entries: Sequence[Entry]
-) -> int:
+) -> Counter[str]:
     """Put back the rows of entries that the old file had and the new one has not.
 
     Returns:
-        How many entries had to do with it.
+        How many rows of each table that were.
     """
-    added = 0
+    added: Counter[str] = Counter()
     # From the last: a session takes the highest number that is free.
     for entry in reversed(entries):
-        before = added
         for part in entry.parts:
             kinds = dict(columns[part.table])
             document = f"[{b','.join(part.rows).decode()}]"
             if part.how == "number":
-                added += _fill_sessions(connection, kinds, document)
+                added[part.table] += _fill_sessions(connection, kinds, document)
             else:
-                added += _fill(connection, part.table, kinds, document, part.how == "history")
-        added = before + (added > before)
+                is_history = part.how == "history"
+                added[part.table] += _fill(connection, part.table, kinds, document, is_history)
     return added
 
 
