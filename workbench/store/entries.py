@@ -8,11 +8,11 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 
-from workbench.errors import invalid
+from workbench.errors import WorkbenchError, invalid
 from workbench.store.rows import (
     Item,
     Row,
@@ -37,18 +37,25 @@ How = Literal["add", "keep", "replace", "number", "history"]
 ``number``: with the next numbers in ``seq``; ``history``: those that are not stored yet.
 """
 
+SESSIONS: Final = "stream_sessions"
+
 Columns = Mapping[str, Mapping[str, str]]
 """Table -> column -> type, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of one table as JSON objects; ``keys`` identify them where ``how`` needs that."""
+    """Rows of one table as JSON objects; ``keys`` identify them where ``how`` needs that.
+
+    ``values`` are the same as tuples, for the table that is too wide to be read from objects fast.
+    JSON columns are text in them.
+    """
 
     table: str
     how: How
     rows: tuple[bytes, ...]
     keys: tuple[Hashable, ...] = ()
+    values: tuple[tuple[Any, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +92,11 @@ class Encoder:
     """
 
     def __init__(self, columns: Columns) -> None:
+        self._json = [name for name, kind in columns[SESSIONS].items() if kind == "JSON"]
         self._empty: dict[str, Row] = {}
         """Table -> a row without values; ``stream_sessions`` is numbered later."""
         for table, kinds in columns.items():
-            names = [name for name in kinds if (table, name) != ("stream_sessions", "seq")]
+            names = [name for name in kinds if (table, name) != (SESSIONS, "seq")]
             self._empty[table] = dict.fromkeys(names)
 
     def encode(self, item: Item) -> Entry:
@@ -105,19 +113,43 @@ class Encoder:
                 empty = self._empty.get(table)
                 if empty is None:
                     raise invalid(f"The log has no table {table!r}.")
-                encoded = []
-                for row in rows:
-                    whole = {**empty, **row}
-                    if len(whole) > len(empty):
-                        unknown = min(row.keys() - empty.keys())
-                        raise invalid(f"The table {table} has no column {unknown!r}.")
-                    try:
-                        encoded.append(orjson.dumps(whole, _plain))
-                    except TypeError:
-                        plain = False
-                        encoded.append(_slowly(whole))
-                parts.append(Part(table, how, tuple(encoded), _keys(table, rows)))
+                whole = [{**empty, **row} for row in rows]
+                if any(len(row) > len(empty) for row in whole):
+                    raise _unknown(table, empty, rows)
+                part, is_plain = self._part(table, how, whole)
+                plain = plain and is_plain
+                parts.append(part)
         return Entry(0, tuple(parts), plain)
+
+    def _part(self, table: str, how: How, rows: Sequence[Row]) -> tuple[Part, bool]:
+        """Encode whole rows; False: a value of them is none that the tables take."""
+        keys = _keys(table, rows)
+        try:
+            if table == SESSIONS:
+                return self._sessions(how, rows, keys), True
+            return Part(table, how, tuple(orjson.dumps(row, _plain) for row in rows), keys), True
+        except TypeError:
+            encoded = tuple(_slowly(row) for row in rows)
+            if table != SESSIONS:
+                return Part(table, how, encoded, keys), False
+            return Part(table, how, encoded, keys, tuple(map(self._slow_values, rows))), False
+
+    def _sessions(self, how: How, rows: Sequence[Row], keys: tuple[Hashable, ...]) -> Part:
+        encoded, values = [], []
+        for row in rows:
+            columns = dict(row)
+            texts = [(name, orjson.dumps(row[name], _plain)) for name in self._json]
+            for name, text in texts:
+                columns[name] = text.decode()
+            values.append(tuple(columns.values()))
+            for name, text in texts:
+                columns[name] = orjson.Fragment(text)
+            encoded.append(orjson.dumps(columns, _plain))
+        return Part(SESSIONS, how, tuple(encoded), keys, tuple(values))
+
+    def _slow_values(self, row: Row) -> tuple[Any, ...]:
+        texts = {name: _slowly(row[name]).decode() for name in self._json}
+        return tuple({**orjson.loads(_slowly(row)), **texts}.values())
 
     def decode(self, body: Mapping[str, Any]) -> Entry:
         """The entry that was read back from a spool.
@@ -126,9 +158,8 @@ class Encoder:
         """
         parts = []
         for table, how, rows in body["parts"]:
-            empty = self._empty[table]
-            encoded = tuple(orjson.dumps({name: row.get(name) for name in empty}) for row in rows)
-            parts.append(Part(table, how, encoded, _keys(table, rows)))
+            whole = [{name: row.get(name) for name in self._empty[table]} for row in rows]
+            parts.append(self._part(table, how, whole)[0])
         return Entry(body["n"], tuple(parts))
 
 
@@ -139,6 +170,14 @@ def body_of(entry: Entry) -> bytes:
         for part in entry.parts
     )
     return b'"n":%d,"parts":[%b]}' % (entry.n, parts)
+
+
+def _unknown(table: str, empty: Row, rows: Sequence[Row]) -> WorkbenchError:
+    names = sorted({name for row in rows for name in row} - empty.keys())
+    return invalid(
+        f"The table {table} has no column {', '.join(map(repr, names))}.",
+        fix=f"Its columns are {', '.join(empty)}.",
+    )
 
 
 def _parts(item: Item) -> list[tuple[str, How, Sequence[Row]]]:
@@ -177,7 +216,7 @@ def _keys(table: str, rows: Sequence[Row]) -> tuple[Hashable, ...]:
             )
             for row in rows
         )
-    if table == "stream_sessions":
+    if table == SESSIONS:
         return tuple(row["session_id"] for row in rows)
     return ()
 
@@ -193,9 +232,9 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _slowly(row: Row) -> bytes:
-    """A row that orjson refuses: half a surrogate pair, a number over 64 bits, odd keys."""
-    return clean(json.dumps(_finite(row), ensure_ascii=False, default=_plain)).encode()
+def _slowly(value: object) -> bytes:
+    """What orjson refuses: half a surrogate pair, a number over 64 bits, odd keys."""
+    return clean(json.dumps(_finite(value), ensure_ascii=False, default=_plain)).encode()
 
 
 def _finite(value: object) -> object:
