@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import EngineFactory
+from tests.live import run_cli
 from workbench.contention import Generations
 from workbench.engine import build
 from workbench.providers.scripted import Schedule, steady
@@ -22,9 +24,11 @@ from workbench.store import Store
 from workbench.store.files import spool_of
 from workbench.store.journal import Journal, interrupted
 from workbench.types import ChatRequest, DoneEvent, Message, Options, TokenEvent
+from workbench.ui import history
 
 KILLED = """
 import asyncio
+import os
 from workbench.engine import build
 from workbench.providers.scripted import Schedule, ScriptedProvider, steady
 from workbench.settings import load_settings
@@ -32,6 +36,10 @@ from workbench.store import Store
 from workbench.types import ChatRequest, Message, Options, TokenEvent
 
 settings = load_settings(_env_file=None)
+
+class Measured(ScriptedProvider):
+    def pids(self, model):
+        return [os.getpid()]
 
 async def ask(engine, model):
     request = ChatRequest(model, (Message("user", f"of {model}"),), Options(max_tokens=100_000))
@@ -43,7 +51,7 @@ async def ask(engine, model):
 async def main():
     endless = Schedule(steady(100_000, first_s=0.01, gap_s=0.005))
     store = Store.open(settings.workbench_db)
-    engine = build(settings, store, scripted=ScriptedProvider({"endless": endless}))
+    engine = build(settings, store, scripted=Measured({"endless": endless}))
     await asyncio.gather(*(ask(engine, "scripted/endless") for _ in range(3)))
 
 asyncio.run(main())
@@ -108,8 +116,19 @@ async def test_killed_answers_are_logged_as_interrupted(
         assert row["decode_tps"] > 0
     asked = store.rows("SELECT content FROM messages WHERE role = 'user'")
     assert [row["content"] for row in asked] == ["of scripted/endless"] * 3
+    (memory,) = store.rows(
+        "SELECT count(DISTINCT session_id) AS sessions, count(*) AS n FROM memory_samples "
+        "WHERE scope = 'worker' AND pss_bytes > 0"
+    )
+    assert memory["sessions"] == 3
+    assert memory["n"] == sum(len(item.memory) for item in left.values())
+    shown = history.table(store.query(history._SESSIONS, {"rows": 10}))
+    assert list(shown["status"]) == ["interrupted"] * 3
     assert {check.status for check in store.verify()} == {"ok"}
     await engine.close()
+    sql = "SELECT status, count(*) AS n FROM latencies GROUP BY status"
+    told = await asyncio.to_thread(run_cli, "db", "query", sql)
+    assert "interrupted" in told.stdout, told.stderr
     again = Store.open(settings.workbench_db)
     engine = build(settings, again)
     assert again.rows("SELECT count(*) AS n FROM stream_sessions") == [{"n": 3}]
@@ -157,13 +176,13 @@ def test_a_look_that_fails_does_not_end_the_journal_of_the_others(tmp_path: Path
     log = tmp_path / "log.duckdb"
     journal = Journal(log, 0.01)
 
-    def failing(position: int) -> tuple[dict[str, int], list[list[int]]]:
+    def failing(position: int, _: int) -> tuple[dict[str, int], list[list[int]], list[list[int]]]:
         raise RuntimeError("dictionary changed size during iteration")
 
     journal.begin("ses_1", {"name": "bad"}, failing)
-    journal.begin("ses_2", {"name": "good"}, lambda position: ({}, [[position]]))
+    journal.begin("ses_2", {"name": "good"}, lambda position, _: ({}, [[position]], []))
     wait_until(lambda: written(log, "good"))
-    journal.begin("ses_3", {"name": "later"}, lambda position: ({}, [[position]]))
+    journal.begin("ses_3", {"name": "later"}, lambda position, _: ({}, [[position]], []))
     wait_until(lambda: written(log, "later"))
     journal.close()
 

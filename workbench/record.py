@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, Final
 
 from workbench import logs, metrics, wire
 from workbench.errors import WorkbenchError
+from workbench.memory import MemoryReading
 from workbench.store import Store
 from workbench.store.journal import Journaled, interrupted
-from workbench.store.rows import SessionItem
+from workbench.store.rows import MemorySample, SessionItem
 from workbench.types import Message, ProviderToken, Status, StreamSession, TokenTimeline
 
 _log = logs.get(__name__)
@@ -78,6 +80,33 @@ def journal_tokens(tokens: Sequence[ProviderToken]) -> list[list[Any]]:
     return [[token.text, token.t_ns, token.n_tokens, token.channel] for token in tokens]
 
 
+def samples_of(session: StreamSession, reading: MemoryReading) -> tuple[MemorySample, MemorySample]:
+    """The rows of one reading: the model's processes, and the host beside them."""
+    since_queued = dt.timedelta(microseconds=(reading.t_ns - session.stamps.queued) / 1e3)
+    host = MemorySample(
+        t_ns=reading.t_ns,
+        scope="host",
+        session_id=session.session_id,
+        host_available_bytes=reading.host_available_bytes,
+        at=session.created_at + since_queued,
+    )
+    own = replace(
+        host,
+        scope="ollama" if session.provider == "ollama" else "worker",
+        model=session.model,
+        pid=reading.pid,
+        pss_bytes=reading.pss_bytes,
+        rss_bytes=reading.rss_bytes,
+        gpu_bytes=reading.gpu_bytes,
+    )
+    return own, host
+
+
+def journal_memory(readings: Sequence[MemoryReading]) -> list[list[Any]]:
+    """What the journal keeps of memory readings."""
+    return [list(astuple(reading)) for reading in readings]
+
+
 def recover(store: Store) -> int:
     """Log the streams that a killed process left as ``interrupted``, up to their last journal.
 
@@ -124,6 +153,10 @@ def _item(found: Journaled) -> SessionItem:
         stamps=replace(session.stamps, end=end),
     )
     messages = tuple(Message(role, content) for role, content in found.header["messages"])
+    readings = [MemoryReading(*values) for values in found.memory]
     return SessionItem(
-        with_tokens(session, tokens), messages, environment_id=found.header["environment_id"]
+        with_tokens(session, tokens),
+        messages,
+        tuple(row for reading in readings for row in samples_of(session, reading)),
+        environment_id=found.header["environment_id"],
     )

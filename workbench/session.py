@@ -19,12 +19,18 @@ from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
 from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading, Watch
 from workbench.providers.base import CancellationToken, ResidentModel
-from workbench.record import journal_header, journal_tokens, with_tokens
+from workbench.record import (
+    journal_header,
+    journal_memory,
+    journal_tokens,
+    samples_of,
+    with_tokens,
+)
 from workbench.rotation import ModelRotationService, Standing
 from workbench.rotation.context import Context
 from workbench.router import Route
 from workbench.settings import Settings
-from workbench.store import MemorySample, Store
+from workbench.store import Store
 from workbench.store.journal import Journal
 from workbench.types import (
     ChatRequest,
@@ -405,7 +411,7 @@ class LiveSession:
 
     async def _store(self, session: StreamSession) -> WorkbenchError | None:
         readings = self.watch.readings if self.watch else []
-        samples = [row for reading in readings for row in _samples(session, reading)]
+        samples = [row for reading in readings for row in samples_of(session, reading)]
         try:
             receipt = self._parts.store.log_session(session, self.request.messages, samples)
             receipt.add_done_callback(self._forget_journal)
@@ -501,10 +507,17 @@ class LiveSession:
             },
         )
 
-    def journal(self, position: int) -> tuple[Mapping[str, Any], list[list[Any]]]:
+    def journal(
+        self, position: int, readings: int
+    ) -> tuple[Mapping[str, Any], list[list[Any]], list[list[Any]]]:
         """What the journal keeps of it now; called from the journal's thread."""
         outline = self._outline(time.monotonic_ns(), Status.ACTIVE, None, None)
-        return wire.encode_session(outline), journal_tokens(self.tokens[position:])
+        memory = self.watch.readings[readings:] if self.watch else []
+        return (
+            wire.encode_session(outline),
+            journal_tokens(self.tokens[position:]),
+            journal_memory(memory),
+        )
 
     def _finish_reason(self) -> FinishReason | None:
         """As the runtime says, which need not know that a call of a function ended its answer."""
@@ -595,25 +608,3 @@ def prompt_bytes(request: ChatRequest) -> int:
     texts += [call.name + call.arguments for call in calls]
     tools = json.dumps(request.tools, ensure_ascii=False) if request.tools else ""
     return sum(len(text.encode()) for text in (*texts, tools))
-
-
-def _samples(session: StreamSession, reading: MemoryReading) -> tuple[MemorySample, MemorySample]:
-    """The rows of one reading: the model's processes, and the host beside them."""
-    since_queued = dt.timedelta(microseconds=(reading.t_ns - session.stamps.queued) / 1e3)
-    host = MemorySample(
-        t_ns=reading.t_ns,
-        scope="host",
-        session_id=session.session_id,
-        host_available_bytes=reading.host_available_bytes,
-        at=session.created_at + since_queued,
-    )
-    own = replace(
-        host,
-        scope="ollama" if session.provider == "ollama" else "worker",
-        model=session.model,
-        pid=reading.pid,
-        pss_bytes=reading.pss_bytes,
-        rss_bytes=reading.rss_bytes,
-        gpu_bytes=reading.gpu_bytes,
-    )
-    return own, host

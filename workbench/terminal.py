@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -181,7 +182,12 @@ class JobBar:
 def pruned_text(pruned: Mapping[str, Any]) -> str:
     """What a pruning deletes, or would, and what becomes of the file."""
     verb = "would go" if pruned["dry_run"] else "are gone"
-    lines = [f"{pruned['sessions']} sessions from before {pruned['before'][:10]} {verb}."]
+    sessions, left, kept = (pruned[f"sessions{name}"] for name in ("", "_left", "_kept"))
+    moment = dt.datetime.fromisoformat(pruned["before"]).astimezone(dt.UTC)
+    lines = [
+        f"{sessions} of {sessions + left} sessions {verb}: those from before "
+        f"{moment:%Y-%m-%d %H:%M} UTC" + (f", but {kept} that --keep names." if kept else ".")
+    ]
     lines += [f"    {table}: {rows} rows" for table, rows in pruned["rows"].items() if rows]
     if not pruned["dry_run"]:
         freed, free = figures.size(pruned["freed_bytes"]), figures.size(pruned["free_bytes"])

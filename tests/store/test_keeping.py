@@ -89,9 +89,9 @@ def test_what_is_stopped_leaves_nothing_behind(store: Store, tmp_path: Path) -> 
     stop = threading.Event()
     stop.set()
     with pytest.raises(WorkbenchError) as caught:
-        store.snapshot(tmp_path / "copy.duckdb", cancelled=stop)
+        store.snapshot(tmp_path / "taken.duckdb", cancelled=stop)
     assert caught.value.code is ErrorCode.CANCELLED
-    assert not list(tmp_path.rglob("*copy*"))
+    assert not list(tmp_path.rglob("*taken*"))
 
 
 def test_an_export_is_parquet_by_month_with_a_manifest(store: Store, tmp_path: Path) -> None:

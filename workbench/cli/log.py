@@ -140,7 +140,7 @@ def db_prune(
             return
         if not yes:
             _show_pruned(plan, False)
-            confirm(f"Delete {plan['sessions']} sessions from before {plan['before'][:10]}")
+            confirm(f"Delete {plan['sessions']} sessions")
         done = wb.prune(older_than, keep=kept, dry_run=False)
         held, log = wb.remote, wb.settings.workbench_db
     if not held:  # a server has the file open; without one it can be rewritten

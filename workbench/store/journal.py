@@ -26,8 +26,13 @@ _log = logs.get(__name__)
 
 _FOLDER: Final = "streams"
 
-Look = Callable[[int], tuple[Mapping[str, Any], Sequence[Sequence[Any]]]]
-"""The state of a stream now, and its tokens from a position on; called by the journal's thread."""
+Items = Sequence[Sequence[Any]]
+
+Look = Callable[[int, int], tuple[Mapping[str, Any], Items, Items]]
+"""The state of a stream now, and its tokens and memory readings, each from a position on.
+
+Called by the journal's thread.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +41,7 @@ class _Stream:
     header: Mapping[str, Any]
     look: Look
     written: int = -1  # tokens; -1: not even the header
+    readings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,8 @@ class Journaled:
     header: Mapping[str, Any]
     state: Mapping[str, Any]
     at_ns: int
-    tokens: Sequence[Sequence[Any]] = field(default_factory=tuple)
+    tokens: Items = field(default_factory=tuple)
+    memory: Items = field(default_factory=tuple)
 
     def forget(self) -> None:
         """Its row is safe."""
@@ -130,8 +137,13 @@ class Journal:
 
     def _write(self, stream: _Stream) -> None:
         try:
-            state, tokens = stream.look(max(stream.written, 0))
-            now = {"at_ns": time.monotonic_ns(), "state": state, "tokens": tokens}
+            state, tokens, memory = stream.look(max(stream.written, 0), stream.readings)
+            now = {
+                "at_ns": time.monotonic_ns(),
+                "state": state,
+                "tokens": tokens,
+                "memory": memory,
+            }
             lines = [_line(now)]
             if stream.written < 0:
                 lines.insert(0, _line({"header": stream.header}))
@@ -140,6 +152,7 @@ class Journal:
             with stream.path.open("ab") as file:
                 file.write(b"".join(lines))
             stream.written = max(stream.written, 0) + len(tokens)
+            stream.readings += len(memory)
             self._broken = False
         except Exception as error:  # of a look too: one stream must not end the journal of all
             if not self._broken:
@@ -162,6 +175,7 @@ def interrupted(log: Path) -> Iterator[Journaled]:
             looks[-1]["state"],
             looks[-1]["at_ns"],
             [token for item in looks for token in item["tokens"]],
+            [reading for item in looks for reading in item.get("memory", ())],
         )
 
 

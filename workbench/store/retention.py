@@ -132,18 +132,25 @@ def report(
         dry_run: whether it was only counted.
 
     Returns:
-        ``before``, ``dry_run``, ``sessions``, ``rows`` (per table), ``size_bytes`` (of the file
-        now), ``freed_bytes`` (by which it is smaller: what was free at its end), and
+        ``before``, ``dry_run``, ``sessions``, ``sessions_left``, ``sessions_kept`` (of these, those
+        from before that moment), ``rows`` (per table), ``size_bytes`` (of the file now),
+        ``freed_bytes`` (by which it is smaller: what was free at its end), and
         ``free_bytes``: what it has free inside, used before it grows again.
     """
     free = cursor.execute(
         "SELECT free_blocks * block_size FROM pragma_database_size() "
         "WHERE database_name = current_database()"
     ).fetchone()
+    ((left, kept),) = cursor.execute(
+        "SELECT count(*), count(*) FILTER (created_at < ?) FROM stream_sessions", [before]
+    ).fetchall()
+    still_there = rows["stream_sessions"] if dry_run else 0
     return {
         "before": before.isoformat(),
         "dry_run": dry_run,
         "sessions": rows["stream_sessions"],
+        "sessions_left": left - still_there,
+        "sessions_kept": kept - still_there,
         "rows": dict(rows),
         "size_bytes": log.stat().st_size,
         "freed_bytes": max(0, size_bytes - log.stat().st_size),
