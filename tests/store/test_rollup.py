@@ -145,7 +145,7 @@ def test_a_large_log_is_counted_as_it_grows_and_its_views_stay_right(
 
 def test_percentiles_of_a_large_log_are_read_from_its_counts(store: Store) -> None:
     fill(store, 300)
-    store.query("FROM latency_percentiles")
+    assert counted(store) > 250
     plan = store.query("EXPLAIN FROM latency_percentiles").to_string()
     assert "rollup_buckets" in plan
 
