@@ -300,6 +300,29 @@ async def test_a_look_from_before_the_end_of_a_load_is_no_answer(
     assert told["answering_bytes"]["host"] < 60 * MB
 
 
+async def test_no_peak_is_below_a_reading_in_its_own_row(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    runtime = Runtime()
+    ledger = make(runtime, workbench_memory_watch_s=100.0)
+    route = await load(ledger, runtime, "a", holder, 20)
+    reading = replace(memory.read_tree([holder.pid]), pss_bytes=900 * MB)  # between two looks
+    told = ledger.account(route.model, reading)["memory"]
+    assert told["peak_bytes"] == told["answering_bytes"] == {"host": 900 * MB}
+    assert ledger.account(route.model)["memory"] == told
+
+
+async def test_names_of_one_runner_have_its_figures(
+    machine: Machine, make: MakeLedger, holder: Holder
+) -> None:
+    ollama = Runtime("ollama", counts=False)
+    ledger = make(ollama)
+    await load(ledger, ollama, "ours", holder, 50)
+    twin = await load(ledger, ollama, "twin", holder, 0)
+    await ledger.look()
+    assert ledger.account(twin.model)["memory"]["peak_bytes"]["host"] > 50 * MB
+
+
 async def test_a_heavy_stay_does_not_make_a_short_request_dear(
     machine: Machine, make: MakeLedger, holder: Holder
 ) -> None:

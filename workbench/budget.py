@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+from workbench.memory import MemoryReading
 from workbench.providers.base import ResidentModel
 from workbench.router import Route
 
@@ -119,6 +120,9 @@ class MemoryBook(Protocol):
         """Look now: holdings and accounts are of this moment afterwards."""
         ...
 
-    def account(self, model: str) -> Mapping[str, Any]:
-        """What a row of ``model_events`` says of it: predicted and measured bytes, the error."""
+    def account(self, model: str, read: MemoryReading | None = None) -> Mapping[str, Any]:
+        """What a row of ``model_events`` says of it: predicted and measured bytes, the error.
+
+        ``read`` is the reading that is in the row too: no peak is below it.
+        """
         ...

@@ -481,6 +481,7 @@ class Engine:
 
     def _log_change(self, change: ResidencyChange) -> None:
         before, after, receipt = change.before, change.after, change.receipt
+        read = after if change.event == "load" else before
         event = ModelEvent(
             t_ns=change.t_ns,
             model=change.route.model,
@@ -491,7 +492,7 @@ class Engine:
             before_bytes=before.pss_bytes + before.gpu_bytes if before else None,
             after_bytes=after.pss_bytes + after.gpu_bytes if after else 0,
             duration_s=change.duration_s,
-            details={**change.details, **self.book.account(change.route.model)},
+            details={**change.details, **self.book.account(change.route.model, read)},
         )
         if receipt is not None:
             self._receipts[change.route.model] = receipt

@@ -302,11 +302,13 @@ class Ledger:
         self._forget_files(model)
         self._census.wake()
 
-    def account(self, model: str) -> Mapping[str, Any]:
+    def account(self, model: str, read: memory.MemoryReading | None = None) -> Mapping[str, Any]:
         """See the protocol: ``{"memory": ...}``, empty for a load that was not followed."""
         stay = self._stays.get(model)
         if stay is None:
             return {}
+        if read is not None:
+            stay.answering = _most(stay.answering, {HOST: read.pss_bytes})
         sample = self._census.latest
         runner = sample.shared.get(model, model) if sample is not None else model
         if (holding := self._census.glance(runner)) is not None:

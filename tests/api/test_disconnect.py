@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -244,3 +244,41 @@ def isolated(server: LiveServer, path: str) -> Caller | Subscriber:
         return Subscriber(server, {**body, "timingMode": "ISOLATED"})
     terms = {"timing_mode": "isolated"}
     return Caller(server, path, {**body, **({"workbench": terms} if "/v1/chat" in path else terms)})
+
+
+def queue(server: LiveServer, settled: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The overview, once it is as it should be."""
+    until = time.monotonic() + PATIENCE_S
+    with server.client() as http:
+        while not settled(told := http.get("/api/v1/queue").json()):
+            assert time.monotonic() < until, told
+            time.sleep(0.02)
+        return dict(told)
+
+
+@pytest.mark.parametrize("what", ["load", "pin"])
+def test_a_load_that_waits_ends_with_its_client(small: LiveServer, what: str) -> None:
+    model = "huggingface/tiny"
+    before = count(small, model)
+    answering = Caller(small, "/api/v1/generate", request("/api/v1", model, max_tokens=1500))
+    wait_for_phases(small, "answering")
+    loading = Caller(small, f"/api/v1/models/{what}", {"model": model})
+    queue(small, lambda told: len(told["waiting"]) == 1)
+    loading.hang_up()
+    queue(small, lambda told: not told["waiting"])
+    assert count(small, model) == before, "the other one answers on"
+    answering.hang_up()
+    row(small, model, before)
+
+
+def test_a_load_under_way_ends_with_its_client(small: LiveServer) -> None:
+    model = "scripted/slow-load"
+    with small.client() as http:
+        http.post("/api/v1/models/unload", json={"model": model})
+    loading = Caller(small, "/api/v1/models/load", {"model": model})
+    queue(small, lambda told: any(one["status"] == "loading" for one in told["residents"]))
+    loading.hang_up()
+    told = queue(small, lambda told: all(one["model"] != model for one in told["residents"]))
+    assert not told["waiting"]
+    events = f"SELECT ok FROM model_events WHERE model = '{model}' ORDER BY t_ns DESC LIMIT 1"
+    assert small.query(events) == [[False]]

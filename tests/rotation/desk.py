@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.budget import DeviceBytes, Prediction
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.memory import MemoryReading
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import ModelRotationService, ResidencyChange
 from workbench.rotation.context import ORDINARY
@@ -73,6 +74,7 @@ class FakeBook:
         self.provider = provider
         self.limit = limit
         self.told: list[str] = []
+        self.looks = 0
         self.token_bytes: DeviceBytes = {}
         self.context: int | None = None
 
@@ -114,9 +116,9 @@ class FakeBook:
         self.told.append(f"answered {model.removeprefix('fake/')} {tokens}")
 
     async def look(self) -> None:
-        pass
+        self.looks += 1
 
-    def account(self, model: str) -> Mapping[str, Any]:
+    def account(self, model: str, read: MemoryReading | None = None) -> Mapping[str, Any]:
         return {}
 
 

@@ -85,6 +85,16 @@ async def test_a_refusal_of_almost_nothing_has_figures_that_differ() -> None:
         await desk.ask("a1302000000")
 
 
+async def test_memory_is_looked_at_before_a_load_is_written_down() -> None:
+    """Else a quick load would have no figures, and a slow one the peak of its first half."""
+    desk = Desk(limit=100)
+    assert desk.book is not None
+    looks: list[int] = []
+    desk.service._residents._on_change = lambda change: looks.append(desk.book.looks)
+    await desk.ask("a10")
+    assert looks == [1]
+
+
 async def test_failed_load_frees_the_place() -> None:
     desk = Desk()
     desk.provider.fail = True

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from workbench.api.calls import Body
+from workbench.api.streaming import while_connected
 from workbench.engine import Engine
 
 router = APIRouter(prefix="/api/v1")
@@ -54,9 +55,9 @@ async def show(request: Request, model: str) -> dict[str, Any]:
 
 @router.post("/models/load")
 async def load(request: Request, body: ModelName) -> dict[str, Any]:
-    """Bring a model into memory."""
+    """Bring a model into memory; given up if the client leaves, in the queue too."""
     engine = _engine(request)
-    done = await engine.load(body.model)
+    done = await while_connected(request, engine.load(body.model))
     return {**(await engine.show(body.model)).to_dict(), **done}
 
 
@@ -72,7 +73,7 @@ async def unload(request: Request, body: ModelName) -> dict[str, Any]:
 async def pin(request: Request, body: ModelName) -> dict[str, Any]:
     """Bring a model into memory and keep it there."""
     engine = _engine(request)
-    await engine.pin(body.model)
+    await while_connected(request, engine.pin(body.model))
     return (await engine.show(body.model)).to_dict()
 
 
@@ -80,7 +81,7 @@ async def pin(request: Request, body: ModelName) -> dict[str, Any]:
 async def unpin(request: Request, body: ModelName) -> dict[str, Any]:
     """Let a model be evicted again."""
     engine = _engine(request)
-    await engine.unpin(body.model)
+    await while_connected(request, engine.unpin(body.model))
     return (await engine.show(body.model)).to_dict()
 
 
