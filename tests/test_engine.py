@@ -24,6 +24,7 @@ from workbench.types import (
     Message,
     Options,
     PromptEvent,
+    ProviderFinish,
     ProviderToken,
     ProviderWarning,
     QueuedEvent,
@@ -176,6 +177,26 @@ async def test_provider_that_forgets_its_finish_is_an_error(make_engine: EngineF
     last = (await run(engine, ChatRequest("forgetful/x", (Message("user", "Hi"),))))[-1]
     assert isinstance(last, ErrorEvent)
     assert last.error.code is ErrorCode.INTERNAL
+
+
+@pytest.mark.parametrize(("max_tokens", "said"), [(512, True), (476, False)])
+async def test_an_answer_that_the_context_ended_says_so(
+    make_engine: EngineFactory, max_tokens: int, said: bool
+) -> None:
+    class Full(ScriptedProvider):
+        async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
+            yield ProviderToken("well", 0)
+            yield ProviderFinish("length", 36, 476)
+
+    engine = make_engine({"unused": QUICK})
+    engine.router.register_provider(Full({"x": QUICK}, name="full"))
+    options = Options(max_tokens=max_tokens)
+    last = (await run(engine, ChatRequest("full/x", (Message("user", "Hi"),), options)))[-1]
+    assert isinstance(last, DoneEvent)
+    assert last.session.finish_reason == "length"
+    told = [w.message for w in last.session.warnings if w.code == "CONTEXT_FULL"]
+    assert bool(told) is said
+    assert all("not max_tokens (512)" in message and "36 of prompt" in message for message in told)
 
 
 async def test_reader_that_goes_away_stops_the_work(

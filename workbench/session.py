@@ -321,6 +321,7 @@ class LiveSession:
                             self._warn(event)
                         case ProviderFinish():
                             self.finish = event
+                            self._say_what_was_full(event)
         except TimeoutError:
             if not patience.expired():
                 raise  # the total time is over, not this wait
@@ -334,6 +335,22 @@ class LiveSession:
                 operation="stream",
                 provider=route.provider.name,
             )
+
+    def _say_what_was_full(self, finish: ProviderFinish) -> None:
+        """``length`` is said of two bounds: that it was the context is told apart here."""
+        tokens, most = finish.output_tokens, self.request.options.max_tokens
+        if finish.finish_reason != "length" or tokens is None or tokens >= most:
+            return
+        prompt = f"{finish.prompt_tokens:,} of prompt and " if finish.prompt_tokens else ""
+        self._warn(
+            ProviderWarning(
+                "CONTEXT_FULL",
+                f"The context ended the answer, not max_tokens ({most:,}): it holds no more than "
+                f"{prompt}{tokens:,} tokens of answer. Raise num_ctx if the model allows it, or "
+                "shorten the prompt or the history.",
+                {"prompt_tokens": finish.prompt_tokens, "output_tokens": tokens},
+            )
+        )
 
     def _take(self, token: ProviderToken) -> None:
         self.tokens.append(token)

@@ -156,6 +156,21 @@ async def test_the_answer_is_cut_at_the_end_of_the_context(provider: HuggingFace
     assert (answer.finish.prompt_tokens or 0) + (answer.finish.output_tokens or 0) == 64
 
 
+async def test_a_context_that_the_model_does_not_have_is_refused(
+    provider: HuggingFaceProvider,
+) -> None:
+    """Else it would be the same model a second time, under another name."""
+    too_long = f"{MODEL}?num_ctx={tiny.CONTEXT + 1}"
+    for ask_of in (provider.check, provider.show):
+        with pytest.raises(WorkbenchError, match=f"context .* is {tiny.CONTEXT} tokens") as refused:
+            await ask_of(too_long)
+        assert refused.value.code is ErrorCode.HF_INVALID_CONFIG
+    with pytest.raises(WorkbenchError):
+        await provider.load(too_long, keep_alive_s=1)
+    assert too_long not in provider.residents()
+    await provider.check(f"{MODEL}?num_ctx={tiny.CONTEXT}")
+
+
 @pytest.mark.parametrize(("num_ctx", "limit"), [(16, 16), (None, tiny.CONTEXT)])
 async def test_a_prompt_longer_than_the_context_names_both_numbers(
     provider: HuggingFaceProvider, num_ctx: int | None, limit: int

@@ -40,6 +40,15 @@ def test_cut_answer_names_the_limit() -> None:
     assert "max_tokens (512)" in notices.render(answer)
 
 
+def test_an_answer_that_the_context_ended_blames_no_other_bound() -> None:
+    full = WarningEvent("ses_1", "CONTEXT_FULL", "The context ended it.", 0)
+    answer = live(session_event(), token("hi", 200), full, finished(finish_reason="length"))
+    said = notices.render(answer)
+    assert "The context ended it." in said
+    assert "Cut at" not in said
+    assert "Ended by" not in said
+
+
 def test_stop_says_what_was_kept() -> None:
     stopped = finished(status=Status.CANCELLED, termination_reason="user")
     assert "text so far is kept" in notices.render(live(session_event(), token("x", 1), stopped))

@@ -127,7 +127,9 @@ class HuggingFaceModelManager:
         Raises like :func:`workbench.hf.files.resolve`.
         """
         base, _ = split_name(name)
-        return await asyncio.to_thread(files.resolve, self.root, base, self._settings.hub_cache)
+        model = await asyncio.to_thread(files.resolve, self.root, base, self._settings.hub_cache)
+        check_context(name, model.info)
+        return model
 
     def load_options(self, name: str) -> LoadOptions:
         """How a model of this name is loaded: what its name says, else ``HF_LOAD_OPTIONS``.
@@ -443,6 +445,24 @@ class HuggingFaceModelManager:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return task
+
+
+def check_context(name: str, info: ModelInfo) -> None:
+    """Refuse a context that the model does not have: it would be the same model a second time.
+
+    Raises:
+        WorkbenchError: ``HF_INVALID_CONFIG``.
+    """
+    wanted, most = LoadOptions.parse(split_name(name)[1]).num_ctx, info.context_length
+    if most and wanted > most:
+        raise WorkbenchError(
+            ErrorCode.HF_INVALID_CONFIG,
+            f"num_ctx is {wanted}, but the context of huggingface/{info.name} is {most} tokens.",
+            fix=f"Choose fewer than {most}, or leave num_ctx out.",
+            operation="load",
+            provider="huggingface",
+            details={"num_ctx": wanted, "context_length": most},
+        )
 
 
 def pss_bytes(pid: int) -> int | None:

@@ -14,7 +14,12 @@ from typing import cast
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.client import GenerationMessage
 from workbench.hf.folder import model_id
-from workbench.hf.manager import HuggingFaceModelManager, LoadedWorker, pss_bytes
+from workbench.hf.manager import (
+    HuggingFaceModelManager,
+    LoadedWorker,
+    check_context,
+    pss_bytes,
+)
 from workbench.hf.options import canonical, split_name
 from workbench.hf.protocol import Called, Finished, Token, Warned
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
@@ -79,6 +84,7 @@ class HuggingFaceProvider:
         self.manager.load_options(model)  # refused here rather than at the first request
         for info in await self.manager.scan():
             if info.name == base:
+                check_context(model, info)
                 return await self._with_residency(_variant(info, model) if options else info)
         return (await self.manager.resolve(model)).info
 

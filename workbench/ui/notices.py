@@ -20,16 +20,21 @@ def render(live: LiveAnswer | None) -> str:
         if not live.answer.strip():
             reasoned = " after reasoning" if live.reasoning else ""
             parts.append(note(f"The model ended without text{reasoned}."))
-        elif session.finish_reason == "length":
+        elif session.finish_reason == "length" and not _context_full(live):
             limit = session.options.max_tokens
             parts.append(note(f"Cut at max_tokens ({limit:,}); raise it in Options for more."))
-        elif session.finish_reason not in ("stop", None):
+        elif session.finish_reason not in ("stop", "length", None):
             parts.append(note(f"Ended by {session.finish_reason}."))
     elif session is not None and session.status is Status.CANCELLED:
         by = "" if session.termination_reason in ("user", None) else session.termination_reason
         kept = "the text so far is kept" if live.answer else "no text had come"
         parts.append(note(f"Stopped{f' ({by})' if by else ''}; {kept}."))
     return "".join(parts)
+
+
+def _context_full(live: LiveAnswer) -> bool:
+    """Whether a warning says already that it was not max_tokens."""
+    return any(code == "CONTEXT_FULL" for code, _ in live.warnings)
 
 
 def error_card(error: WorkbenchError, *, partial: bool = False) -> str:
