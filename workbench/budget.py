@@ -75,7 +75,10 @@ class MemoryBook(Protocol):
         ...
 
     def shared(self, model: str) -> frozenset[str]:
-        """The models in the same runner, itself among them: to evict one is to evict all."""
+        """The models in the same runner, itself among them: to evict one is to evict all.
+
+        Those that would be in it if they were in memory are among them too.
+        """
         ...
 
     def strangers(self) -> Mapping[str, Route]:

@@ -187,7 +187,8 @@ class Ledger:
         """See the protocol."""
         sample = self._sample
         owner = sample.shared.get(model, model)
-        return frozenset({model, owner, *(m for m, o in sample.shared.items() if o == owner)})
+        seen = {model, owner, *(m for m, o in sample.shared.items() if o == owner)}
+        return frozenset(seen.union(*(self._sharing(one) for one in seen)))
 
     def strangers(self) -> Mapping[str, Route]:
         """See the protocol; ``WORKBENCH_EVICT_OTHERS``."""
@@ -231,7 +232,7 @@ class Ledger:
             return Prediction({}, {}, "files")
         # Where loading is ours the context is a matter of each request.
         of_load = None if route.provider.counts_against_cache else num_ctx
-        return predict(files, self._loads.get(route.model, ()), of_load)
+        return predict(files, self._loads_of(route.model), of_load)
 
     def expectation(self, model: str) -> Prediction:
         """What was predicted of a model: of one in memory for its load, with its own error.
@@ -324,6 +325,17 @@ class Ledger:
         self._census.close()
 
     # -- inside
+
+    def _sharing(self, model: str) -> list[str]:
+        """As its runtime knows it, before anybody has seen the process."""
+        runtime, _, name = model.partition("/")
+        provider = self._providers.get(runtime)
+        return [f"{runtime}/{one}" for one in provider.sharing(name)] if provider else []
+
+    def _loads_of(self, model: str) -> Sequence[Load]:
+        """Its measured loads; if it has none, those of another name of its weights."""
+        names = (model, *sorted(self.shared(model) - {model}))
+        return next((known for one in names if (known := self._loads.get(one))), ())
 
     def _budget(self, device: str, available: int, total: int) -> int:
         settings = self._settings

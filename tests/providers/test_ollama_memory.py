@@ -67,3 +67,25 @@ async def test_an_absent_server_says_nothing(
     assert await absent.footprint(MODEL) is None
     await absent.refresh()
     assert absent.residents() == []
+
+
+async def test_names_of_one_file_share_its_runner_from_the_first_look(
+    empty_ollama: OllamaProvider, standin: StandIn
+) -> None:
+    twin = "twin:1b"
+    async with httpx.AsyncClient(base_url=standin.url, trust_env=False, timeout=60) as other:
+        await other.post("/api/copy", json={"source": MODEL, "destination": twin})
+    ledger = Ledger(load_settings(), {"ollama": empty_ollama})
+    try:
+        for name in (MODEL, twin):
+            await ledger.prepare(Route(empty_ollama, name))
+        assert ledger.shared(f"ollama/{twin}") == {f"ollama/{MODEL}", f"ollama/{twin}"}
+        await empty_ollama.load(MODEL, keep_alive_s=60)
+        assert empty_ollama.resident(twin) is not None, "before it was ever asked for by this name"
+        assert not (await empty_ollama.load(twin, keep_alive_s=60)).fresh
+        await empty_ollama.unload(MODEL)
+        assert empty_ollama.resident(twin) is None, "it has left with it"
+    finally:
+        ledger.close()
+        async with httpx.AsyncClient(base_url=standin.url, trust_env=False) as other:
+            await other.request("DELETE", "/api/delete", json={"model": twin})

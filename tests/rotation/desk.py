@@ -32,6 +32,8 @@ class FakeProvider:
         self.may_load.set()
         self.fail = False
         self.missing: set[str] = set()
+        self.twins: frozenset[str] = frozenset()
+        """Names that share one process."""
         self.too_big: dict[str, int] = {}
         """Models whose next so many loads run out of memory."""
 
@@ -42,7 +44,7 @@ class FakeProvider:
     async def load(
         self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
     ) -> ResidentModel:
-        fresh = model not in self.loaded
+        fresh = self.resident(model) is None
         self.keeps[model] = keep_alive_s
         if fresh:
             self.calls.append(f"load {model}")
@@ -57,11 +59,13 @@ class FakeProvider:
 
     async def unload(self, model: str) -> None:
         self.calls.append(f"unload {model}")
-        if model in self.loaded:
-            self.loaded.remove(model)
+        self.loaded = [one for one in self.loaded if one not in self.runner(model)]
+
+    def runner(self, model: str) -> frozenset[str]:
+        return self.twins if model in self.twins else frozenset({model})
 
     def resident(self, model: str) -> ResidentModel | None:
-        return ResidentModel(model) if model in self.loaded else None
+        return None if self.runner(model).isdisjoint(self.loaded) else ResidentModel(model)
 
     def pids(self, model: str) -> tuple[int, ...]:
         return ()
@@ -88,7 +92,8 @@ class FakeBook:
         return {f"fake/{name}": {"host": self.size(name)} for name in self.provider.loaded}
 
     def shared(self, model: str) -> frozenset[str]:
-        return frozenset({model})
+        names = self.provider.runner(model.removeprefix("fake/"))
+        return frozenset(f"fake/{name}" for name in names)
 
     def expectation(self, model: str) -> Prediction:
         return self.predict(Route(self.provider, model.removeprefix("fake/")))

@@ -167,6 +167,13 @@ class Provider(Protocol):
         """Names of all models known to be in memory or on their way; any thread, never blocks."""
         ...
 
+    def sharing(self, model: str) -> Sequence[str]:
+        """Other names that live in the same process whenever both are in memory, as far as known.
+
+        Any thread, never blocks.
+        """
+        ...
+
     async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
         """What the model will hold at its peak; None where nobody knows."""
         ...

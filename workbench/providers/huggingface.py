@@ -137,6 +137,10 @@ class HuggingFaceProvider:
         """Those in workers, with their load options."""
         return self.manager.names
 
+    def sharing(self, model: str) -> Sequence[str]:
+        """Each has a worker of its own."""
+        return ()
+
     async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
         """From the files' headers and the form that it will be loaded in."""
         return await self.manager.footprint(model, num_ctx)

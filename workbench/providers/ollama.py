@@ -71,6 +71,8 @@ class OllamaProvider:
         self._runners = RunnerFinder(self._url)
         # All by canonical name. What /api/show said, with the digest it is true for:
         self._shown: dict[str, tuple[str | None, Mapping[str, Any]]] = {}
+        # the file of weights that it named:
+        self._blobs: dict[str, str | None] = {}
         # what is in memory, and until when (monotonic seconds) if nobody uses it:
         self._resident: dict[str, tuple[ResidentModel, float]] = {}
         self._streams: Counter[str] = Counter()
@@ -111,7 +113,7 @@ class OllamaProvider:
             shown = await self._call("POST", "/api/show", {"model": model})
             tags, running = await self._tags_and_ps()
             tag = tags.get(key, {})
-            self._shown[key] = (tag.get("digest"), shown)
+            self._remember(key, tag.get("digest"), shown)
             return wire.model_info(model, tag, self._entry(key, tag, running), shown)
 
     async def check(self, model: str) -> None:
@@ -157,6 +159,7 @@ class OllamaProvider:
             fresh = before is None or new_pids != pids or wire.context_changed(before, entry)
             resident = wire.resident_model(model, digest, entry, shown, new_pids, fresh=fresh)
             self._resident[key] = (replace(resident, fresh=False), until)
+            self._stays(key, until)
             return resident
 
     async def unload(self, model: str) -> None:
@@ -174,7 +177,7 @@ class OllamaProvider:
             # A model that was deleted while in memory has no name left to unload it by.
             if error.code is not ErrorCode.OLLAMA_MODEL_NOT_FOUND or await self._listed(key):
                 raise
-        self._resident.pop(key, None)
+        self._forget(key)
         await asyncio.to_thread(self._runners.wait_gone, pids, _GONE_S)
         deadline = time.monotonic() + _GONE_S
         with suppress(WorkbenchError):  # a server that is gone holds no model
@@ -189,10 +192,17 @@ class OllamaProvider:
         return False
 
     def resident(self, model: str) -> ResidentModel | None:
-        """The model if it was in memory when last heard of and its stay has not run out."""
-        key = wire.canonical(model)
-        known, until = self._resident.get(key, (None, 0.0))
-        return known if time.monotonic() < until or self._streams[key] else None
+        """The model if it was in memory when last heard of and its stay has not run out.
+
+        That is so too if it was another name of its weights that had brought it in.
+        """
+        names = self._names(wire.canonical(model))
+        busy = any(self._streams[key] for key in names)
+        for key in names:
+            known, until = self._resident.get(key, (None, 0.0))
+            if known is not None and (time.monotonic() < until or busy):
+                return known if key == names[0] else replace(known, name=model)
+        return None
 
     def pids(self, model: str) -> Sequence[int]:
         """The model's runner process if the server is on this machine, else empty.
@@ -205,6 +215,10 @@ class OllamaProvider:
     def residents(self) -> Sequence[str]:
         """Those its server listed when last asked, whoever loaded them, and those on their way."""
         return [*dict.fromkeys([*self._resident, *self._loading])]
+
+    def sharing(self, model: str) -> Sequence[str]:
+        """Names of the same file of weights, of those that were described or in memory."""
+        return [key for key in self._names(wire.canonical(model)) if key != model]
 
     async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
         """From what its server says of the files; nothing for a server on another machine.
@@ -275,8 +289,7 @@ class OllamaProvider:
                         yield event
             finally:
                 self._streams[key] -= 1
-                if (known := self._resident.get(key)) is not None:
-                    self._resident[key] = (known[0], _deadline(stay))
+                self._stays(key, _deadline(stay))
 
     async def _events(
         self, body: Mapping[str, Any], cancel: CancellationToken, overflow: str
@@ -378,7 +391,7 @@ class OllamaProvider:
             if error.code is ErrorCode.OLLAMA_UNREACHABLE:
                 self._resident.clear()
             elif model is not None and error.code in _LOST:
-                self._resident.pop(wire.canonical(model), None)
+                self._forget(wire.canonical(model))
             raise
 
     async def _connect(self) -> OllamaClient:
@@ -402,16 +415,18 @@ class OllamaProvider:
         """Models on disk and in memory by canonical name; what is known as resident follows."""
         tags = wire.models_by_name(await self._call("GET", "/api/tags"))
         running = wire.models_by_name(await self._call("GET", "/api/ps"))
-        for key in [key for key in self._resident if not self._streams[key]]:
-            if self._entry(key, tags.get(key, {}), running) is None:
-                del self._resident[key]
         now = dt.datetime.now(dt.UTC)
+        for key, (known, _) in list(self._resident.items()):
+            entry = self._entry(key, tags.get(key, {}), running)
+            if entry is not None:
+                self._resident[key] = (known, _deadline(wire.seconds_left(entry, now)))
+            elif not self._streams[key]:
+                del self._resident[key]
         for key, entry in running.items():
-            known, _ = self._resident.get(key, (None, 0.0))
-            if known is None:
+            if key not in self._resident:
                 shown = self._shown.get(key, (None, {}))[1]
-                known = wire.resident_model(wire.name_of(entry), None, entry, shown, ())
-            self._resident[key] = (known, _deadline(wire.seconds_left(entry, now)))
+                made = wire.resident_model(wire.name_of(entry), None, entry, shown, ())
+                self._resident[key] = (made, _deadline(wire.seconds_left(entry, now)))
         return tags, running
 
     async def _describe(self, key: str, model: str, tag: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -420,8 +435,28 @@ class OllamaProvider:
         known_digest, shown = self._shown.get(key, (None, {}))
         if digest is None or digest != known_digest:
             shown = await self._call("POST", "/api/show", {"model": model})
-            self._shown[key] = (digest, shown)
+            self._remember(key, digest, shown)
         return shown
+
+    def _remember(self, key: str, digest: str | None, shown: Mapping[str, Any]) -> None:
+        self._shown[key] = (digest, shown)
+        self._blobs[key] = blob_of(str(shown.get("modelfile")))
+
+    def _names(self, key: str) -> list[str]:
+        """All names of the same file of weights, this one first."""
+        blob = self._blobs.get(key)
+        others = [one for one, its in list(self._blobs.items()) if its == blob and one != key]
+        return [key, *others] if blob else [key]
+
+    def _stays(self, key: str, until: float) -> None:
+        """The time of its runner begins anew, whoever used it by which name."""
+        for one in self._names(key):
+            if (known := self._resident.get(one)) is not None:
+                self._resident[one] = (known[0], until)
+
+    def _forget(self, key: str) -> None:
+        for one in self._names(key):
+            self._resident.pop(one, None)
 
     async def _find_runner(self, key: str) -> Sequence[int]:
         # In a thread, because finding a new process looks at all processes of the machine.
@@ -444,7 +479,7 @@ class OllamaProvider:
         return None
 
     def _blob(self, key: str) -> str | None:
-        return blob_of(str(self._shown.get(key, (None, {}))[1].get("modelfile")))
+        return self._blobs.get(key)
 
 
 def _make_client(url: str) -> OllamaClient:

@@ -193,6 +193,10 @@ class ScriptedProvider:
         """Those that were loaded."""
         return list(self._resident)
 
+    def sharing(self, model: str) -> Sequence[str]:
+        """A schedule is alone."""
+        return ()
+
     async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
         """A schedule takes no memory worth counting."""
         return Footprint({}, {})

@@ -15,6 +15,7 @@ from workbench.rotation.leases import Leases
 from workbench.rotation.overview import Overview, Resident, Waiting
 from workbench.rotation.queue import Entry, QueueService
 from workbench.rotation.residency import Place, Residents, Wanted
+from workbench.rotation.runners import together
 from workbench.rotation.snapshot import Model, Snapshot, Ticket, added, larger
 from workbench.router import Route
 from workbench.types import Priority
@@ -63,7 +64,8 @@ class Picture:
                 wanted.setdefault(name, Wanted(stranger, 0))
         for name, place in residents.places.items():
             wanted.setdefault(name, Wanted(place.route, 0, place.num_ctx))
-        models = {name: self._model(one, held.get(name)) for name, one in wanted.items()}
+        wanted |= self._beside(wanted, held)
+        models = {name: self._model(one, held) for name, one in wanted.items()}
         leaving = {
             name: held.get(name, residents.leaving.get(name, {})) for name in residents.unloading
         }
@@ -89,17 +91,36 @@ class Picture:
         """
         snapshot = self.take()
         held = self._book.held() if self._book is not None else {}
-        model = self._model(Wanted(route, 0), held.get(route.model))
+        model = self._model(Wanted(route, 0), held)
         ticket = Ticket(sys.maxsize, route.model, snapshot.now_s, tokens=tokens)
         waiting = [*snapshot.waiting, ticket]
-        models = {**snapshot.models, route.model: model}
+        beside = self._beside({route.model: Wanted(route, 0)}, held)
+        more = {name: self._model(one, held) for name, one in beside.items()}
+        models = {**more, **snapshot.models, route.model: model}
         return replace(snapshot, waiting=waiting, models=models), ticket
 
-    def _model(self, wanted: Wanted, held: DeviceBytes | None) -> Model:
+    def _beside(
+        self, wanted: Mapping[str, Wanted], held: Mapping[str, DeviceBytes]
+    ) -> dict[str, Wanted]:
+        """Names in memory that share a runner with a wanted one, whoever brought them in."""
+        found = {}
+        for name, one in wanted.items():
+            for other in self._residents.runner(name) & held.keys() - wanted.keys():
+                route = Route(one.route.provider, other.partition("/")[2])
+                found[other] = Wanted(route, 0)
+        return found
+
+    def _model(self, wanted: Wanted, holdings: Mapping[str, DeviceBytes]) -> Model:
         route, residents, book = wanted.route, self._residents, self._book
         name = route.model
         place = residents.places.get(name)
-        resident = place is not None or (held is not None and name not in residents.unloading)
+        runner = residents.runner(name)
+        going = not runner.isdisjoint(residents.unloading)
+        here = not runner.isdisjoint(residents.places)
+        seen = not runner.isdisjoint(holdings) and not going
+        resident = here or seen
+        held = holdings.get(name, {} if len(runner) > 1 and seen else None)
+        theirs = not here and seen and not route.provider.counts_against_cache
         loading = name in residents.loading
         prediction = book.predict(route, wanted.num_ctx) if book is not None else UNKNOWN
         measured = bool(held) and prediction.source == "loads"
@@ -119,7 +140,8 @@ class Picture:
             pinned=name in residents.pinned,
             load_s=residents.speeds.load_s(name, prediction.bytes),
             gap_s=self._gap_s(name),
-            shared=book.shared(name) if book is not None else frozenset(),
+            shared=runner,
+            foreign=theirs and book is not None and runner.isdisjoint(book.strangers()),
             doomed=residents.failed.doomed(name),
         )
 
@@ -160,8 +182,10 @@ def view(
     ]
     idle = sorted(
         (m.last_use, name)
-        for name, m in models
-        if not m.leased and not m.pinned and (m.counted or held.get(name))
+        for name, m in together(snapshot)[0].models.items()
+        if m.resident
+        and not (m.leased or m.pinned or m.foreign)
+        and (m.counted or any(held.get(one) for one in m.shared))
     )
     waiting = (_waiting(entry, now) for entry in queue.entries)
     ours = {one.model for one in there}

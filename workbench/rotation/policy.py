@@ -26,7 +26,8 @@ order in which they became so; then interactive ones, then benchmarks, each in o
    loads must do without that room. So a wait is bounded: by the patience, and then by the work that
    had arrived before it ran out, one after the other.
 
-Never evicted: a model in use or being loaded (leased), a pinned one.
+Never evicted: a model in use or being loaded (leased), a pinned one, and one that another program
+may be using. Models in one process are one to all of this (:mod:`workbench.rotation.runners`).
 
 **Memory.** A model in use or being loaded counts with the larger of its measured bytes and its
 predicted peak with the keys and values of all that it answers, each for as many tokens as its
@@ -43,9 +44,11 @@ from types import MappingProxyType
 from typing import Final
 
 from workbench.budget import DeviceBytes
+from workbench.rotation.runners import apart, together
 from workbench.rotation.snapshot import (
     Decision,
     Grant,
+    Model,
     Plan,
     Refusal,
     Snapshot,
@@ -67,7 +70,8 @@ _RANK: Final = {priority: rank for rank, priority in enumerate(Priority)}
 
 def plan(snapshot: Snapshot) -> Plan:
     """Decide; see the module's text."""
-    return _Planner(snapshot).plan()
+    merged, homes = together(snapshot)
+    return apart(_Planner(merged).plan(), snapshot, homes)
 
 
 class _Planner:
@@ -80,8 +84,7 @@ class _Planner:
         self._loading = {name for name, m in snapshot.models.items() if m.loading}
         self._tokens = {name: tuple(model.tokens) for name, model in snapshot.models.items()}
         self._footprints = {n: m.footprint for n, m in snapshot.models.items() if m.resident}
-        pinned = [name for name, model in snapshot.models.items() if model.pinned]
-        self._pinned = {one for name in pinned for one in self._together(name)}
+        self._stays = {n for n, model in snapshot.models.items() if model.pinned or model.foreign}
         self._leaving: set[str] = set()
         self._reserved: dict[str, Wait] = {}
         self._blocked: dict[str, Wait] = {}
@@ -236,7 +239,7 @@ class _Planner:
             self._waits[ticket.number] = self._reserved[name]
             return
         if running >= self._models[name].concurrency:
-            self._waits[ticket.number] = Wait(_busy(running))
+            self._waits[ticket.number] = Wait(_busy(self._models[name], running))
             return
         if name in self._blocked and not reserve:
             self._waits[ticket.number] = self._blocked[name]
@@ -308,8 +311,7 @@ class _Planner:
 
     def _let_go(self, names: Iterable[str]) -> None:
         for name in names:
-            for gone in self._together(name) & self._footprints.keys():
-                self._going[gone] = self._footprints.pop(gone)
+            self._going[name] = self._footprints.pop(name)
 
     def _prefetch(self, ticket: Ticket) -> Decision | None:
         """Load the model of the next exclusive request while others drain, if both fit."""
@@ -329,13 +331,8 @@ class _Planner:
     # -- room
 
     def _is_leased(self, name: str) -> bool:
-        return name in self._footprints and any(
-            self._running[n] > 0 or n in self._loading for n in self._together(name)
-        )
-
-    def _together(self, name: str) -> frozenset[str]:
-        """The models in the same process, itself among them."""
-        return self._models[name].shared | {name}
+        used = self._running[name] > 0 or name in self._loading
+        return used and name in self._footprints
 
     def _needed(self, ticket: Ticket, *, alone: bool = False) -> DeviceBytes:
         """What the model needs with this request beside those that it answers, or alone."""
@@ -350,7 +347,7 @@ class _Planner:
         held = own or _NOTHING
         stay = dict(self._footprints)
         if at_best:
-            stay = {n: self._models[n].unused for n in stay if n in self._pinned}
+            stay = {n: self._models[n].unused for n in stay if n in self._stays}
         kept = _EMPTY if at_best else self._kept
         short = {}
         for device, limit in self._snapshot.limits.items():
@@ -376,12 +373,12 @@ class _Planner:
         short, places = self._missing(ticket)
         if not short and not places:
             return ()
-        spared = {*spare, *self._together(name)}
+        spared = {*spare, name}
         candidates = [
             n
             for n in self._footprints
             if n not in spared
-            and n not in self._pinned
+            and n not in self._stays
             and n not in self._reserved
             and n not in self._leaving
             and (leased_too or not self._is_leased(n))
@@ -415,7 +412,7 @@ class _Planner:
         idle = [
             n
             for n in self._footprints
-            if not self._is_leased(n) and n not in self._pinned and n not in self._wanted
+            if not self._is_leased(n) and n not in self._stays and n not in self._wanted
         ]
         idle.sort(key=lambda n: self._use[n])
         candidates = [self._candidate(n) for n in idle]
@@ -536,7 +533,8 @@ def _too_many(need: DeviceBytes, most: DeviceBytes) -> str:
     return f", {sum(over.values()) / 1e6:.3g} MB less"
 
 
-def _busy(running: int) -> str:
+def _busy(model: Model, running: int) -> str:
+    what = "the runner that it shares" if len(model.shared) > 1 else "the model"
     if running == 1:
-        return "the model is answering another request"
-    return f"the model is answering {running} requests, as many as it takes"
+        return f"{what} is answering another request"
+    return f"{what} is answering {running} requests, as many as it takes"

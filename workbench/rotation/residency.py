@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,6 +30,8 @@ from workbench.router import Route
 
 _log = logs.get(__name__)
 
+_TICK_S: Final = 1.0
+"""Two clocks may differ so much about the end of a stay."""
 FOREVER_S: Final = -1.0
 """A keep_alive that never ends."""
 
@@ -98,9 +100,18 @@ class Residents:
         self._prefetching: dict[str, asyncio.Task[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
 
+    def runner(self, model: str) -> frozenset[str]:
+        """All names of the process that it is in, or would be in, its own among them."""
+        return self._book.shared(model) if self._book is not None else frozenset({model})
+
     def idle(self, model: str) -> bool:
-        """Whether nobody uses or loads it."""
-        return self._leases(model) == 0 and model not in self.loading
+        """Whether nobody uses or loads it, by whatever name."""
+        names = self.runner(model)
+        return self.loading.keys().isdisjoint(names) and not any(map(self._leases, names))
+
+    def kept(self, model: str) -> bool:
+        """Whether it is pinned, by whatever name."""
+        return not self.pinned.isdisjoint(self.runner(model))
 
     def knows(self, route: Route) -> bool:
         """Whether it is in memory, on its way in or on its way out, as far as can be told."""
@@ -109,7 +120,7 @@ class Residents:
 
     def stay_s(self, model: str, wanted_s: float) -> float:
         """How long a model stays when it is idle, in seconds; negative: for ever."""
-        return FOREVER_S if model in self.pinned else wanted_s
+        return FOREVER_S if self.kept(model) else wanted_s
 
     def settle(self, model: str, keep_alive_s: float | None) -> None:
         """The last request for a model has ended: its time begins to run."""
@@ -122,15 +133,33 @@ class Residents:
             del self.places[model]  # its process died while it answered
         elif keep_alive_s is not None:
             stay_s = self.stay_s(model, keep_alive_s)
-            place.expires_at = math.inf if stay_s < 0 else time.monotonic() + stay_s
+            ends = math.inf if stay_s < 0 else time.monotonic() + stay_s
+            for other in self.runner(model) & self.places.keys():
+                self.places[other].expires_at = ends
             self._wake_at_expiry()
 
     def drop_departed(self) -> None:
         """Idle models that their runtime does not know any more hold no place."""
         for model, place in list(self.places.items()):
             if self.idle(model) and place.route.provider.resident(place.route.name) is None:
-                del self.places[model]
-                self.tell_gone(model)
+                self._departed(model, place)
+
+    def _departed(self, model: str, place: Place) -> None:
+        """It left its runtime without our doing."""
+        del self.places[model]
+        if time.monotonic() >= place.expires_at - _TICK_S:
+            reason = "keep_alive passed"
+        else:
+            reason = f"{place.route.provider.name} does not have it in memory any more"
+        self.report(changes.instant("unload", place.route, reason))
+        self.end_pin(place.route, "it is not in memory any more")
+        self.tell_gone(model)
+
+    def end_pin(self, route: Route, reason: str) -> None:
+        """It is not kept any more, if it was."""
+        if route.model in self.pinned:
+            self.pinned.discard(route.model)
+            self.report(changes.instant("unpin", route, reason))
 
     def tell_gone(self, model: str) -> None:
         """It is not in memory any more."""
@@ -157,12 +186,12 @@ class Residents:
         gone: set[str] = set()
         for model, place in list(self.places.items()):
             provider, name = place.route.provider, place.route.name
-            for_ever = model in self.pinned or math.isinf(place.expires_at)
+            for_ever = self.kept(model) or math.isinf(place.expires_at)
             expires = not provider.counts_against_cache and not for_ever
             if expires or model in gone or provider.resident(name) is None:
                 continue
             if provider.counts_against_cache or place.ours:
-                gone |= self._book.shared(model) if self._book is not None else set()
+                gone |= self.runner(model)
                 tasks.append(self.begin_unload(place.route, "unload", "the workbench stops"))
             else:
                 tasks.append(asyncio.ensure_future(self._give_back(place, keep_alive_s)))
@@ -321,35 +350,50 @@ class Residents:
     # -- out
 
     def begin_unload(self, route: Route, event: Residency, reason: str) -> asyncio.Task[None]:
-        """Unload as a task of its own, so that a request for the model can wait for its end."""
-        model = route.model
-        self.places.pop(model, None)
-        task = self.unloading.get(model)
+        """Unload as a task of its own, so that a request for the model can wait for its end.
+
+        The names that share its process leave with it.
+        """
+        model, runner = route.model, self.runner(route.model)
+        known = {name: self.places.pop(name).route for name in runner & self.places.keys()}
+        routes = {model: route, **known}
+        task = next((self.unloading[name] for name in routes if name in self.unloading), None)
         if task is None:
-            if self._book is not None:
-                self.leaving[model] = self._book.held().get(model, {})
-            task = asyncio.ensure_future(self._unload(route, event, reason))
-            self.unloading[model] = task
-            task.add_done_callback(lambda done: self._unloaded(route, done))
+            held = self._book.held() if self._book is not None else {}
+            with_it = tuple(one for name, one in sorted(known.items()) if name != model)
+            task = asyncio.ensure_future(self._unload(route, event, reason, with_it))
+            for name in routes:
+                self.unloading[name] = task
+                self.leaving[name] = held.get(name, {})
+            if model not in held and (owner := next(iter(runner & held.keys()), None)):
+                self.leaving[model] = held[owner]
+            task.add_done_callback(lambda done: self._unloaded(tuple(routes.values()), done))
         return task
 
-    async def _unload(self, route: Route, event: Residency, reason: str) -> None:
+    async def _unload(
+        self, route: Route, event: Residency, reason: str, with_it: Iterable[Route]
+    ) -> None:
         started = time.monotonic_ns()
         receipt = await receipts.unload(route.provider, route.name, grace_s=self._grace_s)
         self.report(changes.unloaded(event, route, reason, started, receipt))
         if receipt.error is not None:
             raise receipt.error
+        for other in with_it:
+            why = f"{reason}; it left with {route.model}, whose runner it shared"
+            self.report(changes.instant(event, other, why, shared_with=route.model))
 
-    def _unloaded(self, route: Route, task: asyncio.Task[None]) -> None:
-        model = route.model
-        del self.unloading[model]
-        self.leaving.pop(model, None)
-        still_there = route.provider.resident(route.name) is not None
+    def _unloaded(self, routes: Sequence[Route], task: asyncio.Task[None]) -> None:
         failed = task.cancelled() or task.exception() is not None
-        if failed and still_there:
-            self.places.setdefault(model, Place(route, 0))  # it holds its memory, so its place too
-        elif model not in self.places:
-            self.tell_gone(model)
+        for route in routes:
+            model = route.model
+            del self.unloading[model]
+            self.leaving.pop(model, None)
+            still_there = route.provider.resident(route.name) is not None
+            if failed and still_there:
+                # It holds its memory, so its place too.
+                self.places.setdefault(model, Place(route, 0))
+            elif model not in self.places:
+                self.tell_gone(model)
         self._decide()
 
     # -- time
@@ -371,7 +415,7 @@ class Residents:
         """Unload idle models whose keep_alive has passed.
 
         Ollama keeps its own time (we send it the same keep_alive), so only models whose memory
-        is ours are unloaded here; the others are only forgotten.
+        is ours are unloaded here; the others are forgotten, unless somebody else keeps them.
         """
         self._alarm = None
         now = time.monotonic()
@@ -380,9 +424,10 @@ class Residents:
                 continue
             if place.route.provider.counts_against_cache:
                 self.begin_unload(place.route, "unload", "keep_alive passed")
+            elif place.route.provider.resident(place.route.name) is None:
+                self._departed(model, place)
             else:
-                del self.places[model]
-                self.tell_gone(model)
+                place.expires_at = now + _TICK_S
         self._wake_at_expiry()
         self._decide()
 

@@ -31,6 +31,7 @@ from workbench.rotation.picture import UNKNOWN, Picture, view
 from workbench.rotation.policy import plan
 from workbench.rotation.queue import Entry, QueueService, Standing
 from workbench.rotation.residency import FOREVER_S, Place, Residents, Wanted
+from workbench.rotation.runners import together
 from workbench.rotation.snapshot import (
     Grant,
     Plan,
@@ -212,18 +213,27 @@ class ModelRotationService:
         One that is not in memory is no event, and no row.
 
         Raises:
-            WorkbenchError: ``INVALID_REQUEST`` while the model is generating; ``TIMEOUT`` if its
-                memory did not come back, or what the provider says.
+            WorkbenchError: ``INVALID_REQUEST`` while the model is generating, or a name that shares
+                its runner is generating or pinned; ``TIMEOUT`` if its memory did not come back, or
+                what the provider says.
         """
-        if running := self._leases.of(route.model):
+        for model in sorted(self._residents.runner(route.model)):
+            shares = f", which shares the runner of {route.model}," if model != route.model else ""
+            if running := self._leases.of(model):
+                what = f"is answering {running} request(s)."
+                fix = "Stop them first, or wait until they are done."
+            elif shares and model in self._residents.pinned:
+                what, fix = "is pinned.", f"Unpin {model} first."
+            else:
+                continue
             raise WorkbenchError(
                 ErrorCode.INVALID_REQUEST,
-                f"{route.model} is answering {running} request(s).",
-                fix="Stop them first, or wait until they are done.",
+                f"{model}{shares} {what}",
+                fix=fix,
                 operation="unload",
                 provider=route.provider.name,
             )
-        self._residents.pinned.discard(route.model)
+        self._residents.end_pin(route, "it is unloaded at the user's wish")
         if not self._residents.knows(route):
             await route.provider.unload(route.name)  # its runtime may know better than our listing
             return
@@ -266,14 +276,17 @@ class ModelRotationService:
             The ids of the models that went.
         """
         residents = self._residents
+        own = residents.runner(model)
         idle = sorted(
             (place.last_use, other)
             for other, place in residents.places.items()
-            if other != model
+            if other not in own
             and residents.idle(other)
-            and other not in residents.pinned
+            and not residents.kept(other)
             and place.route.provider.resident(place.route.name) is not None
         )
+        last = {residents.runner(other): (use, other) for use, other in idle}
+        idle = sorted(last.values())  # of the names of one runner the one used last
         reason = f"memory ran out for {model}"
         unloads = [
             residents.begin_unload(residents.places[other].route, "evict", reason)
@@ -422,12 +435,12 @@ class ModelRotationService:
         if not planned.order:
             return
         now = time.monotonic()
-        ran = {
-            model: [None if at is None else now - at for at in leases.values()]
-            for model, leases in self._leases.by_model.items()
-        }
-        loading = {model: now - at for model, at in self._residents.loading.items()}
-        snapshot = self._picture.take()
+        snapshot, homes = together(self._picture.take())
+        ran: dict[str, list[float | None]] = defaultdict(list)
+        for model, leases in self._leases.by_model.items():
+            for at in leases.values():
+                ran[homes.get(model, model)].append(None if at is None else now - at)
+        loading = {homes.get(m, m): now - at for m, at in self._residents.loading.items()}
         estimates = estimate(snapshot, planned.order, planned.waits, ran, loading, self.speeds)
         self.queue.tell(planned, estimates)
         pause = min(max(planned.again_s - now, 0.01), _LOOK_AGAIN_S)
@@ -450,15 +463,14 @@ class ModelRotationService:
         )
 
     def _evict(self, model: str, reason: str, snapshot: Snapshot) -> None:
-        """Evict a model of the snapshot, and forget those in the same process."""
-        place = self._residents.places.get(model)
-        for other in snapshot.models[model].shared:
-            self._residents.places.pop(other, None)
-        if place is not None:
-            route = place.route
-        else:
+        """Evict a model of the snapshot, and with it those in the same process."""
+        names = (model, *sorted(snapshot.models[model].shared - {model}))
+        places = self._residents.places
+        route = next((places[name].route for name in names if name in places), None)
+        if route is None:
             assert self._book is not None, "only the book knows models that are not ours"
-            route = self._book.strangers()[model]
+            strangers = self._book.strangers()
+            route = next(strangers[name] for name in names if name in strangers)
         self._residents.begin_unload(route, "evict", reason)
 
     def _unloads(self, names: Sequence[str]) -> list[asyncio.Task[None]]:

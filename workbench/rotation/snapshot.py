@@ -59,6 +59,8 @@ class Model:
     """Mean time between its last requests, the time since the last one included."""
     shared: frozenset[str] = frozenset()
     """Models in the same process: they are leased, pinned and evicted together."""
+    foreign: bool = False
+    """Another program loaded it and may be using it: not to be evicted."""
     doomed: bool = False
     """Its last load failed just now, for a reason that does not go away."""
 

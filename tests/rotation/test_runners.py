@@ -1,0 +1,138 @@
+"""Names that share one runner: what protects one protects all, and what ends one ends all."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from tests.rotation.desk import Desk
+from tests.rotation.test_policy import reason, resident, snapshot, ticket, wanted, went
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.rotation.policy import plan
+from workbench.rotation.snapshot import Model
+
+PAIR = frozenset({"a5", "b5"})
+TWINS = frozenset({"a", "b"})
+
+
+def desk(limit: int = 20) -> Desk:
+    """One runner of 5 bytes that both names share, and models of other sizes."""
+    made = Desk(max_resident=9, limit=limit)
+    made.provider.twins = PAIR
+    made.provider.counts_against_cache = False
+    return made
+
+
+async def test_a_pin_holds_whatever_name_the_runner_is_used_by() -> None:
+    made = desk(limit=12)
+    await made.service.pin(made.route("a5"))
+    await made.ask("b5", keep_alive_s=0)
+    assert made.provider.keeps["b5"] == -1, "or the runtime would end the pinned one with it"
+    with pytest.raises(WorkbenchError, match="fake/a5, which shares the runner") as refused:
+        await made.service.unload(made.route("b5"))
+    assert (refused.value.code, refused.value.fix) == (
+        ErrorCode.INVALID_REQUEST,
+        "Unpin fake/a5 first.",
+    )
+    assert await made.service.make_room("fake/c9") == []
+    with pytest.raises(WorkbenchError, match="of which pinned ones hold"):
+        await made.ask("c9")
+    assert "unload a5" not in made.provider.calls
+    assert "unload b5" not in made.provider.calls
+    await made.service.close()
+
+
+async def test_an_answer_by_another_name_protects_the_runner() -> None:
+    made = desk(limit=12)
+    await made.ask("b5")
+    async with made.slot("a5"):
+        with pytest.raises(WorkbenchError, match=r"fake/a5, .* is answering 1 request"):
+            await made.service.unload(made.route("b5"))
+        with pytest.raises(WorkbenchError, match="in use by fake/b5"):
+            await made.ask("c9", queue_timeout_s=0.05)
+    assert made.provider.calls == ["load b5"]
+
+
+async def test_a_name_whose_runner_is_in_memory_needs_no_room_and_evicts_nobody() -> None:
+    made = desk(limit=12)
+    await made.ask("c7")
+    await made.ask("a5")
+    await made.ask("b5")
+    assert made.provider.calls == ["load c7", "load a5"], "neither the other nor itself left"
+
+
+async def test_what_leaves_with_it_has_a_row_and_so_has_an_own_pin() -> None:
+    made = desk()
+    await made.service.pin(made.route("a5"))
+    await made.ask("b5")
+    await made.service.unload(made.route("a5"))
+    assert made.events()[-3:] == [("unpin", "a5"), ("unload", "a5"), ("unload", "b5")]
+    assert "it left with fake/a5, whose runner it shared" in made.changes[-1].reason
+    assert made.service.overview().residents == ()
+    await made.ask("a5")
+    assert not made.service.overview().residents[0].pinned
+
+
+async def test_all_names_leave_when_a_keep_alive_passes_each_with_a_row() -> None:
+    made = desk()
+    await made.ask("a5")
+    await made.ask("b5", keep_alive_s=0)
+    made.provider.loaded.clear()  # the runtime keeps the time itself
+    async with asyncio.timeout(5):
+        while len(made.events()) < 3:
+            await asyncio.sleep(0.01)
+    assert sorted(made.events()[1:]) == [("unload", "a5"), ("unload", "b5")]
+    assert {change.reason for change in made.changes[1:]} == {"keep_alive passed"}
+    await made.service.close()
+
+
+async def test_a_model_that_its_runtime_lost_leaves_a_row_and_no_pin() -> None:
+    made = desk()
+    await made.service.pin(made.route("a5"))
+    made.provider.loaded.clear()
+    made.service.memory_changed()
+    assert made.events()[-2:] == [("unload", "a5"), ("unpin", "a5")]
+    assert made.changes[-2].reason == "fake does not have it in memory any more"
+
+
+# -- the policy ------------------------------------------------------------------------------------
+
+
+def test_the_need_of_a_runner_is_counted_once() -> None:
+    """Both names answer, or wait: it is one process, which takes one request at a time."""
+    models = {
+        "a": resident(1, running=1, size=6, shared=TWINS),
+        "b": Model(resident=True, held={}, need={"host": 6}, shared=TWINS),
+        "c": wanted(4),
+    }
+    planned = plan(snapshot([ticket(8, "b"), ticket(9, "c")], models, limit=10))
+    assert went(planned) == [(9, ())]
+    assert reason(planned, 8) == "the runner that it shares is answering another request"
+    models["a"] = replace(models["a"], running=0)
+    (grant, _) = plan(snapshot([ticket(8, "b"), ticket(9, "c")], models, limit=10)).grants
+    assert grant.ticket == ticket(8, "b"), "in the name that was asked for"
+
+
+def test_a_runner_that_leaves_is_waited_for_by_all_its_names() -> None:
+    leaving = snapshot(
+        [ticket(9, "b")], {"b": wanted(6, shared=TWINS)}, limit=10, unloading={"a": {"host": 6}}
+    )
+    assert "a" in plan(leaving).grants[0].after
+
+
+def test_two_names_that_both_wait_load_once() -> None:
+    models = {name: wanted(6, shared=TWINS, concurrency=2) for name in TWINS}
+    planned = plan(snapshot([ticket(8, "a"), ticket(9, "b")], models, limit=10))
+    assert went(planned) == [(8, ()), (9, ())]
+
+
+def test_what_another_program_may_be_using_is_used_but_not_evicted() -> None:
+    models = {
+        "a": resident(1, size=6, shared=TWINS, foreign=True),
+        "b": Model(resident=True, held={}, need={"host": 6}, shared=TWINS, foreign=True),
+        "c": wanted(6),
+    }
+    assert went(plan(snapshot([ticket(9, "b")], models, limit=10))) == [(9, ())]
+    assert went(plan(snapshot([ticket(9, "c")], models, limit=10))) == []
