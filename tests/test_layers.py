@@ -14,7 +14,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "workbench"
 
 # From the bottom up: a module may import from its own layer and from those before it.
-ASIDE = {"setups", "worddiff", "votes"}  # what a face does with answers, without the face
+ASIDE = {
+    "setups",
+    "worddiff",
+    "votes",
+    "exports",
+}  # what a face does with answers, without the face
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"types", "metrics", "settings", "errors", "logs", "wire", "figures"}),
     (

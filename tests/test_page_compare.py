@@ -169,6 +169,25 @@ def test_differences_vote_and_scrolling_together(open_page: Open, log: Log) -> N
     ]
 
 
+def test_what_is_shared_opens_again_and_what_was_said_is_exported(open_page: Open) -> None:
+    page = open_page("fox", "cat", query="&temperature=0&own2=seed%3D7")
+    ask(page, "What is it?")
+    ended(page, 1, 2)
+    page.locator("#export summary").click()
+    with page.expect_download() as saved:
+        page.locator("#export").get_by_text("Markdown").click()
+    assert "It is old." in saved.value.path().read_text()
+    page.locator("#prompt textarea").fill("Is it & was it?")
+    page.locator("#share").click()
+    address = page.locator("#share-address").locator("input, textarea")
+    expect(address).to_have_value(re.compile("models="), timeout=SOON)
+    page.goto(address.input_value())
+    expect(page.locator("#prompt textarea")).to_have_value("Is it & was it?", timeout=SOON)
+    expect(page.locator("#pane-2-model input")).to_have_value(re.compile("scripted/cat"))
+    expect(page.locator("#pane-2-own input, #pane-2-own textarea")).to_have_value("seed=7")
+    assert Pane(page, 1).strip.get_attribute("data-phase") == "idle"
+
+
 def test_narrow_window_shows_panes_as_tabs(open_page: Open) -> None:
     page = open_page("fox", "cat", viewport={"width": 900, "height": 900}, color_scheme="dark")
     ask(page, "What is it?")

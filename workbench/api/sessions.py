@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
+from workbench.exports import FORMATS, comparison
 from workbench.store import Store
 from workbench.store.records import MAX_PAGE, conversation, session, sessions
 from workbench.types import Status
@@ -71,3 +74,17 @@ def show_session(request: Request, session_id: str) -> dict[str, Any]:
 def show_conversation(request: Request, conversation_id: str) -> dict[str, Any]:
     """A conversation and its messages in order."""
     return conversation(_store(request), conversation_id)
+
+
+@router.get("/comparisons/{comparison_id}/{form}")
+def export_comparison(
+    request: Request,
+    comparison_id: str,
+    form: Literal["json", "markdown", "csv", "notebook", "spec"],
+) -> Response:
+    """A finished comparison as a file."""
+    ending, media_type, write = FORMATS[form]
+    found = comparison(_store(request), comparison_id)
+    name = f"{found['comparison_id']}.{ending}"
+    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+    return Response(write(found), media_type=media_type, headers=headers)

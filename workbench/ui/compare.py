@@ -40,6 +40,7 @@ from workbench.ui.desk import (
 from workbench.ui.differences import Differences
 from workbench.ui.markup import html
 from workbench.ui.runs import Run, Runs
+from workbench.ui.sharing import Sharing
 from workbench.ui.timeline import Row
 from workbench.ui.voting import Voting
 
@@ -59,7 +60,7 @@ class CompareTab:
     """
 
     def __init__(self, engine: Engine, models: Catalogue) -> None:
-        self._desk, self._differences, self._voting = _lay_out(engine)
+        self._desk, self._differences, self._voting, self._sharing = _lay_out(engine)
         self._choosing = Choosing(self._desk, models)
         Arranging(self._desk, self._choosing)
         self._tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
@@ -71,7 +72,7 @@ class CompareTab:
         desk = self._desk
         words = [*desk.composer.inputs, desk.composer.per_pane, *desk.own]
         context = [desk.shown, *desk.models, *desk.turns]
-        outputs = [desk.composer.prompt, self._voting.ballot, *desk.busy_outputs]
+        outputs = [*self._after, *desk.busy_outputs]
         begun = [
             gr.on(
                 [desk.composer.run.click, desk.composer.prompt.submit],
@@ -88,6 +89,7 @@ class CompareTab:
         ]
         for event in begun:
             self._then_stream(event.success)
+        self._sharing.button.click(self._share, [*words, *context], self._sharing.address, **QUIET)
         desk.composer.stop.click(self._stopper(None), **AT_ONCE)
         desk.composer.per_pane.input(
             lambda wanted: [gr.update(visible=wanted) for _ in desk.own],
@@ -104,7 +106,7 @@ class CompareTab:
         ended = streamed.then(
             self._end,
             None,
-            [desk.composer.prompt, self._voting.ballot, *desk.busy_outputs, *desk.turns],
+            [*self._after, *desk.busy_outputs, *desk.turns],
             **QUIET,
         )
         different = self._differences
@@ -190,7 +192,7 @@ class CompareTab:
     def _start(self, request: gr.Request, plan: Plan, prompt: str | None = None) -> Updates:
         self._desk.runs.begin(request.session_hash, plan)
         run = self._desk.run_of(request)
-        updates = {**self._desk.busy(plan, True), **self._voting.offer(run)}
+        updates = {**self._desk.busy(plan, True), **self._offers(run)}
         return updates if prompt is None else {self._desk.composer.prompt: prompt, **updates}
 
     def _refuse_second(self, request: gr.Request) -> None:
@@ -214,8 +216,8 @@ class CompareTab:
         desk = self._desk
         run = desk.run_of(request)
         if run is None:
-            return self._voting.offer(None)
-        updates = {**desk.busy(run.plan, False), **self._voting.offer(run)}
+            return self._offers(None)
+        updates = {**desk.busy(run.plan, False), **self._offers(run)}
         if run.refused():  # what was typed is not lost
             updates[desk.composer.prompt] = run.plan.ask.prompt
         contended = any(strip.contended_percent(a.session) for a in run.plan.answers.values())
@@ -225,6 +227,29 @@ class CompareTab:
         for one in desk.panes:
             updates[one.turns] = run.plan.turns(one.number)
         return updates
+
+    @property
+    def _after(self) -> list[Any]:
+        """What :meth:`_offers` speaks of, and the message box."""
+        return [self._desk.composer.prompt, self._voting.ballot, self._sharing.menu]
+
+    def _offers(self, run: Run | None) -> Updates:
+        return {**self._voting.offer(run), **self._sharing.offer(run)}
+
+    async def _share(self, request: gr.Request, prompt: str, *values: Any) -> Updates:
+        """The address of what stands on the page now, asked or not."""
+        try:
+            ask, rest = self._asked(prompt if prompt.strip() else "-", *values)
+            shown, models, _ = split(*rest)
+            placed = {n: place for place, n in enumerate(shown, start=1)}
+            setup = replace(
+                ask.setup(tuple(models[n] for n in shown)),
+                prompt=prompt,
+                own={placed[n]: own for n, own in ask.own.items()},
+            )
+            return self._sharing.shared(request, setup)
+        except WorkbenchError as problem:
+            raise message(problem) from None
 
     def _stopper(self, number: int | None) -> Callable[..., Any]:
         async def stop(request: gr.Request) -> None:
@@ -287,7 +312,7 @@ class CompareTab:
         self._desk.runs.leave(request.session_hash)
 
 
-def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting]:
+def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing]:
     """Lay the tab out at the current place."""
     first = tuple(range(1, pane.FIRST_SHOWN + 1))
     with gr.Column(elem_id="compare"):
@@ -320,6 +345,7 @@ def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting]:
                 scale=0,
                 min_width=120,
             )
+            sharing = Sharing()
             diff = gr.Button(
                 "Diff  Alt+D", size="sm", elem_id="diff-toggle", elem_classes=["wb-small"], scale=0
             )
@@ -340,4 +366,4 @@ def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting]:
     )
     differences.wire(desk, diff)
     voting.wire(desk)
-    return desk, differences, voting
+    return desk, differences, voting, sharing

@@ -1,0 +1,179 @@
+"""A comparison from the log, as files: JSON, Markdown, CSV, a notebook, the spec of a benchmark."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from workbench import setups
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.figures import seconds
+from workbench.store import Store
+from workbench.store.records import session
+from workbench.types import Options
+
+COLUMNS: Final = (
+    *("model", "status", "ttft_s", "decode_tps", "e2e_s", "output_tokens", "mem_peak_bytes"),
+    *("contended", "timing_mode", "seed", "digest", "session_id", "prompt", "answer"),
+)
+
+Comparison = Mapping[str, Any]
+
+
+def comparison(store: Store, comparison_id: str) -> Comparison:
+    """The finished sessions of a comparison, each with its question and its answer.
+
+    Raises:
+        WorkbenchError: ``SESSION_NOT_FOUND``; as ``Store.query``.
+    """
+    found = store.rows(
+        "SELECT session_id, conversation_id FROM stream_sessions WHERE comparison_id = $id "
+        "ORDER BY seq",
+        {"id": comparison_id},
+    )
+    if not found:
+        raise WorkbenchError(
+            ErrorCode.SESSION_NOT_FOUND,
+            f"There is no finished comparison {comparison_id[:80]!r} in the log.",
+            fix="The rows of GET /api/v1/sessions name theirs.",
+            operation="export",
+        )
+    return {
+        "comparison_id": comparison_id,
+        "sessions": [{**session(store, one["session_id"]), **_said(store, one)} for one in found],
+    }
+
+
+def _said(store: Store, one: Mapping[str, Any]) -> dict[str, str]:
+    said = store.rows(
+        "SELECT role, content FROM messages WHERE session_id = $session "
+        "OR (conversation_id = $conversation AND role = 'system') ORDER BY position",
+        {"session": one["session_id"], "conversation": one["conversation_id"]},
+    )
+    latest = {message["role"]: message["content"] for message in said}
+    names = {"system": "system", "user": "prompt", "assistant": "answer"}
+    return {name: latest.get(role, "") for role, name in names.items()}
+
+
+def as_json(found: Comparison) -> str:
+    """Everything that is known."""
+    return json.dumps(found, ensure_ascii=False, indent=2, default=str)
+
+
+def as_markdown(found: Comparison) -> str:
+    """To read, with the figures under each answer."""
+    first = found["sessions"][0]
+    parts = [f"# {found['comparison_id']}", _fenced(first["prompt"])]
+    for one in found["sessions"]:
+        contended = ", contended" if one.get("contended") else ""
+        parts += [
+            f"## {one['model']}",
+            f"{one['status']}, TTFT {seconds(one.get('ttft_s'))}, "
+            f"{one.get('decode_tps') or 0:.1f} tok/s, {one.get('output_tokens')} tokens, "
+            f"{one['timing_mode']}{contended}, seed {one['seed']}, digest {one.get('digest')}",
+            one["answer"],
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_csv(found: Comparison) -> str:
+    """A row an answer; no cell can be taken for a formula by a spreadsheet."""
+    out = io.StringIO()
+    rows = csv.writer(out)
+    rows.writerow(COLUMNS)
+    for one in found["sessions"]:
+        rows.writerow([_cell(one.get(name)) for name in COLUMNS])
+    return out.getvalue()
+
+
+def as_notebook(found: Comparison) -> str:
+    """A notebook that asks the same again through ``Workbench``."""
+    lines = ["from workbench import Workbench", "", "wb = Workbench()", "answers = {}"]
+    for one in found["sessions"]:
+        options = setups.different(Options.from_mapping(one["options"]))
+        arguments = {"system": one["system"] or None, **options, "seed": one["seed"]}
+        lines.append(
+            f"answers[{one['session_id']!r}] = wb.compare([{one['requested_model']!r}], "
+            f"{one['prompt']!r}, mode='isolated', show=False, **{arguments!r})"
+        )
+    first = found["sessions"][0]["comparison_id"]
+    shown = (
+        "import pandas as pd\n\n"
+        "columns = ['model', 'status', 'ttft_s', 'decode_tps', 'text']\n"
+        "again = pd.concat(answers.values())\nagain[[c for c in columns if c in again]]"
+    )
+    said = (
+        f"The comparison {first} again, one model at a time, with the seeds that were used. "
+        "Turns before the last question are not asked again."
+    )
+    cells: list[dict[str, Any]] = [
+        {"id": "what", "cell_type": "markdown", "metadata": {}, "source": said},
+        *(
+            {
+                "id": name,
+                "cell_type": "code",
+                "metadata": {},
+                "source": source,
+                "outputs": [],
+                "execution_count": None,
+            }
+            for name, source in (("ask", "\n".join(lines)), ("show", shown))
+        ),
+    ]
+    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells})
+
+
+def as_spec(found: Comparison) -> str:
+    """The spec of a benchmark of these models under the shared options."""
+    first = found["sessions"][0]
+    options = setups.different(Options.from_mapping(first["options"]))
+    options.pop("max_tokens", None)
+    options.pop("seed", None)
+    models = list(dict.fromkeys(one["requested_model"] for one in found["sessions"]))
+    longest = max((one.get("output_tokens") or 1) for one in found["sessions"])
+    lines = [
+        "# Prompts of about the length of the comparison's are made; options are those of its",
+        "# first pane. Run with: workbench bench run FILE",
+        f"name = {_toml(found['comparison_id'])}",
+        f"seed = {first['seed']}",
+        f"models = {_toml(models)}",
+        *([f"system = {_toml(first['system'])}"] if first["system"] else []),
+        "",
+        "[options]",
+        *(f"{name} = {_toml(value)}" for name, value in options.items()),
+        "",
+        "[prompts]",
+        f"input_tokens = {first.get('prompt_tokens') or 64}",
+        f"output_tokens = {longest}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Comparison], str]]]] = {
+    "json": ("json", "application/json", as_json),
+    "markdown": ("md", "text/markdown; charset=utf-8", as_markdown),
+    "csv": ("csv", "text/csv; charset=utf-8", as_csv),
+    "notebook": ("ipynb", "application/x-ipynb+json", as_notebook),
+    "spec": ("toml", "application/toml", as_spec),
+}
+"""Name -> file ending, media type, writer."""
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value
+
+
+def _fenced(text: str) -> str:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"
