@@ -83,6 +83,12 @@ def answers() -> Mapping[str, Any]:
         "GET /api/v1/jobs/{job_id}": job,
         "DELETE /api/v1/jobs/{job_id}": {**job, "status": "cancelled"},
         "GET /api/v1/sessions/{session_id}": session,
+        "GET /api/v1/comparisons/{comparison_id}/{form}": {
+            "comparison_id": "cmp_1",
+            "sessions": [
+                {**session, "prompt": "Name three colors.", "answer": "Red, blue, green."}
+            ],
+        },
         "GET /api/v1/conversations/{conversation_id}": {
             "conversation_id": "con_1",
             "messages": [message],
