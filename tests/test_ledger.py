@@ -20,7 +20,7 @@ from workbench.providers.scripted import ScriptedProvider
 from workbench.router import Route
 from workbench.settings import Settings
 from workbench.store import ModelEvent, Store
-from workbench.upkeep import Upkeep, past_loads
+from workbench.upkeep import Upkeep, left_behind, past_loads
 
 GB = 2**30
 MakeLedger = Callable[..., Ledger]
@@ -197,6 +197,40 @@ async def test_others_models_are_not_evicted_unless_that_is_set(
     await eventually(lambda: ledger.held())
     assert list(ledger.others) == ["ollama/theirs"]
     assert ledger.strangers() == {}
+
+
+@pytest.mark.parametrize(("hours_ago", "whose"), [(0, "inherited"), (1, "theirs")])
+async def test_what_an_earlier_workbench_loaded_may_be_evicted(
+    machine: Machine, make: MakeLedger, holder: Holder, hours_ago: int, whose: str
+) -> None:
+    """Unless its runner began after that load: then somebody else has loaded it again."""
+    ollama = Runtime("ollama", counts=False)
+    ollama.processes["a"] = [holder.pid]
+    loaded_at = time.time() - 3600 * hours_ago
+    ledger = make(ollama, left=lambda: {"ollama/a": loaded_at, "ollama/gone": loaded_at})
+    await ledger.prepare(Route(ollama, "a"))
+    mine, others = (["ollama/a"], []) if whose == "inherited" else ([], ["ollama/a"])
+    await eventually(lambda: ledger.held() and [*ledger.strangers()] == mine)
+    assert [*ledger.others] == others
+
+
+async def test_the_log_knows_what_was_left_in_memory(store: Store) -> None:
+    for n, (event, model, ok) in enumerate(
+        [
+            ("load", "left", True),
+            ("load", "gone", True),
+            ("unload", "gone", True),
+            ("load", "broken", False),
+            ("load", "again", True),
+            ("evict", "again", True),
+            ("load", "again", True),
+        ]
+    ):
+        store.log_model_event(
+            ModelEvent(event=event, provider="ollama", model=model, t_ns=n, ok=ok)  # type: ignore[arg-type]
+        )
+    store.flush()
+    assert left_behind(store).keys() == {"left", "again"}
 
 
 async def test_what_is_gone_is_not_held_though_the_last_look_saw_it(

@@ -51,7 +51,7 @@ from workbench.types import (
     WarningEvent,
     new_id,
 )
-from workbench.upkeep import Upkeep, past_loads
+from workbench.upkeep import Upkeep, left_behind, past_loads
 
 _log = logs.get(__name__)
 
@@ -77,6 +77,7 @@ class Engine:
             settings,
             router.providers,
             past=partial(past_loads, store),
+            left=partial(left_behind, store),
             busy=lambda: bool(self._live),
             on_change=lambda: self.rotation.memory_changed(),
             on_alert=self.upkeep.alerted,

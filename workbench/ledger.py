@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+
+import psutil
 
 from workbench import logs, memory, pressure
 from workbench.budget import HOST, DeviceBytes, Prediction
@@ -85,6 +88,10 @@ class _Stay:
         )
 
 
+_CLOCK_S: Final = 2.0
+"""How exactly the system tells when a process began."""
+
+
 class Ledger:
     """Implements :class:`workbench.budget.MemoryBook`.
 
@@ -92,6 +99,7 @@ class Ledger:
         settings: budget, reserve, thresholds, interval.
         providers: whose models are looked at.
         past: reads the loads of the log, once, in a thread.
+        left: and what the log knows to have been left in memory: model -> Unix seconds of its load.
         busy: whether a generation is under way, beside which nothing is asked of a runtime.
         on_change: told on the event loop when limits changed or less may be held than is.
         on_alert: told on the event loop of each change of a device's level, with the level before.
@@ -103,6 +111,7 @@ class Ledger:
         providers: Mapping[str, Provider],
         *,
         past: PastLoads = lambda: (),
+        left: Callable[[], Mapping[str, float]] = dict,
         busy: Callable[[], bool] = lambda: False,
         on_change: Callable[[], None] = lambda: None,
         on_alert: Callable[[Alert, Level], None] = lambda alert, before: None,
@@ -110,6 +119,7 @@ class Ledger:
         self._settings = settings
         self._providers = providers
         self._past: PastLoads | None = past
+        self._read_left = left
         self._restoring = asyncio.Lock()
         self._busy = busy
         self._on_change = on_change
@@ -125,6 +135,8 @@ class Ledger:
         self._stays: dict[str, _Stay] = {}
         self._again: dict[str, _Stay] = {}
         self._ours: dict[str, Route] = {}
+        self._left: dict[str, float] = {}
+        self._inherited: frozenset[str] = frozenset()
         self._departed: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -192,13 +204,22 @@ class Ledger:
 
     def strangers(self) -> Mapping[str, Route]:
         """See the protocol; ``WORKBENCH_EVICT_OTHERS``."""
-        if not self._settings.workbench_evict_others:
-            return {}
-        return self.others
+        found = self._unknown()
+        if self._settings.workbench_evict_others:
+            return found
+        return {m: route for m, route in found.items() if self._is_inherited(m)}
 
     @property
     def others(self) -> Mapping[str, Route]:
         """Models in memory that somebody else loaded, whether or not they may be evicted."""
+        return {m: r for m, r in self._unknown().items() if not self._is_inherited(m)}
+
+    def _is_inherited(self, model: str) -> bool:
+        """Whether a workbench that ended has loaded it."""
+        return not self._inherited.isdisjoint(self.shared(model))
+
+    def _unknown(self) -> dict[str, Route]:
+        """Models in memory that this process did not load."""
         found: dict[str, Route] = {}
         for model in self.held():
             ours = any(one in self._ours or one in self._stays for one in self.shared(model))
@@ -299,6 +320,7 @@ class Ledger:
         """See the protocol."""
         self._learn(model)
         self._ours.pop(model, None)
+        self._left.pop(model, None)
         self._departed[model] = time.monotonic_ns()
         self._forget_files(model)
         self._census.wake()
@@ -364,6 +386,8 @@ class Ledger:
             stay = self._stays.get(model)
             if pids or (stay is not None and not stay.loaded_ns):
                 found[model] = pids
+        left = list(self._left.items())
+        self._inherited = frozenset(m for m, at in left if _older(found.get(m, ()), at))
         return found
 
     def _bare_sample(self) -> Sample:
@@ -463,10 +487,20 @@ class Ledger:
                     continue  # an older version's, which did not tell load and answers apart
                 if event != "load":
                     close(model)
+            self._left = dict(self._read_left())
         except Exception as error:  # whatever is wrong with the log, models can be loaded
             _log.warning("no_past_loads", error=str(error))
         for model in list(open_stays):
             close(model)
+
+
+def _older(pids: Sequence[int], loaded_at: float) -> bool:
+    """Whether processes were there when a load ended: a runner started since is somebody else's."""
+    try:
+        latest = max((psutil.Process(pid).create_time() for pid in pids), default=math.inf)
+    except psutil.Error:
+        return False
+    return latest <= loaded_at + _CLOCK_S
 
 
 def _least(one: DeviceBytes, other: DeviceBytes) -> DeviceBytes:

@@ -28,6 +28,15 @@ _PAST_LOADS = """
     LIMIT 1000
 """
 
+_LEFT_BEHIND = """
+    SELECT model, epoch(max(created_at)) AS loaded_at
+    FROM model_events
+    WHERE model IS NOT NULL AND event IN ('load', 'unload', 'evict', 'died')
+          AND (ok OR event <> 'load')
+    GROUP BY model
+    HAVING arg_max(event, (created_at, t_ns)) = 'load'
+"""
+
 
 def past_loads(store: Store) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Loads of the log, oldest first: model id, event, its ``details.memory``.
@@ -37,6 +46,15 @@ def past_loads(store: Store) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """
     for row in reversed(store.rows(_PAST_LOADS)):
         yield row["model"], row["event"], json.loads(row["memory"])
+
+
+def left_behind(store: Store) -> dict[str, float]:
+    """Models that an earlier workbench loaded and nobody unloaded, with when (Unix seconds).
+
+    Raises:
+        WorkbenchError: if the log cannot be read.
+    """
+    return {row["model"]: row["loaded_at"] for row in store.rows(_LEFT_BEHIND)}
 
 
 class Upkeep:
