@@ -89,7 +89,8 @@ def print_overview(overview: Overview) -> None:
     console = Console()
     for device, limit in overview.limit_bytes.items():
         held = figures.size(overview.held_bytes.get(device, 0))
-        console.print(f"{device}: {held} of {figures.size(limit)} held", highlight=False)
+        why = "" if limit else "; other programs hold what was for models"
+        console.print(f"{device}: {held} of {figures.size(limit)} held{why}", highlight=False)
     # Ids are folded and not cut: their ends tell variants apart.
     residents = Table(Column("model", overflow="fold"), box=None)
     for name in ("status", "memory", "predicted peak", "unloaded in"):
