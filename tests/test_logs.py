@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,3 +155,16 @@ def test_lines_carry_what_is_bound(restored: None, capsys: pytest.CaptureFixture
         assert logs.bound("source") == "ui"
     assert logs.bound("correlation_id") is None
     assert lines(capsys.readouterr().err)[0]["correlation_id"] == "cor_1"
+
+
+def test_lines_go_to_the_stderr_of_the_moment(
+    restored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that ran inside another program leaves a closed stderr behind."""
+    with io.StringIO() as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        logs.configure("INFO")
+    now = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", now)
+    logs.get("x").error("still_heard")
+    assert "still_heard" in now.getvalue()

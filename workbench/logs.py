@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -45,7 +45,7 @@ def configure(level: str = "INFO", sink: Sink | None = None) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, _Stderr())),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Standard()], level=logging.WARNING, force=True)
@@ -117,6 +117,16 @@ def _to(sink: Sink) -> Callable[..., Any]:
         raise structlog.DropEvent
 
     return give
+
+
+class _Stderr:
+    """What stderr is when a line is written: notebooks and tests replace it, and close theirs."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class _Standard(logging.Handler):
