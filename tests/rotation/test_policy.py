@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from workbench.rotation.estimates import Speeds, estimate
 from workbench.rotation.policy import plan
 from workbench.rotation.snapshot import Grant, Model, Plan, Snapshot, Ticket, added
 from workbench.types import Priority
@@ -226,6 +227,8 @@ def test_what_others_hold_is_in_nobodys_way_but_counts() -> None:
     planned = plan(short)
     assert planned.grants == ()
     assert "which other programs hold" in reason(planned, 9)
+    told = estimate(short, planned.order, planned.waits, {}, {}, Speeds())
+    assert told == {}, "when they give it back nobody knows"
 
 
 def test_idle_models_leave_when_the_limits_fall() -> None:

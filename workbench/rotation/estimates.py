@@ -98,7 +98,7 @@ def estimate(
     Each model has as many lanes as it takes requests at a time. A request takes the lane that is
     free first; one whose model is not in memory waits for those that are to leave for it (else for
     the first model that falls idle), then for the load. An exclusive one waits for all answers and
-    loads, and all later ones for its end.
+    loads, and all later ones for its end. Of one whose turn other programs decide nothing is said.
 
     Args:
         snapshot: what the plan was made from.
@@ -125,6 +125,8 @@ def estimate(
     }
     barrier, result = _silent_at(lanes, ready) if snapshot.exclusive_running else 0.0, {}
     for number in order:
+        if not waits[number].foreseeable:
+            continue
         ticket = tickets[number]
         name, model = ticket.model, snapshot.models[ticket.model]
         start = barrier

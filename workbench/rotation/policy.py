@@ -522,7 +522,8 @@ class _Planner:
 
     def _unreachable(self, ticket: Ticket) -> Wait:
         short, _ = self._missing(ticket, at_best=True)
-        return Wait(f"{spoken(short)} of memory missing, which other programs hold")
+        reason = f"{spoken(short)} of memory missing, which other programs hold"
+        return Wait(reason, foreseeable=False)
 
 
 def _too_many(need: DeviceBytes, most: DeviceBytes) -> str:

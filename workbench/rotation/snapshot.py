@@ -137,6 +137,8 @@ class Wait:
 
     reason: str
     evicts: tuple[str, ...] = ()
+    foreseeable: bool = True
+    """False: its end is in the hands of other programs."""
 
 
 @dataclass(frozen=True, slots=True)
