@@ -137,7 +137,7 @@ async def stage(folder: Path, **changes: Any) -> AsyncIterator[Stage]:
     if not models.exists():
         for seed, name in enumerate(("one", "two")):
             # Weights enough that what a worker shares with others is the smaller part of it.
-            tiny.save_model(models / name, seed=seed, layers=8, hidden=384)
+            tiny.save_model(models / name, seed=seed, layers=6, hidden=384)
     gguf = sorted(GGUF.glob("*.gguf"))[0]
     other = folder / "other.gguf"
     if not other.exists():
