@@ -118,6 +118,8 @@ def test_main_job(page: Page, server: tuple[LiveServer, StandIn]) -> None:
     # The follow-up carries each pane's own history.
     ask(page, "And one sentence about the sea.")
     for pane in (first, second):
+        # A second answer first: until it begins, the strip still shows how the first one ended.
+        expect(pane.chat.locator(".message.bot")).to_have_count(2, timeout=LOADED)
         pane.expect_phase(re.compile("answering|done"), LOADED)
     page.keyboard.press("Escape")
     for pane in (first, second):
