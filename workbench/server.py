@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from workbench import environment, logs
 from workbench.api import (
+    benchmarks,
     document,
     explorer,
     graphql,
@@ -38,6 +39,8 @@ from workbench.api.headers import SecurityHeaders
 from workbench.api.limits import Limits
 from workbench.api.redaction import Redaction
 from workbench.api.security import Guard, check_address
+from workbench.bench.service import Benchmarks
+from workbench.client.roads import LocalRoad
 from workbench.discovery import announce, server_file
 from workbench.engine import Engine, build
 from workbench.errors import ErrorCode, WorkbenchError
@@ -61,6 +64,7 @@ FACES = (
     rest.router,
     streams.router,
     sessions.router,
+    benchmarks.router,
     log.router,
     openai.router,
     explorer.router,
@@ -95,6 +99,7 @@ def create_app(
         yield
         watched.stop()
         await lag.close()
+        await app.state.benchmarks.stop()
         await app.state.feeds.close()
         await engine.close()
         if spans is not None:
@@ -117,6 +122,7 @@ def create_app(
     app.state.settings = settings
     app.state.engine = engine
     app.state.feeds = Feeds(engine, settings)
+    app.state.benchmarks = Benchmarks(LocalRoad(engine, "ui"), settings, "ui")
     app.state.health = watched
     app.state.metrics = measured
     app.state.token = secrets.token_urlsafe(32)
@@ -141,7 +147,7 @@ def create_app(
         from workbench.ui.page import build_page
         from workbench.ui.theme import mount_options
 
-        gr.mount_gradio_app(app, build_page(engine), path="/", **mount_options())
+        gr.mount_gradio_app(app, build_page(engine, app.state.benchmarks), path="/", **mount_options())
     return app
 
 
@@ -166,6 +172,7 @@ class _Server(uvicorn.Server):
         engine: Engine = self._app.state.engine
         _log.info("shutdown", running=len(engine.active_sessions))
         self._app.state.health.stop()
+        await self._app.state.benchmarks.stop()  # it can be resumed at the trial where it was
         engine.cancel_all("shutdown")
         await super().shutdown(sockets)
         server_file(self._settings).unlink(missing_ok=True)

@@ -202,6 +202,7 @@ class Settings(BaseSettings):
     # datasets, and what code that models wrote may take
     workbench_dataset_max_size: Bytes = 64 * 2**20
     workbench_dataset_max_items: int = Field(100_000, ge=1, le=10_000_000)
+    workbench_benchmarks: Path = Field(default_factory=lambda: home() / "data/benchmarks")
     workbench_bench_max_in_flight: int = Field(1024, ge=1, le=100_000)
     workbench_bench_code_s: Seconds = 10
     workbench_bench_code_memory: Budget = 512 * 2**20

@@ -89,6 +89,14 @@ def answers() -> Mapping[str, Any]:
                 {**session, "prompt": "Name three colors.", "answer": "Red, blue, green."}
             ],
         },
+        "GET /api/v1/benchmarks": {
+            "runs": [{"run_id": "run_1", "name": "quick", "status": "ok", "trials": 96}]
+        },
+        "GET /api/v1/benchmarks/{run}/{form}": {
+            "run_id": "run_1",
+            "name": "quick",
+            "findings": [{"sentence": "b answers first, by 44 ms [38, 51].", "shown": True}],
+        },
         "GET /api/v1/conversations/{conversation_id}": {
             "conversation_id": "con_1",
             "messages": [message],

@@ -41,7 +41,9 @@ def report(
     with open_workbench() as wb:
         evidence = gather(wb.sql, name)
     if as_json:
-        print_json(_told(evidence))
+        from workbench.bench.report import as_values
+
+        print_json(as_values(evidence))
         return
     if html and out is None:
         out = Path(f"{evidence.run_id}.html")
@@ -97,19 +99,3 @@ def _write(evidence: Evidence, out: Path, *, html: bool, markdown: bool) -> None
         out.write_text(page(evidence) if form == ".html" else text(evidence), encoding="utf-8")
     except OSError as error:
         raise invalid(f"{out} cannot be written: {error.strerror}.") from None
-
-
-def _told(evidence: Evidence) -> dict[str, object]:
-    from workbench.bench.findings import caveats, findings
-    from workbench.bench.report import summary
-
-    table = summary(evidence)
-    return {
-        "run_id": evidence.run_id,
-        "name": evidence.name,
-        "findings": [
-            {"sentence": f.sentence, "shown": f.strength == "clear"} for f in findings(evidence)
-        ],
-        "caveats": [{"text": c.text, "cells": list(c.cells)} for c in caveats(evidence)],
-        "cells": table.astype(object).where(table.notna(), None).to_dict("records"),
-    }

@@ -35,6 +35,20 @@ def looks(evidence: Evidence) -> dict[str, Style]:
     return styles(cell.model for cell in evidence.cells)
 
 
+def drawn(
+    evidence: Evidence, table: pd.DataFrame, found: Sequence[Comparison]
+) -> list[tuple[go.Figure, bool]]:
+    """All charts that the run has anything for, in order, and whether each wants the full width."""
+    made = [
+        (tradeoff(evidence, table), True),
+        (load_curve(evidence), True),
+        (ratios(evidence, found), True),
+        (distribution(evidence, "ttft_s", "Time to first token"), False),
+        (distribution(evidence, "tpot_s", "Time per output token"), False),
+    ]
+    return [(figure, wide) for figure, wide in made if figure is not None]
+
+
 def tradeoff(evidence: Evidence, table: pd.DataFrame) -> go.Figure | None:
     """Which model to use: quality against the time of an answer, with memory as the size.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from workbench import figures
 from workbench.bench.comparisons import HIGHER_IS_BETTER
@@ -11,6 +12,9 @@ from workbench.bench.evidence import Evidence
 from workbench.bench.findings import Caveat, caveats, findings
 from workbench.bench.report.cells import cells
 from workbench.bench.report.summary import summary
+
+FIGURE_HEADS: Final = ("cell", "figure", "before", "after", "change", "")
+"""Heads of :func:`figure_row`."""
 
 
 def markdown(evidence: Evidence) -> str:
@@ -61,7 +65,7 @@ def diff_markdown(found: Diff) -> str:
         ),
         "## Figures",
         _table(
-            ["cell", "figure", "before", "after", "change", ""],
+            list(FIGURE_HEADS),
             [figure_row(difference) for difference in found.differences],
         ),
         "Change: after / before for times and speeds, points for scores, with the 95 % interval "

@@ -5,28 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from workbench.bench.evidence import Evidence
-from workbench.bench.findings import Caveat, Finding, caveats, findings
-from workbench.bench.report import charts
+from workbench.bench.findings import Finding, caveats, findings
+from workbench.bench.report import charts, parts
 from workbench.bench.report.cells import cells
 from workbench.bench.report.markdown import environment
 from workbench.bench.report.summary import summary
-from workbench.figures import DASH, escape
+from workbench.figures import escape
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-FIRST_FINDINGS: Final = 6
-MOST_ROWS: Final = 500
-"""Raw rows on the page; all of them are in the log."""
-
-_RAW: Final = (
-    "cell", "item", "repeat", "status", "ttft_s", "tpot_s", "e2e_s", "chars_per_s",
-    "output_tokens", "finish_reason", "contended", "cold",
-)  # fmt: skip
 
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
@@ -66,19 +57,19 @@ def page(evidence: Evidence) -> str:
 
     made, table = findings(evidence), summary(evidence)
     columns, rows = cells(table)
-    trials = _raw(evidence)
+    trials = parts.raw(evidence)
     return _PAGE.format(
         title=escape(evidence.name),
         css=Path(__file__).with_name("page.css").read_text(),
         plotly=get_plotlyjs(),
         meta=_meta(evidence),
-        findings=_findings(made),
-        caveats=_caveats(caveats(evidence)),
+        findings=parts.findings(made),
+        caveats=parts.caveats(caveats(evidence)),
         charts=_charts(evidence, table, made),
-        table=_table([(c.head, c.meaning) for c in columns], rows),
+        table=parts.table([(c.head, c.meaning) for c in columns], rows),
         shown=len(trials),
         count=sum(len(cell.trials) for cell in evidence.cells),
-        raw=_table([(name, "") for name in _RAW], trials),
+        raw=parts.table([(name, "") for name in parts.RAW], trials),
         environment=escape("\n".join(environment(evidence)) or "not recorded"),
         spec=escape(json.dumps(evidence.spec, indent=2, ensure_ascii=False, default=str)),
     )
@@ -98,52 +89,10 @@ def _meta(evidence: Evidence) -> str:
     return escape(" · ".join(parts))
 
 
-def _findings(made: list[Finding]) -> str:
-    if not made:
-        return (
-            '<p class="meta">There is nothing to compare: a comparison needs two cells that differ '
-            "in one thing.</p>"
-        )
-    first, rest = (
-        "".join(map(_finding, part)) for part in (made[:FIRST_FINDINGS], made[FIRST_FINDINGS:])
-    )
-    more = f"{len(made) - FIRST_FINDINGS} more"
-    return f'<ul class="findings">{first}</ul>' + (
-        f'<details><summary>{more}</summary><ul class="findings">{rest}</ul></details>'
-        if rest
-        else ""
-    )
-
-
-def _finding(finding: Finding) -> str:
-    mark = "difference shown" if finding.strength == "clear" else "nothing shown"
-    return f'<li class="{finding.strength}" title="{mark}">{escape(finding.sentence)}</li>'
-
-
-def _caveats(found: Iterable[Caveat]) -> str:
-    items = "".join(
-        f"<li>{''.join(f'<strong>{escape(cell)}</strong>: ' for cell in caveat.cells)}"
-        f"{escape(caveat.text)}</li>"
-        for caveat in found
-    )
-    if not items:
-        return ""
-    return f'<div class="caveats"><strong>Before you compare</strong><ul>{items}</ul></div>'
-
-
 def _charts(evidence: Evidence, table: pd.DataFrame, made: Iterable[Finding]) -> str:
-    comparisons = [finding.comparison for finding in made]
-    drawn = [
-        (charts.tradeoff(evidence, table), True),
-        (charts.load_curve(evidence), True),
-        (charts.ratios(evidence, comparisons), True),
-        (charts.distribution(evidence, "ttft_s", "Time to first token"), False),
-        (charts.distribution(evidence, "tpot_s", "Time per output token"), False),
-    ]
+    drawn = charts.drawn(evidence, table, [finding.comparison for finding in made])
     return "".join(
-        f"<div{' class=wide' if wide else ''}>{_html(figure)}</div>"
-        for figure, wide in drawn
-        if figure is not None
+        f"<div{' class=wide' if wide else ''}>{_html(figure)}</div>" for figure, wide in drawn
     )
 
 
@@ -156,32 +105,3 @@ def _html(figure: go.Figure) -> str:
         config={"displayModeBar": False, "responsive": True},
     )
     return html
-
-
-def _raw(evidence: Evidence) -> list[list[str]]:
-    """The first answers of each cell, as many of each."""
-    share = max(1, MOST_ROWS // len(evidence.cells))
-    return [
-        [_plain(evidence.label(cell) if name == "cell" else record[name]) for name in _RAW]
-        for cell in evidence.cells
-        for record in cell.trials.head(share).to_dict("records")
-    ]
-
-
-def _plain(value: Any) -> str:
-    if value is None or value != value:
-        return DASH
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
-
-
-def _table(heads: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(
-        "".join(("<th", f' title="{escape(meaning)}"' if meaning else "", f">{escape(name)}</th>"))
-        for name, meaning in heads
-    )
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from workbench.analysis.frames import Columns, flag, real, text, typed, whole
 from workbench.bench.comparisons import mean_score
 from workbench.bench.evidence import CellEvidence, Evidence
+from workbench.bench.findings import caveats, findings
 from workbench.errors import invalid
 from workbench.metrics import quantile
 
@@ -65,6 +66,20 @@ def summary(evidence: Evidence) -> pd.DataFrame:
 def scorers(evidence: Evidence) -> list[str]:
     """The scorers that any cell was scored by."""
     return sorted({str(name) for cell in evidence.cells for name in cell.scores["scorer"]})
+
+
+def as_values(evidence: Evidence) -> dict[str, Any]:
+    """What a run found, as JSON values: sentences, what must be known before, the table."""
+    found = summary(evidence)
+    return {
+        "run_id": evidence.run_id,
+        "name": evidence.name,
+        "findings": [
+            {"sentence": f.sentence, "shown": f.strength == "clear"} for f in findings(evidence)
+        ],
+        "caveats": [{"text": c.text, "cells": list(c.cells)} for c in caveats(evidence)],
+        "cells": found.astype(object).where(found.notna(), None).to_dict("records"),
+    }
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -1,0 +1,151 @@
+"""Specs at hand: those that come with the workbench and the user's own; and specs as text.
+
+A spec that came over the network may name datasets of the workbench and files of the folder of own
+benchmarks, but no other file of this machine: what is in it would be in the log.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from workbench.bench import datasets, plan, spec
+from workbench.bench.patterns import Sweep, Trace
+from workbench.bench.workload import workloads
+from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.settings import home
+
+if TYPE_CHECKING:
+    from workbench.settings import Settings
+
+UPLOADS: Final = (".toml", *datasets.FORMATS)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a spec would run. ``trials`` is None where only the run can tell."""
+
+    spec: spec.Spec
+    cells: int
+    trials: int | None
+
+
+def specs(settings: Settings) -> dict[str, Path]:
+    """The specs to start from, by a name that says whose they are: shipped first, then own."""
+    shipped = {path.stem: path for path in _files(_shipped(), (".toml",))}
+    own = {f"own: {path.stem}": path for path in _files(folder(settings), (".toml",))}
+    return {**shipped, **own}
+
+
+def sources(settings: Settings) -> list[str]:
+    """Names of the datasets that a spec may use: ours, and files of the folder."""
+    own = [path.name for path in _files(folder(settings), datasets.FORMATS)]
+    return [*datasets.builtin(), *own]
+
+
+def folder(settings: Settings) -> Path:
+    """Where own specs and datasets are; it need not exist."""
+    return settings.workbench_benchmarks.expanduser().absolute()
+
+
+def keep(settings: Settings, name: str, content: bytes) -> Path:
+    """Put an own dataset, or a spec, into the folder, in place of one of that name.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST`` for a name that is none, or a file that is too large;
+            ``DISK_FULL`` when it cannot be written.
+    """
+    path = folder(settings) / Path(name).name
+    if path.name.startswith(".") or path.suffix.lower() not in UPLOADS:
+        raise invalid(
+            f"{path.name} is neither a spec nor a dataset.",
+            fix=f"Names end in {', '.join(UPLOADS)}.",
+        )
+    if len(content) > settings.workbench_dataset_max_size:
+        raise invalid(
+            f"{path.name} has {len(content):,} bytes, more than "
+            f"{settings.workbench_dataset_max_size:,}.",
+            fix="Take a part of it, or raise WORKBENCH_DATASET_MAX_SIZE.",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise WorkbenchError(
+            ErrorCode.DISK_FULL,
+            f"{path} cannot be written: {error.strerror}.",
+            fix="Make room, or set WORKBENCH_BENCHMARKS to another folder.",
+            operation="bench",
+        ) from None
+    return path
+
+
+def check_files(chosen: spec.Spec, settings: Settings) -> None:
+    """See that a spec from outside reads no file but datasets of ours and of the folder.
+
+    Raises:
+        WorkbenchError: ``FORBIDDEN_PATH``, it names another.
+    """
+    named = [use.source for use in chosen.datasets if not use.source.startswith(datasets.BUILTIN)]
+    if isinstance(chosen.load, Trace):
+        named.append(chosen.load.file)
+    inside = folder(settings).resolve()
+    for name in named:
+        if not (inside / name).resolve().is_relative_to(inside):
+            raise WorkbenchError(
+                ErrorCode.FORBIDDEN_PATH,
+                f"{name} is not in the folder of own benchmarks.",
+                fix=f"Put it into {inside} and give its name, or run the spec in a terminal.",
+                operation="bench",
+            )
+
+
+def outline(text: str, settings: Settings) -> Outline:
+    """Check a spec as a run would, and count what it would do; nothing is run.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``; the message names the line. ``FORBIDDEN_PATH``.
+    """
+    chosen = parse(text, settings)
+    planned = plan.cells(chosen, "outline", workloads(chosen, settings, folder(settings)))
+    if isinstance(chosen.load, Sweep):
+        return Outline(chosen, len(planned), None)
+    totals = plan.expected(chosen, planned).values()
+    known = [total for total in totals if total is not None]
+    return Outline(chosen, len(planned), sum(known) if len(known) == len(planned) else None)
+
+
+def parse(text: str, settings: Settings) -> spec.Spec:
+    """A spec from outside.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``; the message names the line. ``FORBIDDEN_PATH``.
+    """
+    if len(text.encode()) > settings.workbench_max_prompt_bytes:
+        raise invalid("This spec is too long.", fix="A spec is some lines of TOML.")
+    chosen = spec.parse(text, "spec")
+    check_files(chosen, settings)
+    return chosen
+
+
+def to_toml(values: dict[str, Any]) -> str:
+    """Values of a spec (:meth:`workbench.bench.spec.Spec.to_dict`) as the text of its file."""
+    import tomlkit
+
+    return tomlkit.dumps({key: value for key, value in values.items() if value not in ({}, [])})
+
+
+def _shipped() -> Path:
+    """In the checkout, or where a wheel puts data files."""
+    checkout = home() / "benchmarks" / "specs"
+    if checkout.is_dir():
+        return checkout
+    return Path(sysconfig.get_path("data")) / "share" / "llm-workbench" / "specs"
+
+
+def _files(where: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    if where.is_dir():
+        yield from (path for path in sorted(where.iterdir()) if path.suffix.lower() in endings)
