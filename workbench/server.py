@@ -147,7 +147,9 @@ def create_app(
         from workbench.ui.page import build_page
         from workbench.ui.theme import mount_options
 
-        gr.mount_gradio_app(app, build_page(engine, app.state.benchmarks), path="/", **mount_options())
+        gr.mount_gradio_app(
+            app, build_page(engine, app.state.benchmarks), path="/", **mount_options()
+        )
     return app
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import EngineFactory
+from workbench.bench.service import Benchmarks
+from workbench.client.roads import LocalRoad
 from workbench.ui.page import build_page
 from workbench.ui.theme import mount_options
 
@@ -15,6 +17,7 @@ IDS = [
     *("options", "system", "timeline", "hint", "get-demo", "brand", "machine", "tabs"),
     *("models-table", "models-load", "models-unload", "history-table", "history-filter"),
     *("models-memory", "models-queue", "models-pin"),
+    *("bench-spec", "bench-text", "bench-start", "bench-stop", "bench-run", "bench-against"),
     *(
         f"pane-{n}-{part}"
         for n in range(1, 7)
@@ -26,7 +29,9 @@ IDS = [
 @pytest.fixture
 async def config(make_engine: EngineFactory) -> dict[str, Any]:
     """What the browser is told of the page; built in a running loop, as in the server."""
-    return dict(build_page(make_engine()).get_config_file())
+    engine = make_engine()
+    benchmarks = Benchmarks(LocalRoad(engine, "ui"), engine.settings)
+    return dict(build_page(engine, benchmarks).get_config_file())
 
 
 def test_ids_are_there_once(config: dict[str, Any]) -> None:

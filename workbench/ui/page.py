@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gradio as gr
 
+from workbench.bench.service import Benchmarks
 from workbench.engine import Engine
+from workbench.ui.benchmarks import BenchmarksTab
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
 from workbench.ui.header import Header
@@ -12,7 +14,7 @@ from workbench.ui.history import HistoryTab
 from workbench.ui.models import ModelsTab
 
 
-def build_page(engine: Engine) -> gr.Blocks:
+def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
     """The whole page over an engine; mount it with :func:`workbench.ui.theme.mount_options`.
 
     Its handlers are coroutines and must run in the engine's event loop, which they do in the
@@ -27,14 +29,19 @@ def build_page(engine: Engine) -> gr.Blocks:
                 compare = CompareTab(engine, models)
             with gr.Tab("Models", id="models-tab") as models_tab:
                 table = ModelsTab(engine, models)
+            with gr.Tab("Benchmarks", id="benchmarks-tab") as benchmarks_tab:
+                bench = BenchmarksTab(engine, benchmarks, models)
             with gr.Tab("History", id="history-tab") as history_tab:
                 history = HistoryTab(engine)
         models_tab.select(table.refresh, None, table.outputs, **table.SILENT)
         memory = table.memory
         models_tab.select(memory.look, None, memory.outputs, **table.SILENT)
         models_tab.select(memory.opened, None, memory.timer, **table.SILENT)
-        for other in (compare_tab, history_tab):
+        for other in (compare_tab, benchmarks_tab, history_tab):
             other.select(memory.left, None, memory.timer, **table.SILENT)
+        benchmarks_tab.select(bench.opened, None, bench.outputs, **bench.SILENT)
+        for other in (compare_tab, models_tab, history_tab):
+            other.select(bench.left, None, bench.timer, **bench.SILENT)
         history_tab.select(history.refresh, history.inputs, history.outputs, **history.SILENT)
         compare.on_load(page)
         header.on_load(page)

@@ -65,10 +65,11 @@ def mount_options() -> dict[str, Any]:
     The run history that gradio would keep in the browser is off: the log is the one record.
     """
     here = files("workbench.ui")
+    sheets = [(here / name).read_text(encoding="utf-8") for name in ("page.css", "benchmarks.css")]
     return {
         "theme": theme(),
         # As a style element: gradio rewrites what it is given as css, and loses container queries.
-        "head": f"<style>{(here / 'page.css').read_text(encoding='utf-8')}</style>",
+        "head": f"<style>{''.join(sheets)}</style>",
         "js": (here / "page.js").read_text(encoding="utf-8"),
         "footer_links": [],
         "run_history": False,

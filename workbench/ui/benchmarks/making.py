@@ -1,0 +1,216 @@
+"""A new run: a spec that is chosen, uploaded, pasted or built, and checked as it is typed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import gradio as gr
+
+from workbench import figures
+from workbench.bench import library
+from workbench.bench.spec import Spec
+from workbench.errors import WorkbenchError
+from workbench.figures import escape
+from workbench.ui import catalogue, notices
+from workbench.ui.benchmarks.form import LOADS, MADE, Form, write
+from workbench.ui.markup import html
+
+if TYPE_CHECKING:
+    from workbench.settings import Settings
+    from workbench.ui.catalogue import Catalogue
+
+_QUIET: Final[dict[str, Any]] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "concurrency_limit": None,
+}
+_MODES: Final = ("as the load asks", "isolated", "interleaved", "concurrent")
+
+
+class Making:
+    """Builds it at the current place.
+
+    Args:
+        settings: bounds, and the folder of own benchmarks.
+        models: the shared listing.
+    """
+
+    def __init__(self, settings: Settings, models: Catalogue) -> None:
+        self._settings = settings
+        self._models = models
+        with gr.Row(elem_classes=["wb-tools"]):
+            self._chosen = gr.Dropdown(
+                [],
+                value=None,
+                label="Spec",
+                elem_id="bench-spec",
+                scale=1,
+                min_width=120,
+            )
+            self._upload = gr.UploadButton(
+                "Upload",
+                file_types=[*library.UPLOADS],
+                size="sm",
+                elem_id="bench-upload",
+                elem_classes=["wb-small"],
+                scale=0,
+                min_width=70,
+            )
+        with gr.Accordion("Build one", open=False, elem_id="bench-form"):
+            self._fields, self._names, self._source = _form()
+        self.text = gr.Textbox(
+            label="The spec (TOML)",
+            lines=14,
+            max_lines=24,
+            placeholder="Choose a ready spec, build one above, or paste one here.",
+            elem_id="bench-text",
+        )
+        self.told = html("", elem_id="bench-outline")
+        """What the text would run, or what is wrong with it."""
+        self.start = gr.Button(
+            "Start", variant="primary", size="sm", elem_id="bench-start", interactive=True
+        )
+        self._wire()
+
+    def _wire(self) -> None:
+        self._chosen.input(self._read, self._chosen, [self.text, self.told], **_QUIET)
+        self._upload.upload(
+            self._take, self._upload, [self.text, self.told, self._chosen, self._source], **_QUIET
+        )
+        gr.on(
+            [field.input for field in self._fields],
+            self._write,
+            self._fields,
+            self.text,
+            trigger_mode="always_last",
+            **_QUIET,
+        )
+        self.text.change(self.outline, self.text, self.told, trigger_mode="always_last", **_QUIET)
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What :meth:`opened` speaks of."""
+        return [self._chosen, self._source, self._names]
+
+    async def opened(self) -> list[Any]:
+        """The lists, anew."""
+        listing = await self._models.listing(max_age_s=1.0)
+        specs, sources = await asyncio.to_thread(self._files)
+        return [
+            gr.update(choices=specs),
+            gr.update(choices=[MADE, *sources]),
+            gr.update(choices=catalogue.choices(listing.models)),
+        ]
+
+    def spec(self, text: str) -> Spec:
+        """The spec in the text.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``; the message names the line.
+        """
+        return library.parse(text, self._settings)
+
+    async def outline(self, text: str) -> str:
+        """What the text would run, or what is wrong with it, as HTML."""
+        if not text.strip():
+            return ""
+        try:
+            found = await asyncio.to_thread(library.outline, text, self._settings)
+        except WorkbenchError as problem:
+            return refusal(problem, text)
+        return _outline(found)
+
+    # -- handlers
+
+    def _files(self) -> tuple[list[str], list[str]]:
+        return [*library.specs(self._settings)], library.sources(self._settings)
+
+    async def _read(self, name: str) -> list[Any]:
+        path = library.specs(self._settings).get(name)
+        if path is None:
+            return [gr.skip(), notices.note("This spec is no longer there.")]
+        text = await asyncio.to_thread(path.read_text, encoding="utf-8", errors="replace")
+        return [text, gr.skip()]
+
+    async def _take(self, uploaded: str) -> list[Any]:
+        """An upload: a spec goes into the text, a dataset into the folder."""
+        path = Path(uploaded)
+        skipped: list[Any] = [gr.skip()] * 4
+        try:
+            content = await asyncio.to_thread(path.read_bytes)
+            kept = await asyncio.to_thread(library.keep, self._settings, path.name, content)
+        except WorkbenchError as problem:
+            return [skipped[0], notices.error_card(problem), *skipped[2:]]
+        specs, sources = await asyncio.to_thread(self._files)
+        lists = [gr.update(choices=specs), gr.update(choices=[MADE, *sources])]
+        if kept.suffix.lower() == ".toml":
+            text = content.decode(errors="replace")
+            return [text, gr.skip(), *lists]
+        words = f"{kept.name} is here: choose it in the form, or name it as a source."
+        return [gr.skip(), notices.note(words), *lists]
+
+    async def _write(self, *values: Any) -> str:
+        return write(Form(*values))
+
+
+def refusal(problem: WorkbenchError, text: str) -> str:
+    """What is wrong, with the line as it stands there."""
+    line = problem.details.get("line")
+    lines = text.splitlines()
+    quoted = ""
+    if isinstance(line, int) and 0 < line <= len(lines):
+        quoted = (
+            f'<pre class="wb-line">{line}  {escape(figures.shorten(lines[line - 1], 120))}</pre>'
+        )
+    return notices.error_card(problem) + quoted
+
+
+def _outline(found: library.Outline) -> str:
+    models = len(found.spec.models)
+    trials = "as many trials as it takes" if found.trials is None else f"{found.trials:,} trials"
+    words = (
+        f"{models} model{'' if models == 1 else 's'}, "
+        f"{found.cells:,} cell{'' if found.cells == 1 else 's'}, {trials}, "
+        f"{found.spec.mode.value}, {found.spec.repeats:,} repeats"
+    )
+    return f'<div class="wb-notice" data-kind="note" data-outline="ok">{escape(words)}</div>'
+
+
+def _form() -> tuple[Sequence[Any], gr.Dropdown, gr.Dropdown]:
+    """The fields in the order of :class:`Form`; the pickers of models and of datasets."""
+
+    def named(kind: Callable[..., Any], label: str, name: str, **settings: Any) -> Any:
+        return kind(label=label, elem_id=f"bench-form-{name}", min_width=110, **settings)
+
+    name = named(gr.Textbox, "Name", "name", value="my benchmark", max_lines=1)
+    models = named(
+        gr.Dropdown, "Models", "models", choices=[], value=[], multiselect=True,
+        allow_custom_value=True,
+    )  # fmt: skip
+    source = named(gr.Dropdown, "Questions", "source", choices=[MADE], value=MADE)
+    with gr.Row():
+        count = named(gr.Number, "How many", "count", value=8, precision=0)
+        repeats = named(gr.Number, "Repeats", "repeats", value=5, precision=0)
+        temperature = named(gr.Number, "Temperature", "temperature", value=0)
+    with gr.Row():
+        read = named(gr.Textbox, "Prompt tokens", "input", value="64", max_lines=1)
+        written = named(gr.Textbox, "Answer tokens", "output", value="64", max_lines=1)
+    with gr.Row():
+        mode = named(
+            gr.Dropdown, "Timing mode", "mode", choices=[*_MODES], value=_MODES[0], scale=1
+        )
+        pattern = named(gr.Dropdown, "Load", "load", choices=[*LOADS], value="isolated", scale=1)
+        points = named(
+            gr.Textbox, "Users, rates or turns", "points", value="1, 4", max_lines=1, scale=1
+        )
+    with gr.Row():
+        ttft = named(gr.Number, "SLO: TTFT (s)", "ttft", value=None)
+        tpot = named(gr.Number, "SLO: per token (s)", "tpot", value=None)
+    fields = [
+        *(name, models, source, count, read, written, repeats, temperature),
+        *(mode, pattern, points, ttft, tpot),
+    ]
+    return fields, models, source

@@ -1,0 +1,316 @@
+"""The Benchmarks tab: a new run, the one under way, the runs of the log, one in full, two compared.
+
+The run belongs to the server, not to the page: a page looks at it once a second while its tab is
+open, and whoever opens one finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import gradio as gr
+import pandas as pd
+
+from workbench.bench import listing
+from workbench.bench.evidence import gather
+from workbench.bench.service import Benchmarks
+from workbench.engine import Engine
+from workbench.errors import WorkbenchError, invalid
+from workbench.figures import DASH, escape
+from workbench.ui import notices
+from workbench.ui.benchmarks import live
+from workbench.ui.benchmarks.making import Making, refusal
+from workbench.ui.benchmarks.results import Results
+from workbench.ui.catalogue import Catalogue
+from workbench.ui.markup import html
+
+ROWS: Final = 50
+"""The newest runs that the tab shows."""
+COLUMNS: Final = ("name", "begun", "status", "cells", "trials", "SLO", "run")
+
+_EVERY_S: Final = 1.0
+_QUERY_S: Final = 30.0
+_RESUMABLE: Final = ("interrupted", "cancelled", "error")
+
+
+class BenchmarksTab:
+    """Builds the tab at the current place.
+
+    Args:
+        engine: whose log is read.
+        benchmarks: the run of this server.
+        models: the shared listing.
+    """
+
+    SILENT: Final[dict[str, Any]] = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        "concurrency_limit": None,
+    }
+
+    def __init__(self, engine: Engine, benchmarks: Benchmarks, models: Catalogue) -> None:
+        self._engine = engine
+        self._benchmarks = benchmarks
+        with gr.Row(elem_id="benchmarks"):
+            with gr.Column(elem_id="bench-new", scale=0, min_width=340):
+                self._making = Making(engine.settings, models)
+            with gr.Column(elem_id="bench-runs", scale=1, min_width=340):
+                self._build_runs()
+                self._results = Results(engine)
+        self.timer = gr.Timer(_EVERY_S, active=False)
+        self._seen = gr.State(None)
+        """How many runs had ended, and whether one was under way, when the list was shown."""
+        self._wire()
+
+    def _build_runs(self) -> None:
+        self._live = html("", elem_id="bench-live")
+        self._stop = gr.Button(
+            "Stop this run",
+            size="sm",
+            variant="stop",
+            visible=False,
+            elem_id="bench-stop",
+            elem_classes=["wb-small"],
+        )
+        self._notice = html("", elem_id="bench-notice", elem_classes=["wb-notices"])
+        self._table = gr.Dataframe(
+            value=table([]),
+            headers=list(COLUMNS),
+            interactive=False,
+            show_label=False,
+            label="Runs",
+            buttons=[],
+            max_height=230,
+            elem_id="bench-table",
+        )
+        with gr.Row(elem_classes=["wb-tools"]):
+            self._chosen = gr.Dropdown(
+                [], value=None, label="Run", elem_id="bench-run", scale=1, min_width=120
+            )
+            self._against = gr.Dropdown(
+                [],
+                value=None,
+                label="Compare with",
+                elem_id="bench-against",
+                scale=1,
+                min_width=120,
+            )
+            self._resume, self._again, self._refresh = (
+                gr.Button(
+                    words,
+                    size="sm",
+                    elem_id=f"bench-{name}",
+                    elem_classes=["wb-small"],
+                    scale=0,
+                    min_width=70,
+                    interactive=name == "refresh",
+                )
+                for words, name in (
+                    ("Resume", "resume"),
+                    ("Use its spec", "again"),
+                    ("Refresh", "refresh"),
+                )
+            )
+        self._diff = html("", elem_id="bench-diff", elem_classes=["wb-report"])
+
+    def _wire(self) -> None:
+        silent = self.SILENT
+        shown = [self._diff, *self._results.outputs, self._resume, self._again]
+        self._making.start.click(
+            self._start, self._making.text, [self._making.told, *self._looked], **silent
+        )
+        self._stop.click(self._end, None, self._looked, **silent)
+        self._resume.click(self._go_on, self._chosen, [self._notice, *self._looked], **silent)
+        self._again.click(self._spec_of, self._chosen, [self._making.text, self._notice], **silent)
+        self.timer.tick(self._look, [self._seen, self._chosen], self._looked, **silent)
+        self._refresh.click(self._anew, self._chosen, self._looked, **silent)
+        # A click in the table chooses the run; to choose one shows it.
+        self._table.select(self._picked, None, self._chosen, queue=False, **_QUICK)
+        self._chosen.change(
+            self._show,
+            [self._chosen, self._against],
+            shown,
+            show_progress="minimal",
+            api_visibility="private",
+            concurrency_limit=None,
+            trigger_mode="always_last",
+        )
+        self._against.input(self._compare, [self._chosen, self._against], self._diff, **silent)
+
+    @property
+    def _looked(self) -> list[Any]:
+        """What :meth:`_look` speaks of."""
+        return [
+            *(self._live, self._stop, self._making.start),
+            *(self._table, self._chosen, self._against, self._seen),
+        ]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What :meth:`opened` speaks of."""
+        return [*self._making.outputs, *self._looked, self.timer]
+
+    async def opened(self) -> list[Any]:
+        """The tab is looked at: everything anew, and the clock runs."""
+        return [*await self._making.opened(), *await self._anew(None), gr.Timer(active=True)]
+
+    def left(self) -> Any:
+        """The tab is no longer looked at."""
+        return gr.Timer(active=False)
+
+    # -- the run of the server
+
+    async def _start(self, text: str) -> list[Any]:
+        try:
+            spec = await asyncio.to_thread(self._making.spec, text)
+            await self._benchmarks.start(spec)
+        except WorkbenchError as problem:
+            return [refusal(problem, text), *await self._anew(None)]
+        return [gr.skip(), *await self._anew(None)]
+
+    async def _go_on(self, chosen: str | None) -> list[Any]:
+        try:
+            if not chosen:
+                raise invalid("No run is chosen.", fix="Choose one that was stopped.")
+            await self._benchmarks.resume(chosen)
+        except WorkbenchError as problem:
+            return [notices.error_card(problem), *await self._anew(chosen)]
+        return ["", *await self._anew(chosen)]
+
+    async def _end(self) -> list[Any]:
+        await self._benchmarks.stop()
+        return await self._anew(None)
+
+    async def _look(self, seen: tuple[int, bool] | None, chosen: str | None) -> list[Any]:
+        """Every second: the run under way; the list only when one has begun or ended."""
+        if seen != self._now:
+            return await self._anew(None if self._now[0] != (seen or (0, False))[0] else chosen)
+        if not self._benchmarks.running:
+            return [gr.skip()] * len(self._looked)
+        return [live.render(self._benchmarks), *[gr.skip()] * (len(self._looked) - 1)]
+
+    @property
+    def _now(self) -> tuple[int, bool]:
+        return self._benchmarks.ended, self._benchmarks.running
+
+    async def _anew(self, chosen: str | None) -> list[Any]:
+        """The run under way and the list; ``chosen`` stays, else the newest ended one is it."""
+        now = self._now
+        running = now[1]
+        shown = [
+            live.render(self._benchmarks),
+            gr.update(visible=running, interactive=not self._benchmarks.stopping),
+            gr.update(interactive=not running, value="A run is under way" if running else "Start"),
+        ]
+        try:
+            runs = await asyncio.to_thread(
+                listing.runs, partial(self._engine.store.query, timeout_s=_QUERY_S), ROWS
+            )
+        except WorkbenchError as problem:
+            shown[0] += notices.error_card(problem)
+            return [*shown, *[gr.skip()] * 3, now]
+        entries = [(label(run), run["run_id"]) for run in runs]
+        ended = [run["run_id"] for run in runs if run["status"] != "active" and run["trials"]]
+        if chosen is None and ended:
+            chosen = ended[0]
+        if not runs:
+            shown[0] += EMPTY
+        return [
+            *shown,
+            gr.update(value=table(runs), visible=bool(runs)),
+            gr.update(choices=entries, value=chosen),
+            gr.update(choices=[("nothing", ""), *entries]),
+            now,
+        ]
+
+    # -- one run, and two
+
+    async def _picked(self, event: gr.SelectData) -> Any:
+        return event.row_value[-1] if event.row_value else gr.skip()
+
+    async def _show(self, chosen: str | None, against: str | None) -> list[Any]:
+        status = await asyncio.to_thread(self._status, chosen) if chosen else ""
+        free = status in _RESUMABLE and not self._benchmarks.running
+        return [
+            await self._compare(chosen, against),
+            *await self._results.show(chosen),
+            gr.update(interactive=free),
+            gr.update(interactive=bool(status)),
+        ]
+
+    def _status(self, run: str) -> str:
+        try:
+            return str(listing.find(self._engine.store.query, run)["status"])
+        except WorkbenchError:
+            return ""
+
+    async def _spec_of(self, chosen: str | None) -> list[Any]:
+        """The spec of a run into the text, to change and run it again."""
+        from workbench.bench import library
+        from workbench.bench.evidence import as_mapping
+
+        found = await asyncio.to_thread(
+            self._engine.store.rows,
+            "SELECT spec FROM benchmark_runs WHERE run_id = $run",
+            {"run": chosen or ""},
+        )
+        if not found:
+            return [gr.skip(), notices.note("Choose a run first.")]
+        return [library.to_toml(as_mapping(found[0]["spec"])), ""]
+
+    async def _compare(self, chosen: str | None, against: str | None) -> str:
+        """What changed from the other run to the chosen one."""
+        if not chosen or not against or chosen == against:
+            return ""
+        try:
+            return await asyncio.to_thread(self._compared, against, chosen)
+        except WorkbenchError as problem:
+            return notices.error_card(problem)
+
+    def _compared(self, before: str, after: str) -> str:
+        from workbench.bench.diff import diff
+        from workbench.bench.report import parts
+
+        read = partial(self._engine.store.query, timeout_s=_QUERY_S)
+        runs = sorted(
+            (gather(read, before), gather(read, after)), key=lambda one: one.run["created_at"]
+        )
+        found = diff(*runs)
+        names = " → ".join(escape(f"{one.name} ({one.run_id})") for one in runs)
+        return f"<h2>{names}</h2>{parts.diff(found)}"
+
+
+_QUICK: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
+EMPTY: Final = (
+    '<div class="wb-empty"><strong>No run yet</strong><span>Choose a ready spec and start it: '
+    "<code>quick</code> takes under two minutes with the demo model. Runs of "
+    "<code>workbench bench run</code> appear here as well.</span></div>"
+)
+
+
+def table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A row a run."""
+    rows = [
+        (
+            run["name"],
+            _time(run),
+            run["status"],
+            *(DASH if run["status"] == "active" else f"{run[n]:,}" for n in ("cells", "trials")),
+            {None: DASH, True: "kept", False: "missed"}[run["slo_met"]],
+            run["run_id"],
+        )
+        for run in runs
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+
+def label(run: dict[str, Any]) -> str:
+    """A line of the pickers."""
+    return f"{run['name']}  ·  {_time(run)}  ·  {run['status']}  ·  {run['run_id']}"
+
+
+def _time(run: dict[str, Any]) -> str:
+    return str(run["created_at"])[5:16].replace("T", " ")
