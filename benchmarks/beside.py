@@ -8,6 +8,7 @@ from typing import Any, Final
 from benchmarks.figures import Trace, median
 from benchmarks.peers import Peer
 from benchmarks.prompts import prompts
+from benchmarks.watch import Surroundings
 
 LIMIT_S: Final = 120.0
 ANSWERS: Final = 3
@@ -24,9 +25,15 @@ async def beside(ours: Peer, other: Peer, turn: int, tokens: int) -> dict[str, A
 
     Returns:
         Tokens per second of one stream after its first token: ``alone`` and ``together``, each with
-        ``ours`` and ``other``; ``shares`` is the latter over the former.
+        ``ours`` and ``other``; ``shares`` is the latter over the former. ``surroundings`` are those
+        of both parts together.
     """
-    sides = {"ours": ours, "other": other}
+    with Surroundings(ours.pid) as around:
+        found = await _alone_and_together({"ours": ours, "other": other}, turn, tokens)
+    return {"turn": turn, **found, "surroundings": around.figures}
+
+
+async def _alone_and_together(sides: dict[str, Peer], turn: int, tokens: int) -> dict[str, Any]:
     alone = {}
     for name, peer in sides.items():
         alone[name] = _speed(await _answers(peer, turn, f"alone-{name}", tokens, ANSWERS))
@@ -47,7 +54,6 @@ async def beside(ours: Peer, other: Peer, turn: int, tokens: int) -> dict[str, A
     both = await asyncio.gather(*(until_both(name) for name in sides))
     together = {name: _speed(traces) for name, traces in zip(sides, both, strict=True)}
     return {
-        "turn": turn,
         "alone": alone,
         "together": together,
         "shares": {
