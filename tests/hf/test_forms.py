@@ -67,6 +67,20 @@ def test_packed_rows_depend_on_their_neighbours_by_rounding_only() -> None:
     torch.testing.assert_close(packed(x)[0], together[0], rtol=1e-5, atol=1e-5)
 
 
+def test_a_large_matrix_is_packed_by_pieces_that_give_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, bias = torch.randn(70, 96, generator=generator), torch.randn(70, generator=generator)
+    x = torch.randn(3, 2, 96, generator=generator)
+    for one_bias in (bias, None):
+        whole = weights.PackedLinear(weight, one_bias)(x)
+        with monkeypatch.context() as patch:
+            patch.setattr(weights, "_PIECE_BYTES", 32 * 96 * 4)
+            pieces = weights.PackedLinear(weight, one_bias)
+        assert torch.equal(pieces(x), whole)
+
+
 def test_rounded_rows_do_not_depend_on_their_neighbours() -> None:
     generator = torch.Generator().manual_seed(1)
     rounded = weights.DynamicInt8Linear(torch.randn(64, 96, generator=generator), None)

@@ -46,18 +46,40 @@ def random_model(family: str, **more: Any) -> Any:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each recording, whether it was one by layer."""
+    tried = []
+    step = recorded.RecordedStep
+
+    def record(*arguments: Any, by_layer: bool) -> recorded.RecordedStep:
+        tried.append(by_layer)
+        return step(*arguments, by_layer=by_layer)
+
+    monkeypatch.setattr("workbench.hf.slots.RecordedStep", record)
+    return tried
+
+
 @pytest.mark.parametrize(
     ("family", "form"),
     [*((family, "plain") for family in FAMILIES), *(("llama", form) for form in weights.FORMS)],
 )
 @torch.inference_mode()
-def test_recorded_steps_compute_what_the_model_does(family: str, form: str) -> None:
+def test_recorded_steps_compute_what_the_model_does(
+    family: str, form: str, ways: list[bool]
+) -> None:
     model = random_model(family)
     if form != "plain":
         weights.convert(model, form)
-    plain, fast = SlotRunner(model, torch.float32), SlotRunner(model, torch.float32)
+    fast = SlotRunner(model, torch.float32)
     fast.record()
     assert fast.recorded
+    assert ways == [True]  # by layer, at the first try
+    assert_same_steps(model, fast)
+
+
+def assert_same_steps(model: Any, fast: SlotRunner) -> None:
+    plain = SlotRunner(model, torch.float32)
     # Other numbers of requests and other lengths than those it was recorded with, long beyond the
     # window of sliding attention, and slots that do not begin with the first.
     for low, lengths in ((0, [1]), (0, [40, 3]), (2, [9, 20, 140]), (0, [5] * 8)):
@@ -71,6 +93,28 @@ def test_recorded_steps_compute_what_the_model_does(family: str, form: str) -> N
             starts = [length + step for length in lengths]
             expected = plain.forward(low, tokens, starts)
             torch.testing.assert_close(fast.forward(low, tokens, starts), expected)
+
+
+@torch.inference_mode()
+def test_a_layer_that_only_looks_like_the_others_has_the_model_recorded_whole(
+    ways: list[bool],
+) -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self, hidden: list[float]) -> None:
+            super().__init__()
+            self.hidden = hidden
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.hidden[0]
+
+    model = random_model("llama")
+    for number, layer in enumerate(model.model.layers):
+        layer.mlp.act_fn = Scaled([1.0 + number])
+    fast = SlotRunner(model, torch.float32)
+    fast.record()
+    assert fast.recorded
+    assert ways == [True, False]
+    assert_same_steps(model, fast)
 
 
 @torch.inference_mode()
@@ -89,7 +133,8 @@ def test_a_graph_that_computes_something_else_is_not_used(monkeypatch: pytest.Mo
     wrong.lm_head.weight.mul_(1.01)
     step = recorded.RecordedStep
     monkeypatch.setattr(
-        "workbench.hf.slots.RecordedStep", lambda _, *arguments: step(wrong, *arguments)
+        "workbench.hf.slots.RecordedStep",
+        lambda _, *arguments, by_layer: step(wrong, *arguments, by_layer=by_layer),
     )
     runner = SlotRunner(model, torch.float32)
     runner.record()

@@ -8,6 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from workbench.hf.footprint import FLOAT32_UP_TO_PARAMETERS
 from workbench.hf.headers import read_gguf
 from workbench.hf.options import LoadOptions
 from workbench.hf.protocol import Load, Loaded
+from workbench.hf.recorded_layers import layers_of
 from workbench.hf.sampling import Grammar
 from workbench.hf.slots import (
     Runner,
@@ -97,11 +99,16 @@ def load(wanted: Load) -> LoadedModel:
     device = _device(wanted.gpu, options.device)
     torch.set_num_threads(wanted.threads)
     try:
-        tokenizer = _tokenizer(wanted)
-        with torch.inference_mode():
+        with ThreadPoolExecutor(1) as pool, torch.inference_mode():
+            # Read while the weights are packed; not while transformers reads a GGUF, which is
+            # patched meanwhile.
+            reading = pool.submit(_tokenizer, wanted)
+            if wanted.gguf_file is not None:
+                reading.result()
             fitted = fit(
-                wanted, options, device, tokenizer, lambda: _whole(wanted, options, device)
+                wanted, options, device, reading.result, lambda: _whole(wanted, options, device)
             )
+            tokenizer = reading.result()
     except Exception as error:
         raise load_error(error, wanted, device) from error
     model = fitted.model
@@ -143,7 +150,7 @@ def load(wanted: Load) -> LoadedModel:
         cache_bytes_per_token=_cache_bytes_per_token(model, fitted.runner),
         threads_pay_from=threads_pay_from(fitted),
         thinks=_thinks(tokenizer),
-        layers=_layers(model),
+        layers=layers_of(model),
         description=Loaded(
             dtype=dtype or dtype_name(model),
             device=device,
@@ -381,9 +388,3 @@ def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     if own is None and tokenizer is not None:
         own = tokenizer.eos_token_id
     return frozenset([own] if isinstance(own, int) else own or [])
-
-
-def _layers(model: Any) -> list[torch.nn.Module]:
-    """The model's blocks, in order: the longest list of modules in it."""
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return list(max(lists, key=len, default=[]))

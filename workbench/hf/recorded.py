@@ -10,16 +10,17 @@ tenth faster again, for a minute of compiling (``benchmarks/RESULTS.md``).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from workbench.hf.recorded_layers import LayerGraphs, Window, name_packed
+
 Masks = torch.Tensor | Mapping[str, torch.Tensor]
-Window = Sequence[torch.Tensor]
-"""Keys or values of each layer, of shape (requests, tokens, heads, head size)."""
 
 
 class RecordedStep:
@@ -33,6 +34,7 @@ class RecordedStep:
         masks: additive, of shape (requests, 1, 1, tokens); by kind of layer if there are several.
         keys: see :data:`Window`; the new tokens' are written into them.
         values: likewise.
+        by_layer: record one layer of those that are alike for all of them.
 
     Raises:
         Exception: whatever recording a model that cannot be recorded comes to.
@@ -46,18 +48,23 @@ class RecordedStep:
         masks: Masks,
         keys: Window,
         values: Window,
+        *,
+        by_layer: bool = True,
     ) -> None:
         model.requires_grad_(False)  # or its weights could be no constants of the graph
         kinds = None if isinstance(masks, torch.Tensor) else tuple(sorted(masks))
         self._kinds = kinds
+        self.by_layer = by_layer
+        arguments = self._arguments(ids, positions, masks, keys, values)
+        step = _Step(model, kinds)
         with warnings.catch_warnings():
             # It warns of each Python number that it takes for constant, and that there are newer
             # means. Whether the numbers are right is compared, not hoped.
             warnings.simplefilter("ignore")
+            if by_layer:
+                step.use_layer_graphs(arguments)
             self._graph = torch.jit.trace(  # type: ignore[no-untyped-call]
-                _Step(model, kinds),
-                self._arguments(ids, positions, masks, keys, values),
-                check_trace=False,
+                step, arguments, check_trace=False
             )
 
     def __call__(
@@ -113,6 +120,7 @@ class _Step(nn.Module):
 
     def __init__(self, model: Any, kinds: tuple[str, ...] | None) -> None:
         super().__init__()
+        self.layers: LayerGraphs | None = None
 
         def run(
             ids: torch.Tensor,
@@ -122,21 +130,35 @@ class _Step(nn.Module):
             keys: Window,
             values: Window,
         ) -> torch.Tensor:
-            output = model(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=masks[0] if kinds is None else dict(zip(kinds, masks, strict=True)),
-                past_key_values=_Windows(rows, positions, keys, values),
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            cache = rows, positions, keys, values
+            with self.layers.in_place(*cache) if self.layers is not None else nullcontext():
+                output = model(
+                    input_ids=ids,
+                    position_ids=positions,
+                    attention_mask=masks[0]
+                    if kinds is None
+                    else dict(zip(kinds, masks, strict=True)),
+                    past_key_values=_Windows(*cache),
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
             return output.logits[:, 0]  # type: ignore[no-any-return]
 
-        self.__dict__["_run"] = run
-        for number, module in enumerate(model.modules()):
-            for name, value in vars(module).items():
-                if isinstance(value, torch.ScriptObject):
-                    setattr(self, f"{name}_{number}", value)
+        self.__dict__["_run"], self.__dict__["_model"] = run, model
+        name_packed(self, model)
+
+    def use_layer_graphs(self, arguments: tuple[Any, ...]) -> None:
+        """Record the layers, with the arguments of a step."""
+        _, positions, rows, _, keys, values = arguments
+        self.layers = LayerGraphs(
+            self._model,  # type: ignore[arg-type]
+            lambda: self(*arguments),
+            rows,
+            positions,
+            keys,
+            values,
+            _Windows,
+        )
 
     def forward(self, *arguments: Any) -> torch.Tensor:
         return self._run(*arguments)  # type: ignore[no-any-return, operator]

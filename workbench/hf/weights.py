@@ -19,6 +19,7 @@ _LARGEST_FLOAT16: Final = 65504.0
 _MOST_OTHER: Final = 0.05
 """Share of the parameters that may be in modules other than linear layers and embeddings."""
 _INT4_GROUP: Final = 32
+_PIECE_BYTES: Final = 16 * 2**20
 
 
 class Unsuitable(Exception):
@@ -31,17 +32,30 @@ class PackedLinear(nn.Module):
     Each row of the input is computed by itself. The kernel sums in another order for another number
     of rows, though, so an answer inside a batch may part from the one alone where two tokens are
     as likely to within rounding; ``dtype=float32`` was not seen to.
+
+    A large matrix, which a head is, is packed by pieces of its outputs: packing reads it across its
+    rows, and is a quarter quicker where these stay in the processor's cache.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
-        if not bool(weight.abs().max() <= _LARGEST_FLOAT16):  # also false for NaN
+        low, high = weight.aminmax()
+        if not bool((low >= -_LARGEST_FLOAT16) & (high <= _LARGEST_FLOAT16)):  # also for NaN
             raise Unsuitable("some weights are too large for float16")
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), bias)
+        rows = max(_PIECE_BYTES // (4 * weight.shape[1]), 1)
+        self._names: list[str] = []
+        for start in range(0, len(weight), rows):
+            part = weight[start : start + rows].float().contiguous()
+            its_bias = None if bias is None else bias[start : start + rows]
+            self._names.append(f"packed_{start}")
+            made = torch.ops.quantized.linear_prepack_fp16(part, its_bias)
+            setattr(self, self._names[-1], made)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` of shape (..., inputs), float32."""
-        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)  # type: ignore[no-any-return]
+        product = torch.ops.quantized.linear_dynamic_fp16
+        parts = [product(x, getattr(self, name)) for name in self._names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 class Int8Linear(nn.Module):
@@ -52,6 +66,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
+        weight = weight.float()
         scales = weight.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
         self.register_buffer("weight", (weight / scales).round().to(torch.int8))
         self.register_buffer("scales", scales[:, 0].to(torch.bfloat16))
@@ -78,6 +93,7 @@ class DynamicInt8Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
+        weight = weight.float()
         scales = (weight.abs().amax(dim=1).clamp_min(1e-12) / 127).double()
         zeros = torch.zeros(len(scales), dtype=torch.long)
         with warnings.catch_warnings():
@@ -112,7 +128,7 @@ class Int4Linear(nn.Module):
         outputs, inputs = weight.shape
         if inputs % _INT4_GROUP or outputs % 16:
             raise Unsuitable(f"a weight of shape {outputs} x {inputs} does not divide into groups")
-        groups = weight.reshape(outputs, -1, _INT4_GROUP)
+        groups = weight.float().reshape(outputs, -1, _INT4_GROUP)
         low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
         scales = ((high - low) / 15).clamp_min(1e-9)
         # The kernel computes (q - 8) * scale + zero.
@@ -200,6 +216,7 @@ class WideEmbedding(nn.Module):
 
 
 Form = Callable[[torch.Tensor, torch.Tensor | None], nn.Module]
+"""Made of a matrix in the type of its file and a bias in float32."""
 FORMS: Final[dict[str, Form]] = {
     "packed": PackedLinear,
     "int8": Int8Linear,
@@ -285,4 +302,4 @@ def _put(model: Any, name: str, module: nn.Module) -> None:
 
 def _linear(linear: nn.Linear, form: Form) -> nn.Module:
     bias = None if linear.bias is None else linear.bias.detach().float()
-    return form(linear.weight.detach().float(), bias)
+    return form(linear.weight.detach(), bias)
