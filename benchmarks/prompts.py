@@ -69,9 +69,31 @@ QUALITY: Final = (
     "Write a short story about a cat that learns to swim.",
     "List five useful habits for a student and say why each one helps.",
     "Describe how bread is made, from the field to the table.",
-    "What is the difference between weather and climate?",
-    "Write a polite letter to a neighbor about a noisy dog.",
-    "Tell me how a bicycle stays upright when it moves.",
-    "Summarize what a computer's memory is for, in simple words.",
+    "I moved into a small flat above a bakery last month. The ovens start at three in the morning, "
+    "and the floor of my bedroom is warm before the sun is up, which is pleasant in winter. What "
+    "is less pleasant is the noise of the mixer, which stands right under my bed. The baker is a "
+    "kind man of nearly seventy years who gives bread to half of the street when somebody is ill. "
+    "Write him a polite letter in which I ask whether the mixer could stand somewhere else.",
+    "A class of ten-year-olds has asked me what the difference between weather and climate is. "
+    "They know what rain, wind and snow are, they have kept a diary of the temperature in front of "
+    "the school for six weeks, and one of them said that a cold week in May proves that nothing is "
+    "getting warmer. Tell them the difference in simple words, with their own diary as an example.",
+    "My grandfather repaired bicycles for forty years and always said that a bicycle wants to go "
+    "straight. I never understood what he meant: when I let go of it, it falls over at once, but "
+    "when it rolls down the hill without anybody on it, it stays upright for a long way. I have "
+    "read about spinning wheels, about the angle of the fork and about a rider who steers without "
+    "noticing it. Tell me how a bicycle stays upright when it moves, and which of the three counts "
+    "most.",
+    'The following text is from a guide for new colleagues. "The memory of a computer keeps what '
+    "is being worked on. It is fast and forgets everything when the power goes. The disk is slow "
+    "and forgets nothing. A program that needs more memory than there is has to move a part of its "
+    "work to the disk and fetch it again later, and then everything takes a hundred times as long. "
+    "If your machine becomes slow in the afternoon, close what you do not need before you ask for "
+    'a larger one." Summarize it in three short sentences for somebody who has never thought about '
+    "what is inside of a computer.",
 )
-"""Everyday requests with long answers; the quality gate compares greedy answers to them."""
+"""Everyday requests with long answers; the quality gate compares greedy answers to them.
+
+The last four are long enough to be read in bfloat16 where short ones are not (``prompts_from`` in
+:mod:`workbench.hf.quality`).
+"""

@@ -100,15 +100,15 @@ def load(wanted: Load) -> LoadedModel:
     torch.set_num_threads(wanted.threads)
     try:
         with ThreadPoolExecutor(1) as pool, torch.inference_mode():
-            # Read while the weights are packed; not while transformers reads a GGUF, which is
-            # patched meanwhile.
-            reading = pool.submit(_tokenizer, wanted)
-            if wanted.gguf_file is not None:
-                reading.result()
-            fitted = fit(
-                wanted, options, device, reading.result, lambda: _whole(wanted, options, device)
-            )
-            tokenizer = reading.result()
+            reading = functools.cache(lambda: pool.submit(_tokenizer, wanted))
+
+            def whole() -> Any:
+                model = _whole(wanted, options, device)
+                reading()  # begun now: packing leaves Python free, transformers' loader does not
+                return model
+
+            fitted = fit(wanted, options, device, lambda: reading().result(), whole)
+            tokenizer = reading().result()
     except Exception as error:
         raise load_error(error, wanted, device) from error
     model = fitted.model
