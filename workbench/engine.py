@@ -23,15 +23,17 @@ from workbench.contention import Generations
 from workbench.disk import ModelDisk
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf.deletion import Deletion
+from workbench.inspection import Inspection
 from workbench.jobs import Job
 from workbench.keeping import LogKeeper
 from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.observer import Observer
-from workbench.providers.base import Provider
+from workbench.providers.base import CancellationToken, Provider
 from workbench.receipts import Receipt
 from workbench.record import recover
 from workbench.rotation import ModelRotationService, Overview, Preview, ResidencyChange
+from workbench.rotation.context import Context
 from workbench.rotation.estimates import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
 from workbench.session import LiveSession, Parts, prompt_bytes
@@ -297,6 +299,30 @@ class Engine:
         """Let a model be evicted again."""
         route = await self.router.resolve(model)
         await self.rotation.unpin(route, keep_alive_s=self.settings.workbench_keep_alive_s)
+
+    async def inspect(self, request: ChatRequest) -> Inspection:
+        """What the model's runtime would make of a request; loads the model, answers nothing.
+
+        Raises:
+            WorkbenchError: as :meth:`stream`, and what the runtime says.
+        """
+        self._validate(request)
+        route = await self.router.resolve(request.model)
+        timeouts, settings = request.timeouts, self.settings
+        async with self.rotation.slot(
+            route,
+            mode=request.timing_mode,
+            keep_alive_s=self.rotation.stay_s(route.model, settings.workbench_keep_alive_s),
+            num_ctx=request.options.num_ctx,
+            context=Context(prompt_bytes(request), 1),
+            load_timeout_s=timeouts.load_s,
+            priority=request.priority,
+            cancel=CancellationToken(),
+            queue_timeout_s=timeouts.queue_s or settings.workbench_queue_timeout_s,
+            on_standing=lambda standing: None,
+            on_loading=lambda message: None,
+        ):
+            return await route.provider.inspect(request, route.name)
 
     def overview(self) -> Overview:
         """Who is in memory, who waits, and who would leave next."""

@@ -250,12 +250,16 @@ class ChatRequest:
     ``fallback`` is a model id to use if this one fails before its first token. ``tools`` are the
     functions that the model may ask for, each in the OpenAI form
     ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+    ``forced`` is an answer, in pieces, that the model is made to give: with ``options.logprobs`` it
+    tells how likely each token of it would have been. A runtime that chooses its tokens itself is
+    asked piece by piece.
     """
 
     model: str
     messages: tuple[Message, ...]
     options: Options = field(default_factory=Options)
     tools: tuple[Mapping[str, Any], ...] = ()
+    forced: tuple[str, ...] = ()
     timing_mode: TimingMode = TimingMode.CONCURRENT
     priority: Priority = Priority.INTERACTIVE
     fallback: str | None = None

@@ -139,6 +139,12 @@ class Inference:
                     return
                 if any(message.images for message in messages):
                     raise BackendError(400, NO_IMAGES)
+                if request._debug_render_only:
+                    # Not recorded: as api/types.go and server/routes.go of the real server have it.
+                    text = await _prompt_text(request, resident, messages)
+                    told = {"_debug_info": {"rendered_template": text}}
+                    await answer.json({**_head(request, ""), "done": False, **told})
+                    return
                 events = self._complete(request, options, resident, messages, outcome)
                 async with aclosing(events):
                     async for text, logprobs in events:

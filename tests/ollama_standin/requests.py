@@ -141,6 +141,7 @@ _COMMON: dict[str, Check] = {
     "shift": _FLAG,
     "logprobs": _FLAG,
     "top_logprobs": _integer,
+    "_debug_render_only": _FLAG,
 }
 _CHAT: dict[str, Check] = {
     **_COMMON,
@@ -194,6 +195,7 @@ class InferenceRequest:
     shift: bool = True
     logprobs: bool = False
     top_logprobs: int = 0
+    _debug_render_only: bool = False
 
 
 @dataclass

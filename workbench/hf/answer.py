@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf.fitting import first_line
 from workbench.hf.loading import LoadedModel, is_out_of_memory
 from workbench.hf.prompting import make_prompt
@@ -51,12 +52,15 @@ class Answer:
         self.ids = prompt.ids
         self.evaluated = 0
         """How many of ``ids`` the model has seen."""
-        self.max_new = min(self._options.max_tokens, prompt.limit - len(prompt.ids))
+        forced = self._forced_ids(request.forced)
+        most = self._options.max_tokens if forced is None else len(forced)
+        self.max_new = min(most, prompt.limit - len(prompt.ids))
         self.sampler = Sampler(
             self._options,
             request.seed,
             prompt.ids,
             loaded.grammar(self._options.response_format),
+            forced,
         )
         self.last_token: int | None = None
         self.count = 0
@@ -90,6 +94,14 @@ class Answer:
     def tokens_at_most(self) -> int:
         """Cells of the cache that this request may come to need."""
         return self._n_prompt + self.max_new
+
+    def _forced_ids(self, text: str | None) -> deque[int] | None:
+        if text is None:
+            return None
+        ids = self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise invalid("The text to be scored is empty.", fix="Give an answer that has text.")
+        return deque(ids)
 
     def admit(self) -> None:
         """Note that the evaluation of the prompt begins."""

@@ -22,6 +22,8 @@ from workbench.hf.protocol import (
     Failed,
     Finished,
     Generate,
+    Inspect,
+    Inspected,
     Load,
     Loaded,
     Logged,
@@ -69,6 +71,7 @@ class WorkerClient:
         """When the worker last said something, in the event loop's time."""
         self._loading: asyncio.Future[Loaded] | None = None
         self._requests: dict[int, asyncio.Queue[GenerationMessage | WorkbenchError]] = {}
+        self._inspections: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._death: WorkbenchError | None = None
         self._closing = False
         self._writer: asyncio.StreamWriter | None = None
@@ -133,6 +136,7 @@ class WorkerClient:
         threads: int,
         cancel: CancelSignal,
         tools: Sequence[Mapping[str, Any]] = (),
+        forced: str | None = None,
     ) -> AsyncGenerator[GenerationMessage, None]:
         """Stream one answer; the last item is its ``Finished``.
 
@@ -146,6 +150,7 @@ class WorkerClient:
             threads: compute threads for this request.
             cancel: ends the generation within a token; its ``Finished`` still comes.
             tools: functions that the model may ask for, in the OpenAI form.
+            forced: an answer to be taken in place of the model's own choice.
 
         Raises:
             WorkbenchError: the worker's own error, or ``HF_PIPELINE_ERROR`` if it died.
@@ -166,6 +171,7 @@ class WorkerClient:
                     threads,
                     [dict(tool) for tool in tools],
                     logs.bound("correlation_id"),
+                    forced,
                 )
             )
             while not over:
@@ -180,6 +186,29 @@ class WorkerClient:
                 # The consumer left; its slot is free for the next request once this is over.
                 await self._abandon(number, inbox)
             del self._requests[number]
+
+    async def inspect(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Mapping[str, Any]:
+        """What the model would make of a request: fields of ``inspection.Inspection``.
+
+        Raises:
+            WorkbenchError: the worker's own error, or ``HF_PIPELINE_ERROR`` if it died.
+        """
+        self._next_request += 1
+        number = self._next_request
+        self._inspections[number] = asyncio.get_running_loop().create_future()
+        try:
+            asked = Inspect(
+                number, [dict(one) for one in messages], dict(options), [dict(one) for one in tools]
+            )
+            await self._send(asked)
+            return await self._inspections[number]
+        finally:
+            del self._inspections[number]
 
     async def _abandon(
         self, number: int, inbox: asyncio.Queue[GenerationMessage | WorkbenchError]
@@ -267,10 +296,14 @@ class WorkerClient:
             inbox = self._requests.get(message.request_id)
             if inbox is not None:
                 inbox.put_nowait(message)
+        elif isinstance(message, Inspected):
+            self._settle_inspection(message.request_id, message.facts)
         elif isinstance(message, Failed):
             error = WorkbenchError.from_dict(message.error)
             if message.request_id is None:
                 self._settle_load(error)
+            elif message.request_id in self._inspections:
+                self._settle_inspection(message.request_id, error)
             elif message.request_id in self._requests:
                 self._requests[message.request_id].put_nowait(error)
         elif isinstance(message, Logged):
@@ -284,9 +317,20 @@ class WorkerClient:
         if self._loading is not None and not self._loading.done():
             self._loading.set_exception(error)
 
+    def _settle_inspection(self, number: int, end: Mapping[str, Any] | WorkbenchError) -> None:
+        waiting = self._inspections.get(number)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(end, WorkbenchError):
+            waiting.set_exception(end)
+        else:
+            waiting.set_result(end)
+
     def _die(self, error: WorkbenchError) -> None:
         self._death = error
         self._settle_load(error)
+        for number in list(self._inspections):
+            self._settle_inspection(number, error)
         for inbox in self._requests.values():
             inbox.put_nowait(error)
         if self.on_death is not None and not self._closing:

@@ -59,6 +59,8 @@ class LoadedModel:
     thinks: bool
     """Whether its answers may begin with thinking between tags."""
     description: Loaded
+    files: Load
+    """Where its files are."""
     layers: list[torch.nn.Module] = field(default_factory=list)
     _grammar_tokenizer: Any = None
 
@@ -150,6 +152,7 @@ def load(wanted: Load) -> LoadedModel:
         cache_bytes_per_token=_cache_bytes_per_token(model, fitted.runner),
         threads_pay_from=threads_pay_from(fitted),
         thinks=_thinks(tokenizer),
+        files=wanted,
         layers=layers_of(model),
         description=Loaded(
             dtype=dtype or dtype_name(model),

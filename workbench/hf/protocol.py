@@ -82,7 +82,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Answer ``messages`` (``types.Message``); ``options`` are those of ``types.Options``."""
+    """Answer ``messages`` (``types.Message``); ``options`` are those of ``types.Options``.
+
+    ``forced`` is an answer to be taken token by token in place of the model's own choice.
+    """
 
     request_id: int
     messages: list[dict[str, Any]]
@@ -91,6 +94,17 @@ class Generate:
     threads: int
     tools: list[dict[str, Any]] = field(default_factory=list)
     correlation_id: str | None = None
+    forced: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Tell what would be made of a request; ``messages`` and ``options`` as for an answer."""
+
+    request_id: int
+    messages: list[dict[str, Any]]
+    options: dict[str, Any]
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +171,14 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspected:
+    """The answer to ``Inspect``: fields of ``inspection.Inspection``."""
+
+    request_id: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The generation ended; the last message of a request that did not fail."""
 
@@ -190,12 +212,14 @@ Message = (
     | Exited
     | Load
     | Generate
+    | Inspect
     | Cancel
     | Trim
     | Loaded
     | Token
     | Called
     | Warned
+    | Inspected
     | Finished
     | Failed
     | Logged
@@ -208,12 +232,14 @@ _TYPES: Final[dict[str, type[Message]]] = {
         Exited,
         Load,
         Generate,
+        Inspect,
         Cancel,
         Trim,
         Loaded,
         Token,
         Called,
         Warned,
+        Inspected,
         Finished,
         Failed,
         Logged,

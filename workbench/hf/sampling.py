@@ -6,6 +6,7 @@ alone and inside a batch, as far as the logits are the same.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -37,12 +38,14 @@ class Sampler:
         seed: of this request's random generator.
         prompt: token ids, which the repetition penalty counts too.
         grammar: restricts the choice, or None.
+        forced: token ids that are taken one after the other, whatever the model would choose.
     """
 
     options: Options
     seed: int
     prompt: Sequence[int]
     grammar: Grammar | None = None
+    forced: deque[int] | None = None
     _generator: torch.Generator = field(init=False)
     _seen: set[int] = field(init=False)
 
@@ -125,8 +128,11 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[int | Work
         values, ids = (part.cpu() for part in torch.topk(rows, max(wanted), dim=-1))
         for at, (row, k) in enumerate(zip(together, wanted, strict=True)):
             chosen[row] = samplers[row].draw(values[at, :k], ids[at, :k])
-    for sampler, token in zip(samplers, chosen, strict=True):
+    for row, sampler in enumerate(samplers):
+        token = chosen[row]
         if isinstance(token, int):
+            if sampler.forced:
+                chosen[row] = token = sampler.forced.popleft()
             sampler.accept(token)
     return chosen
 

@@ -21,14 +21,17 @@ import transformers
 
 from workbench import logs
 from workbench.errors import WorkbenchError
+from workbench.hf.answer import generation_error
 from workbench.hf.batch import Batch
-from workbench.hf.loading import load
+from workbench.hf.loading import LoadedModel, load
 from workbench.hf.protocol import (
     Cancel,
     Decoder,
     Failed,
     Finished,
     Generate,
+    Inspect,
+    Inspected,
     Load,
     Logged,
     Message,
@@ -52,6 +55,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._batch: Batch | None = None
+        self._loaded: LoadedModel | None = None
         self._correlation: dict[int, str | None] = {}
 
     def serve(self) -> None:
@@ -65,6 +69,8 @@ class Worker:
                     assert self._batch is not None
                     self._correlation[message.request_id] = message.correlation_id
                     self._batch.add(message)
+                elif isinstance(message, Inspect):
+                    self._inspect(message)
                 elif isinstance(message, Trim) and self._batch is not None:
                     self._batch.trim()
             if self._batch is not None and not self._batch.idle:
@@ -102,6 +108,7 @@ class Worker:
             log.warning("worker_load_failed", code=error.code, exc_info=error)
             self._send(Failed(None, error.to_dict()))
             return
+        self._loaded = loaded
         self._batch = Batch(
             loaded,
             max_batch=message.max_batch,
@@ -112,6 +119,19 @@ class Worker:
         told = loaded.description
         log.info("worker_loaded", device=told.device, dtype=told.dtype, load_s=told.load_ns / 1e9)
         self._send(told)
+
+    def _inspect(self, message: Inspect) -> None:
+        from workbench.hf.inspecting import facts  # rarely needed
+
+        assert self._loaded is not None
+        try:
+            self._send(Inspected(message.request_id, facts(self._loaded, message)))
+        except WorkbenchError as error:
+            self._send(Failed(message.request_id, error.to_dict()))
+        except Exception as error:  # whatever a tokenizer or a file raises
+            traceback.print_exc()
+            failed = generation_error(error, self._loaded.device, 0)
+            self._send(Failed(message.request_id, failed.to_dict()))
 
     def _send(self, message: Message) -> None:
         if isinstance(message, (Finished, Failed)) and message.request_id is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from workbench.errors import WorkbenchError
+from workbench.inspection import Inspection
 from workbench.types import ChatRequest, ModelInfo, ProviderEvent
 
 
@@ -155,8 +156,12 @@ class Provider(Protocol):
 
         After ``cancel`` the stream ends within two tokens, with a ``ProviderFinish`` if the
         runtime still gives its counts and without one otherwise. Closing the iterator stops the
-        work too.
+        work too. With ``request.forced`` the tokens are those of that text.
         """
+        ...
+
+    async def inspect(self, request: ChatRequest, model: str) -> Inspection:
+        """What the runtime would make of a request; the model is in memory. Nothing is answered."""
         ...
 
     def pids(self, model: str) -> Sequence[int]:

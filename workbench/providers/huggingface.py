@@ -22,6 +22,7 @@ from workbench.hf.manager import (
 )
 from workbench.hf.options import canonical, split_name
 from workbench.hf.protocol import Called, Finished, Token, Warned
+from workbench.inspection import Inspection
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.settings import Settings
 from workbench.types import (
@@ -179,6 +180,7 @@ class HuggingFaceProvider:
             threads=self._threads_for(request, model),
             cancel=cancel,
             tools=request.tools,
+            forced="".join(request.forced) or None,
         )
         try:
             async with aclosing(messages):
@@ -188,6 +190,18 @@ class HuggingFaceProvider:
             metadata.error_count += error.code is not ErrorCode.INVALID_REQUEST
             raise
         metadata.record_answer(time.monotonic() - started)
+
+    async def inspect(self, request: ChatRequest, model: str) -> Inspection:
+        """From the tokenizer and the files of the loaded model."""
+        worker = await self.manager.load(model)
+        told = await worker.client.inspect(
+            [asdict(message) for message in request.messages],
+            request.options.to_dict(),
+            request.tools,
+        )
+        return Inspection.from_dict(
+            {"model": f"{self.name}/{model}", "digest": worker.model.info.digest, **told}
+        )
 
     def _threads_for(self, request: ChatRequest, model: str) -> int:
         if self._threads is not None:

@@ -12,23 +12,26 @@ import datetime as dt
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.inspection import Inspection
 from workbench.memory import devices
 from workbench.providers import ollama_wire as wire
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.providers.ollama_errors import MalformedAnswer, seam
 from workbench.providers.ollama_pids import RunnerFinder, blob_of, is_loopback
+from workbench.providers.ollama_probe import OllamaProbe, inspection
 from workbench.settings import Settings
 from workbench.types import ChatRequest, ModelInfo, ProviderEvent
 
 if TYPE_CHECKING:
     from workbench.providers.ollama_client import OllamaClient
 
+T = TypeVar("T")
 _Line = tuple[int, dict[str, Any]]
 _Entries = Mapping[str, Mapping[str, Any]]
 
@@ -283,13 +286,48 @@ class OllamaProvider:
             key = wire.canonical(model)
             self._streams[key] += 1
             try:
-                overflow = request.options.overflow
-                async with aclosing(self._events(body, cancel, overflow)) as events:
+                if request.forced:
+                    probe = OllamaProbe(self._call, body)
+                    events = probe.score(request.forced, request.options.logprobs, cancel)
+                else:
+                    events = self._events(body, cancel, request.options.overflow)
+                async with aclosing(events):
                     async for event in events:
                         yield event
             finally:
                 self._streams[key] -= 1
                 self._stays(key, _deadline(stay))
+
+    async def inspect(self, request: ChatRequest, model: str) -> Inspection:
+        """What the server tells of its own; see :mod:`ollama_probe` for how."""
+        with self._guard("show", model):
+            body = wire.chat_body(request, model, 0, self._settings.workbench_keep_alive_s)
+            key = wire.canonical(model)
+            tags, running = await self._tags_and_ps()
+            tag = tags.get(key, {})
+            shown = await self._describe(key, model, tag)
+            probe = OllamaProbe(self._call, body)
+            rendered, cut = await self._whole(probe.rendered())
+            ids = None
+            if rendered is not None and cut is None:
+                ids, cut = await self._whole(probe.token_ids(rendered))
+            version = (await self._call("GET", "/api/version")).get("version")
+            entry = self._entry(key, tag, running)
+            digest = tag.get("digest")
+            known = (f"{self.name}/{model}", body, shown, entry, rendered, ids, cut)
+            return inspection(*known, digest, version)
+
+    async def _whole(self, asked: Awaitable[T]) -> tuple[T | None, tuple[int, int] | None]:
+        """What was asked for, or the tokens of prompt and context if it does not fit."""
+        from ollama import ResponseError
+
+        try:
+            return await asked, None
+        except ResponseError as error:
+            warning = wire.cut_warning(error)
+            if warning is None:
+                raise
+            return None, (warning.details["uncut_prompt_tokens"], warning.details["num_ctx"])
 
     async def _events(
         self, body: Mapping[str, Any], cancel: CancellationToken, overflow: str

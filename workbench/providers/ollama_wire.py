@@ -189,7 +189,7 @@ def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken | ProviderToo
     thinking, content = message.get("thinking") or "", message.get("content") or ""
     if not isinstance(thinking, str) or not isinstance(content, str):
         raise MalformedAnswer(_excerpt(line))
-    logprobs = tuple(_objects(line, "logprobs"))
+    logprobs = tuple(logprobs_of(line))
     if thinking:
         yield ProviderToken(thinking, t_ns, channel="reasoning", logprobs=logprobs)
         logprobs = ()
@@ -198,6 +198,11 @@ def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken | ProviderToo
         yield ProviderToken(content, t_ns, logprobs=logprobs)
     for call in calls:
         yield ProviderToolCall(_tool_call(call), t_ns)
+
+
+def logprobs_of(answer: JsonObject) -> Sequence[JsonObject]:
+    """The probabilities that came with an answer or a line."""
+    return _objects(answer, "logprobs")
 
 
 def _tool_call(call: JsonObject) -> ToolCall:

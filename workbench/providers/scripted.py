@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.inspection import Inspection
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.types import (
     Channel,
@@ -216,6 +217,11 @@ class ScriptedProvider:
     ) -> AsyncGenerator[ProviderEvent, None]:
         """Play the schedule against absolute deadlines, so that lateness does not add up."""
         schedule = self._schedule(model)
+        if request.forced:
+            raise invalid(
+                f"scripted/{model} plays a schedule and knows no probabilities.",
+                fix="Choose a real model.",
+            )
         if request.tools and not schedule.tool_calls:
             raise invalid(
                 f"scripted/{model} cannot call functions.",
@@ -248,6 +254,14 @@ class ScriptedProvider:
                 yield ProviderToolCall(call, time.monotonic_ns())
         yield ProviderFinish(
             finish_reason, schedule.prompt_tokens, produced, count_source="runtime"
+        )
+
+    async def inspect(self, request: ChatRequest, model: str) -> Inspection:
+        """A schedule does not look at its prompt."""
+        self._schedule(model)
+        why = "a schedule does not look at its prompt"
+        return Inspection(
+            f"{self.name}/{model}", untold={"rendered": why, "token_ids": why}, runtime="scripted"
         )
 
     def _schedule(self, model: str) -> Schedule:
