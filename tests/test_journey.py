@@ -208,3 +208,36 @@ def test_ollama_that_is_no_ollama(monkeypatch: pytest.MonkeyPatch, demo_folder: 
     assert "OLLAMA_" in done.stderr
     assert "OLLAMA_HOST" in done.stderr
     assert listing["problems"]["ollama"]["code"].startswith("OLLAMA_")
+
+
+def test_why_two_runtimes_differ(real_models: None, demo_safetensors: str) -> None:
+    """The same weights, another prompt: named, and told from rounding, on the command line too."""
+    with Workbench() as wb:
+        sheet = wb.parity(demo_safetensors, OLLAMA, COLORS)
+        assert sheet.causes[0].code == "SYSTEM_PROMPT_ADDED", "the demo's own template adds one"
+        assert "SmolLM" in sheet.causes[0].says
+        assert sheet.same_prompt is False
+        equal = wb.parity(demo_safetensors, OLLAMA, COLORS, system="Be brief.")
+        assert equal.same_prompt is True, "the two tokenizers agree, id by id"
+        assert "WEIGHTS_ROUNDED" in [cause.code for cause in equal.causes]
+
+        found = wb.diverge(demo_safetensors, OLLAMA, COLORS, system="Be brief.", repeats=1)
+        assert [answer.same_repeats for answer in (found.a, found.b)] == [1, 1], "greedy is steady"
+        assert "".join(one.text for one in found.forced) == found.a.text
+        assert found.verdict != "different"
+        assert (found.agreement or 0) > 0.7
+        own, other = found.perplexities
+        assert own
+        assert other
+        assert 0.5 < own / other < 2
+
+        # Read by itself, token by token, the model says what it said when it chose them.
+        again = wb.diverge(demo_safetensors, demo_safetensors, COLORS, repeats=0, max_tokens=12)
+        assert again.verdict == "same"
+        assert again.mean_divergence_nats == pytest.approx(0, abs=1e-3)
+        logged = wb.sql("SELECT kind, count(*)::INT AS n FROM insights GROUP BY ALL ORDER BY kind")
+        assert logged.to_dict("list") == {"kind": ["divergence", "parity"], "n": [2, 2]}
+        assert wb.sql("SELECT * FROM latencies").empty, "none of this is a measurement of speed"
+    done = run_cli("parity", "-m", OLLAMA, "-m", OLLAMA, COLORS, "--json")
+    assert json.loads(done.stdout)["causes"] == [], done.stderr
+    assert run_cli("diverge", "-m", OLLAMA, COLORS).returncode == 1

@@ -24,7 +24,8 @@ class Inspection:
         token_texts: of each id, where the runtime tells.
         template: the chat template's source; its language differs between runtimes.
         default_system: a system prompt that comes with the model, used where a request has none.
-        special_tokens: by role (``bos``, ``eos``, ``pad``), as text or as id, as the runtime tells.
+        special_tokens: ids by role (``bos``, ``eos``, ``pad``).
+        begin_text: the begin token as text.
         adds_bos: whether the tokenizer puts a begin token before every text.
         end_tokens: ids that end an answer.
         stop: strings that end an answer.
@@ -51,7 +52,8 @@ class Inspection:
     token_texts: tuple[str, ...] | None = None
     template: str | None = None
     default_system: str | None = None
-    special_tokens: Mapping[str, str | int] = field(default_factory=dict)
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
+    begin_text: str | None = None
     adds_bos: bool | None = None
     end_tokens: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()

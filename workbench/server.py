@@ -25,6 +25,7 @@ from workbench.api import (
     graphql,
     handlers,
     health,
+    insight,
     log,
     metrics,
     openai,
@@ -66,6 +67,7 @@ FACES = (
     sessions.router,
     benchmarks.router,
     log.router,
+    insight.router,
     openai.router,
     explorer.router,
 )

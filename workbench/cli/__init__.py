@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from workbench.cli import bench, log, models, talk
+from workbench.cli import bench, insight, log, models, talk
 from workbench.cli.options import AsJson
 from workbench.cli.shared import open_workbench, print_json
 from workbench.errors import WorkbenchError
@@ -28,6 +28,8 @@ app.add_typer(bench.app, name="bench", no_args_is_help=True)
 app.add_typer(log.app, name="db", no_args_is_help=True)
 app.command()(talk.chat)
 app.command()(talk.compare)
+app.command()(insight.parity)
+app.command()(insight.diverge)
 
 
 @app.command()

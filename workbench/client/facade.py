@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 
     from workbench.bench.progress import Outcome, Progress
     from workbench.bench.spec import Spec
+    from workbench.insight import Divergence, ParitySheet
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.rows import Mode
 
+from workbench.client.insight import request_of
 from workbench.client.remote import Remote
 from workbench.client.sessions import sessions_frame
 from workbench.client.transport import connect
@@ -351,6 +353,58 @@ class Workbench:
     def cancel(self, session_id: str) -> bool:
         """Stop a running stream from elsewhere; False when there is none of that id."""
         return self._transport.cancel(session_id)
+
+    # -- why they differ
+
+    def parity(
+        self, a: str, b: str, prompt: str, *, system: str | None = None, **options: Any
+    ) -> ParitySheet:
+        """What two models make of one prompt before they answer, and why they will differ.
+
+        Args:
+            a: model id or a bare name.
+            b: the other one.
+            prompt: the user's message.
+            system: system prompt of both.
+            options: sampling options; temperature 0 unless given.
+
+        Returns:
+            The sheet; its ``causes`` are ranked, and a notebook shows it as tables.
+
+        Raises:
+            WorkbenchError: of either model.
+        """
+        request = request_of(a, prompt, system, "python", options)
+        return self._transport.parity(request, b)
+
+    def diverge(
+        self,
+        a: str,
+        b: str,
+        prompt: str,
+        *,
+        system: str | None = None,
+        repeats: int = 2,
+        **options: Any,
+    ) -> Divergence:
+        """Where two answers to one prompt part, and whether that was a coin toss.
+
+        Both models answer alone on the machine, with the probabilities of the 20 likeliest tokens;
+        then ``b`` is made to read ``a``'s answer token by token.
+
+        Args:
+            a: model id or a bare name.
+            b: the other one.
+            prompt: the user's message.
+            system: system prompt of both.
+            repeats: further answers of each, to see whether it always says the same.
+            options: sampling options; greedy and 64 tokens unless given.
+
+        Raises:
+            WorkbenchError: of either model.
+        """
+        request = request_of(a, prompt, system, "python", options)
+        return self._transport.diverge(request, b, repeats)
 
     # -- benchmarks
 

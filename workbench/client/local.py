@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.client.roads import Work
+    from workbench.insight import Divergence, ParitySheet
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.rows import Mode
@@ -119,6 +120,16 @@ class Local:
                 yield item
         finally:
             self._await(events.aclose())
+
+    def parity(self, request: ChatRequest, other: str) -> ParitySheet:
+        from workbench.insight import logged
+
+        return self._await(logged.parity(self._engine, request, other))
+
+    def diverge(self, request: ChatRequest, other: str, repeats: int) -> Divergence:
+        from workbench.insight import logged
+
+        return self._await(logged.diverge(self._engine, request, other, repeats=repeats))
 
     def cancel(self, session_id: str) -> bool:
         async def stop() -> bool:

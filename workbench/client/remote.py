@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from workbench import logs, wire
+from workbench.client.insight import body_of
 from workbench.client.roads import RemoteRoad, Work, drive
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.jobs import Job
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import httpx
     import pandas as pd
 
+    from workbench.insight import Divergence, ParitySheet
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.remote import QuackReader
@@ -139,6 +141,18 @@ class Remote:
         from workbench.rotation import Overview
 
         return Overview.from_dict(self._call("GET", "/queue"))
+
+    def parity(self, request: ChatRequest, other: str) -> ParitySheet:
+        from workbench.insight import ParitySheet
+
+        told = self._call("POST", "/parity", body_of(request, other))
+        return ParitySheet.from_dict(told)
+
+    def diverge(self, request: ChatRequest, other: str, repeats: int) -> Divergence:
+        from workbench.insight import Divergence
+
+        body = {**body_of(request, other), "repeats": repeats}
+        return Divergence.from_dict(self._call("POST", "/diverge", body))
 
     def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
         asked = {"model": model, "revision": revision, "gguf_file": gguf_file}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.client.roads import Work
+    from workbench.insight import Divergence, ParitySheet
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.rows import Mode
@@ -47,6 +48,8 @@ class Transport(Protocol):
         self, requests: Sequence[ChatRequest]
     ) -> Generator[tuple[int, StreamEvent], None, None]: ...
     def cancel(self, session_id: str) -> bool: ...
+    def parity(self, request: ChatRequest, other: str) -> ParitySheet: ...
+    def diverge(self, request: ChatRequest, other: str, repeats: int) -> Divergence: ...
     def sql(
         self, query: str, params: Mapping[str, Any] | None, limit: int | None
     ) -> pd.DataFrame: ...

@@ -42,10 +42,11 @@ def facts(loaded: LoadedModel, request: Inspect) -> dict[str, Any]:
         "token_texts": [_text(tokenizer, one) for one in prompt.ids],
         "template": tokenizer.chat_template or None,
         "special_tokens": {
-            role: text
+            role: one
             for role in ("bos", "eos", "pad")
-            if (text := getattr(tokenizer, f"{role}_token", None)) is not None
+            if (one := getattr(tokenizer, f"{role}_token_id", None)) is not None
         },
+        "begin_text": tokenizer.bos_token,
         "adds_bos": _adds_bos(tokenizer),
         "end_tokens": sorted(loaded.eos_ids),
         "stop": list(options.stop),
@@ -125,6 +126,8 @@ def _computed_in(loaded: LoadedModel) -> str:
 def _rope(config: Any) -> dict[str, Any]:
     given = getattr(config, "rope_parameters", None) or {}
     rope = {key: value for key, value in given.items() if isinstance(value, (int, float, str))}
+    if rope.get("rope_type") == "default":
+        del rope["rope_type"]
     if "rope_theta" not in rope and (theta := getattr(config, "rope_theta", None)):
         rope["rope_theta"] = theta
     return rope

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Final, Protocol
 
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.insight.divergence import Answer, Divergence
 from workbench.insight.probabilities import Step
 from workbench.insight.sheet import ParitySheet
@@ -23,8 +23,13 @@ from workbench.types import (
 
 N_TOP: Final = 20
 """Alternatives asked for per token; Ollama gives no more."""
+MAX_REPEATS: Final = 20
+MAX_TOKENS: Final = 1_024
 SOURCE: Final = "insight"
 """Under which the log has these sessions; views of speed leave them out."""
+
+REPEATS: Final = 2
+"""Further answers of each model by default."""
 
 Tell = Callable[[str], None]
 
@@ -62,7 +67,7 @@ async def diverge(
     request: ChatRequest,
     other: str,
     *,
-    repeats: int = 2,
+    repeats: int = REPEATS,
     tell: Tell = lambda stage: None,
 ) -> Divergence:
     """Let two models answer, and the second one score the first one's answer.
@@ -80,6 +85,7 @@ async def diverge(
     Raises:
         WorkbenchError: of either model.
     """
+    _check(request, other, repeats)
     options = replace(request.options, logprobs=N_TOP)
     request = replace(request, options=options, timing_mode=TimingMode.ISOLATED, source=SOURCE)
     answers = []
@@ -101,6 +107,18 @@ async def diverge(
         plain = replace(options, stop=(), response_format=None)
         forced = await _steps(asker, replace(request, model=other, options=plain, forced=pieces))
     return Divergence(first, second, tuple(forced))
+
+
+def _check(request: ChatRequest, other: str, repeats: int) -> None:
+    if not 0 <= repeats <= MAX_REPEATS:
+        raise invalid(f"repeats is {repeats}.", fix=f"Choose repeats between 0 and {MAX_REPEATS}.")
+    most = request.options.max_tokens
+    if most > MAX_TOKENS:
+        raise invalid(
+            f"max_tokens is {most:,}: some runtimes are asked for each token of an answer again.",
+            fix=f"Choose max_tokens up to {MAX_TOKENS}.",
+            option="max_tokens",
+        )
 
 
 async def _steps(asker: Asker, request: ChatRequest) -> tuple[Step, ...]:

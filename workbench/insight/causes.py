@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any, Final, Literal
 
 from workbench.inspection import Inspection
@@ -65,15 +66,34 @@ def _cut(a: Inspection, b: Inspection) -> Iterator[Cause]:
 
 def _system(a: Inspection, b: Inspection) -> Iterator[Cause]:
     for one, other in ((a, b), (b, a)):
-        text = one.default_system
-        if text and one.rendered and text in one.rendered and text not in (other.rendered or text):
+        added = _inserted(one.rendered, other.rendered)
+        if added is not None and "system" in added:
+            own = one.default_system
+            text = own if own and own in added else added.strip()
+            where = "model file (SYSTEM)" if own else "chat template"
             yield Cause(
                 "SYSTEM_PROMPT_ADDED",
                 "decisive",
-                f"{one.model} brings a system prompt of its own: {_short(text)!r}.",
-                f"Give the same system prompt to both, or make a model without SYSTEM from "
-                f"{one.model}.",
+                f"The {where} of {one.model} adds a system prompt of its own: {_short(text)!r}.",
+                "Give both the same system prompt; then neither adds one.",
             )
+
+
+def _inserted(longer: str | None, shorter: str | None) -> str | None:
+    """The one stretch that ``longer`` has and ``shorter`` has not, if all else is the same."""
+    if not longer or shorter is None or len(longer) <= len(shorter):
+        return None
+    head = _equal(longer, shorter)
+    tail = min(_equal(longer[::-1], shorter[::-1]), len(shorter) - head)
+    if head + tail != len(shorter):
+        return None
+    return longer[head : len(longer) - tail]
+
+
+def _equal(one: str, other: str) -> int:
+    """Characters at the beginning that two texts share."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _prompt(a: Inspection, b: Inspection) -> Iterator[Cause]:
@@ -87,8 +107,8 @@ def _prompt(a: Inspection, b: Inspection) -> Iterator[Cause]:
             "Small models notice it. Use the template of one side in the other's model file.",
         )
         return
-    if _begins(a, b) or _begins(b, a):
-        return  # named by _begin
+    if _begins(a, b) or _begins(b, a) or any(_system(a, b)):
+        return  # named already
     yield Cause(
         "TEMPLATE_DIFFERS",
         "decisive",
@@ -100,7 +120,7 @@ def _prompt(a: Inspection, b: Inspection) -> Iterator[Cause]:
 
 def _begin(a: Inspection, b: Inspection) -> Iterator[Cause]:
     for one, other in ((a, b), (b, a)):
-        begin = one.special_tokens.get("bos")
+        begin = one.begin_text
         doubled = one.token_ids is not None and len(one.token_ids) > 1
         if doubled and one.token_ids and one.token_ids[0] == one.token_ids[1] and one.adds_bos:
             yield Cause(
@@ -109,7 +129,7 @@ def _begin(a: Inspection, b: Inspection) -> Iterator[Cause]:
                 f"{one.model} puts its begin token before a prompt whose template has one already.",
                 "Take it out of the template.",
             )
-        if isinstance(begin, str) and _begins(one, other):
+        if _begins(one, other):
             yield Cause(
                 "BEGIN_TOKEN",
                 "small",
@@ -120,12 +140,11 @@ def _begin(a: Inspection, b: Inspection) -> Iterator[Cause]:
 
 
 def _begins(one: Inspection, other: Inspection) -> bool:
-    begin = one.special_tokens.get("bos")
     return (
-        isinstance(begin, str)
+        bool(one.begin_text)
         and one.rendered is not None
         and other.rendered is not None
-        and one.rendered == begin + other.rendered
+        and one.rendered == f"{one.begin_text}{other.rendered}"
     )
 
 

@@ -36,6 +36,10 @@ _FACTS: Final[Mapping[str, str]] = {
 }
 
 
+_OWN_WORDS: Final = frozenset({"runtime", "digest", "computed_in", "tokenizer", "stop"})
+"""Facts that every runtime names in its own way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """A stretch of the prompts: ``same`` in both, or what each has instead."""
@@ -49,7 +53,7 @@ class Stretch:
 class Fact:
     """One line of the sheet: both sides as text, a dash for what is not told.
 
-    ``differs`` is None where one side does not tell.
+    ``differs`` is None where one side does not tell, or where each has words of its own for it.
     """
 
     name: str
@@ -109,7 +113,7 @@ class ParitySheet:
         for attribute, name in _FACTS.items():
             left, right = (_plain(getattr(one, attribute)) for one in (self.a, self.b))
             if left or right:
-                differs = left != right if left and right else None
+                differs = left != right if left and right and attribute not in _OWN_WORDS else None
                 lines.append(Fact(name, left or "-", right or "-", differs))
         return tuple(lines)
 

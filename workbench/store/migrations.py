@@ -311,6 +311,22 @@ CREATE TABLE rollup_buckets (
 );
 """
 
+_INSIGHTS: Final = """
+CREATE TABLE insights (
+    insight_id           VARCHAR PRIMARY KEY,
+    created_at           TIMESTAMPTZ NOT NULL,
+    kind                 VARCHAR NOT NULL,    -- parity, divergence
+    model_a              VARCHAR NOT NULL,
+    model_b              VARCHAR NOT NULL,
+    correlation_id       VARCHAR,
+    prompt               VARCHAR,             -- the last message
+    verdict              VARCHAR,             -- of a divergence; the first cause of a parity sheet
+    agreement            DOUBLE,              -- share of equal likeliest tokens
+    mean_divergence_nats DOUBLE,              -- at least this much
+    details              JSON
+);
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
@@ -319,6 +335,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(5, "deletions by age", _PRUNES),
     Migration(6, "trials of benchmarks", _TRIALS),
     Migration(7, "counts of a large log", _ROLLUP),
+    Migration(8, "parity sheets and divergences", _INSIGHTS),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

@@ -38,6 +38,7 @@ FROM events
 # itl_p50_s alone is not computed here but taken from the figures that metrics.py computed when the
 # session ended: from the stamps it would take a join with token_streams, which every query of this
 # view would pay for, also those that do not ask for it (seven times over with a million sessions).
+# Sessions of an insight are no measurements: their text is given, or each token asked for alone.
 _LATENCIES: Final = """
 CREATE OR REPLACE VIEW latencies AS
 WITH bounds AS (
@@ -55,6 +56,7 @@ WITH bounds AS (
         (last_ns - first_any_ns) / 1e9 AS streaming_s,
         (end_ns - sent_ns) / 1e9 AS e2e_s
     FROM stream_sessions AS s
+    WHERE source <> 'insight'
 ), figures AS (
     SELECT
         *,

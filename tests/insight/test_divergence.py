@@ -1,0 +1,142 @@
+"""Where answers part and what that says, on distributions known by construction."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.insight.divergence import Answer, Divergence
+from workbench.insight.probabilities import (
+    Step,
+    Top,
+    divergence_nats,
+    entropy_bits,
+    margin_nats,
+    perplexity,
+)
+
+
+def top(**shares: float) -> Top:
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return tuple((text, math.log(share)) for text, share in ordered)
+
+
+def step(text: str, **shares: float) -> Step:
+    return Step(text, math.log(shares[text]) if text in shares else None, top(**shares))
+
+
+def sure(*texts: str) -> tuple[Step, ...]:
+    return tuple(step(text, **{text: 0.9}) for text in texts)
+
+
+def test_entropy_and_margin_of_known_distributions() -> None:
+    fair = top(a=0.25, b=0.25, c=0.25, d=0.25)
+    assert entropy_bits(fair) == pytest.approx(2)
+    assert margin_nats(fair) == pytest.approx(0)
+    assert margin_nats(top(a=0.8, b=0.2)) == pytest.approx(math.log(4))
+    assert entropy_bits(top(a=0.5)) == pytest.approx(1), "the unknown half counts as one outcome"
+
+
+def test_divergence_is_that_of_the_textbook_and_never_more_when_tokens_are_hidden() -> None:
+    p, q = {"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 0.2, "b": 0.3, "c": 0.5}
+    whole = sum(p[x] * math.log(p[x] / q[x]) for x in p)
+    assert divergence_nats(top(**p), top(**q)) == pytest.approx(whole)
+    assert divergence_nats(top(**p), top(**p)) == pytest.approx(0, abs=1e-9)
+    hidden = divergence_nats(top(**p)[:2], top(**q)[:2])
+    assert hidden is not None
+    assert 0 <= hidden <= whole + 1e-12
+    assert divergence_nats(top(a=1.0), top(b=1.0)) is None
+
+
+@given(
+    st.lists(st.floats(0.01, 1), min_size=3, max_size=8),
+    st.lists(st.floats(0.01, 1), min_size=3, max_size=8),
+    st.integers(1, 3),
+)
+def test_hiding_tokens_never_raises_the_bounds(p: list[float], q: list[float], kept: int) -> None:
+    size = min(len(p), len(q))
+    one = {f"t{i}": x / sum(p[:size]) for i, x in enumerate(p[:size])}
+    two = {f"t{i}": x / sum(q[:size]) for i, x in enumerate(q[:size])}
+    whole = divergence_nats(top(**one), top(**two))
+    part = divergence_nats(top(**one)[:kept], top(**two))
+    assert whole is not None
+    assert part is not None
+    assert part <= whole + 1e-9
+    assert entropy_bits(top(**one)[:kept]) <= entropy_bits(top(**one)) + 1e-9
+
+
+def test_perplexity_says_when_it_is_a_bound() -> None:
+    assert perplexity([step("a", a=0.5), step("b", b=0.125)]) == (pytest.approx(4), False)
+    value, bounded = perplexity([step("a", a=0.5), step("x", b=0.5, c=0.125)])
+    assert value == pytest.approx(4)
+    assert bounded
+    assert perplexity([Step("a", None, ())]) == (None, True)
+
+
+def test_equal_answers() -> None:
+    found = Divergence(Answer("a", sure("1", ".")), Answer("b", sure("1", ".")))
+    assert found.parting is None
+    assert found.verdict == "same"
+
+
+def test_a_coin_toss_is_told_from_sure_models_and_from_another_model() -> None:
+    shared = sure("The", " sky")
+    forced = (*shared, step(" blue", **{" grey": 0.5, " blue": 0.45}))
+    tossed = Divergence(
+        Answer("a", (*shared, step(" blue", **{" blue": 0.5, " grey": 0.45}))),
+        Answer("b", (*shared, step(" grey", **{" grey": 0.5, " blue": 0.45}))),
+        forced,
+    )
+    assert tossed.parting == (2, 2)
+    assert tossed.shared_text == "The sky"
+    assert tossed.verdict == "coin_toss"
+    assert tossed.odds_nats == pytest.approx((math.log(0.5 / 0.45),) * 2)
+
+    rounded = Divergence(
+        Answer("a", (*shared, step(" blue", **{" blue": 0.6, " grey": 0.2}))),
+        Answer("b", (*shared, step(" grey", **{" grey": 0.6, " blue": 0.2}))),
+        (*shared, step(" blue", **{" grey": 0.6, " blue": 0.2})),
+    )
+    assert rounded.verdict == "rounding"
+
+    strange = Divergence(
+        Answer("a", sure("The", " sky", " blue")),
+        Answer("b", sure("Rain")),
+        tuple(step(text, **{"Rain": 0.9, text: 0.001}) for text in ("The", " sky", " blue")),
+    )
+    assert strange.verdict == "different"
+    assert strange.agreement == 0
+    assert strange.perplexities[1] == pytest.approx(1000)
+
+
+def test_answers_that_are_cut_into_other_tokens_are_aligned_by_their_characters() -> None:
+    found = Divergence(
+        Answer("a", sure("Thir", "ty", " days")),
+        Answer("b", sure("Thirty", " nights")),
+    )
+    assert found.parting == (2, 1)
+    assert found.aligned
+    assert found.shared_text == "Thirty"
+    askew = Divergence(Answer("a", sure("ab", "cd")), Answer("b", sure("abc", "e")))
+    assert askew.parting == (1, 1)
+    assert not askew.aligned
+    assert askew.odds_nats is None
+    assert askew.verdict == "unknown"
+
+
+def test_an_answer_that_ends_sooner_parts_after_its_last_token() -> None:
+    found = Divergence(Answer("a", sure("Yes")), Answer("b", sure("Yes", ",")))
+    assert found.parting == (1, 1)
+    assert found.entropies_bits is None
+
+
+def test_it_survives_json() -> None:
+    found = Divergence(
+        Answer("a", sure("x"), ("x", "y")), Answer("b", sure("z")), (Step("x", None, ()),)
+    )
+    assert found.a.same_repeats == 1
+    assert Divergence.from_dict(json.loads(json.dumps(found.to_dict()))) == found

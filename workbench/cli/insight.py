@@ -1,0 +1,180 @@
+"""``workbench parity`` and ``workbench diverge``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.cli.options import AsJson, NumCtx, Seed, System, Temperature
+from workbench.cli.shared import open_workbench, print_json
+from workbench.errors import invalid
+
+if TYPE_CHECKING:
+    from workbench.insight import Divergence, ParitySheet
+
+Models = Annotated[list[str], typer.Option("--model", "-m", help="Model id; give two.")]
+Prompt = Annotated[str, typer.Argument(help="The message.")]
+Tokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
+Repeats = Annotated[int, typer.Option(help="Further answers of each, to see if it is steady.")]
+
+
+def parity(
+    model: Models,
+    prompt: Prompt,
+    system: System = None,
+    num_ctx: NumCtx = None,
+    temperature: Temperature = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """What two models make of one prompt, and named reasons why they will answer differently."""
+    first, second = _two(model)
+    with open_workbench() as wb:
+        sheet = wb.parity(
+            first, second, prompt, system=system, num_ctx=num_ctx, temperature=temperature
+        )
+    if as_json:
+        print_json(sheet.to_dict())
+    else:
+        _print_sheet(sheet)
+
+
+def diverge(
+    model: Models,
+    prompt: Prompt,
+    max_tokens: Tokens = 64,
+    system: System = None,
+    num_ctx: NumCtx = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+    repeats: Repeats = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Where two answers part, and whether that was a coin toss or another model."""
+    first, second = _two(model)
+    with open_workbench() as wb:
+        found = wb.diverge(
+            first,
+            second,
+            prompt,
+            system=system,
+            repeats=repeats,
+            max_tokens=max_tokens,
+            num_ctx=num_ctx,
+            temperature=temperature,
+            seed=seed,
+        )
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _print_divergence(found)
+
+
+def _two(models: list[str]) -> tuple[str, str]:
+    if len(models) != 2:
+        raise invalid(
+            f"{len(models)} models are given.",
+            fix="Give two: -m MODEL -m MODEL; they may be equal.",
+        )
+    return models[0], models[1]
+
+
+def _print_sheet(sheet: ParitySheet) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=False)
+    same = {True: "the same token ids", False: "different prompts", None: "ids not told by both"}
+    console.print(Text(f"A {sheet.a.model}   B {sheet.b.model}: {same[sheet.same_prompt]}"))
+    if not sheet.causes:
+        console.print("Nothing was found that would make the answers differ.")
+    for number, cause in enumerate(sheet.causes, start=1):
+        console.print(Text(f"{number}. {cause.effect}: {cause.says}"))
+        console.print(Text(f"   -> {cause.fix}"))
+    if any(not stretch.same for stretch in sheet.stretches()):
+        line = Text("prompt: ")
+        for stretch in sheet.stretches():
+            if stretch.same:
+                text = stretch.a
+                line.append(text if len(text) <= 60 else f"{text[:28]} ... {text[-28:]}")
+            else:
+                line.append(f"[-{stretch.a}-]" if stretch.a else "", style="red")
+                line.append(f"{{+{stretch.b}+}}" if stretch.b else "", style="green")
+        console.print(line)
+    table = Table("fact", "A", "B", box=None, pad_edge=False)
+    for fact in sheet.facts():
+        mark = "bold" if fact.differs else ""
+        table.add_row(*(Text(part, style=mark) for part in (fact.name, fact.a, fact.b)))
+    console.print(table)
+
+
+def _print_divergence(found: Divergence) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=False)
+    console.print(Text(f"{found.verdict}: {found.says}"))
+    for answer, name in ((found.a, "A"), (found.b, "B")):
+        shared = len(found.shared_text)
+        line = Text(f"{name} {answer.model}: ")
+        line.append(answer.text[:shared])
+        line.append(answer.text[shared:], style="bold")
+        console.print(line)
+        if answer.repeats:
+            console.print(
+                f"  same answer in {answer.same_repeats} of {len(answer.repeats)} repeats"
+            )
+    table = Table("figure", "value", box=None, pad_edge=False)
+    for name, value in figures(found):
+        table.add_row(name, value)
+    console.print(table)
+    parting = found.parting
+    if parting is not None and found.aligned:
+        _print_alternatives(console, found, parting)
+
+
+def _print_alternatives(console: object, found: Divergence, parting: tuple[int, int]) -> None:
+    import math
+
+    from rich.console import Console
+    from rich.table import Table
+
+    assert isinstance(console, Console)
+    table = Table("where they part", "A", "B", box=None, pad_edge=False)
+    sides = [
+        dict(answer.steps[index].top) if index < len(answer.steps) else {}
+        for answer, index in zip((found.a, found.b), parting, strict=True)
+    ]
+    likeliest = sorted(
+        sides[0].keys() | sides[1].keys(),
+        key=lambda text: -max(side.get(text, -math.inf) for side in sides),
+    )
+    for text in likeliest[:8]:
+        shares = [f"{math.exp(side[text]):.1%}" if text in side else "-" for side in sides]
+        table.add_row(repr(text), *shares)
+    console.print(table)
+
+
+def figures(found: Divergence) -> list[tuple[str, str]]:
+    """What was computed, as names and texts; what is unknown is left out."""
+    lines: list[tuple[str, str]] = []
+    if found.agreement is not None:
+        lines.append(("likeliest token the same, over A's text", f"{found.agreement:.0%}"))
+    if found.mean_divergence_nats is not None:
+        lines.append(
+            ("mean divergence of B from A (nats, at least)", f"{found.mean_divergence_nats:.3f}")
+        )
+    own, other = found.perplexities
+    if own is not None and other is not None:
+        lines.append(("perplexity of A's text", f"{own:.2f} in A, {other:.2f} in B"))
+    if found.odds_nats is not None:
+        one, two = found.odds_nats
+        lines.append(("preference for the own token (nats)", f"{one:.2f} in A, {two:.2f} in B"))
+    if found.entropies_bits is not None:
+        one, two = found.entropies_bits
+        lines.append(
+            ("entropy where they part (bits, at least)", f"{one:.2f} in A, {two:.2f} in B")
+        )
+    return lines
