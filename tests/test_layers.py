@@ -21,7 +21,7 @@ ASIDE = {
     "exports",
 }  # what a face does with answers, without the face
 LAYERS: list[tuple[str, set[str]]] = [
-    ("values", {"types", "metrics", "settings", "errors", "logs", "wire", "figures"}),
+    ("values", {"types", "metrics", "settings", "errors", "logs", "wire", "figures", "inspection"}),
     (
         "parts",
         {
@@ -56,7 +56,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     ),
     ("the one path", {"record", "session", "engine", "observer"}),
     ("watching", {"observe"}),
-    ("experiments", {"bench", "analysis"}),
+    ("experiments", {"bench", "analysis", "insight"}),
     ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", *ASIDE}),
     ("composition", {"server", "cli"}),
 ]

@@ -207,3 +207,22 @@ def test_history_shows_what_was_asked(page: Page) -> None:
     )
     page.get_by_role("tab", name="Models").click()
     expect(page.locator("#models-table")).to_contain_text("smollm2:135m", timeout=SOON)
+
+
+def test_insight_names_causes_and_shows_where_answers_part(page: Page) -> None:
+    page.get_by_role("tab", name="Insight").click()
+    expect(page.locator("#insight-a input")).to_have_value(re.compile("SmolLM2"), timeout=SOON)
+    expect(page.locator("#insight-b input")).to_have_value(re.compile("smollm2:135m"))
+    found = page.locator("#insight-found")
+    page.locator("#insight-parity").click()
+    expect(page.locator("#insight-notice")).to_contain_text("prompt is empty", timeout=SOON)
+    page.locator("#insight-prompt textarea").fill("Name <b>three</b> colors.")
+    page.locator("#insight-parity").click()
+    expect(found).to_contain_text("adds a system prompt of its own", timeout=LOADED)
+    expect(found.locator("del")).to_contain_text("You are a helpful AI assistant")
+    expect(found).to_contain_text("Name <b>three</b> colors.")
+    page.locator("#insight-system textarea").fill("Be brief.")
+    page.locator("#insight-diverge").click()
+    expect(found).to_contain_text("as ollama/smollm2:135m reads it", timeout=LOADED)
+    expect(found).to_contain_text("mean divergence")
+    assert found.locator("span[title]").count() > 5, "tokens tell what else was likely"

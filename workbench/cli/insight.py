@@ -127,7 +127,7 @@ def _print_divergence(found: Divergence) -> None:
                 f"  same answer in {answer.same_repeats} of {len(answer.repeats)} repeats"
             )
     table = Table("figure", "value", box=None, pad_edge=False)
-    for name, value in figures(found):
+    for name, value in found.figures():
         table.add_row(name, value)
     console.print(table)
     parting = found.parting
@@ -155,26 +155,3 @@ def _print_alternatives(console: object, found: Divergence, parting: tuple[int, 
         shares = [f"{math.exp(side[text]):.1%}" if text in side else "-" for side in sides]
         table.add_row(repr(text), *shares)
     console.print(table)
-
-
-def figures(found: Divergence) -> list[tuple[str, str]]:
-    """What was computed, as names and texts; what is unknown is left out."""
-    lines: list[tuple[str, str]] = []
-    if found.agreement is not None:
-        lines.append(("likeliest token the same, over A's text", f"{found.agreement:.0%}"))
-    if found.mean_divergence_nats is not None:
-        lines.append(
-            ("mean divergence of B from A (nats, at least)", f"{found.mean_divergence_nats:.3f}")
-        )
-    own, other = found.perplexities
-    if own is not None and other is not None:
-        lines.append(("perplexity of A's text", f"{own:.2f} in A, {other:.2f} in B"))
-    if found.odds_nats is not None:
-        one, two = found.odds_nats
-        lines.append(("preference for the own token (nats)", f"{one:.2f} in A, {two:.2f} in B"))
-    if found.entropies_bits is not None:
-        one, two = found.entropies_bits
-        lines.append(
-            ("entropy where they part (bits, at least)", f"{one:.2f} in A, {two:.2f} in B")
-        )
-    return lines

@@ -201,6 +201,31 @@ class Divergence:
             if start in starts and step.text
         ]
 
+    def figures(self) -> list[tuple[str, str]]:
+        """What was computed, as names and texts; what is unknown is left out."""
+        lines: list[tuple[str, str]] = []
+        if self.agreement is not None:
+            lines.append(("likeliest token the same, over A's text", f"{self.agreement:.0%}"))
+        if self.mean_divergence_nats is not None:
+            lines.append(
+                ("mean divergence of B from A (nats, at least)", f"{self.mean_divergence_nats:.3f}")
+            )
+        own, other = self.perplexities
+        if own is not None and other is not None:
+            lines.append(("perplexity of A's text", f"{own:.2f} in A, {other:.2f} in B"))
+        for name, pair in (
+            ("preference for the own token (nats)", self.odds_nats),
+            ("entropy where they part (bits, at least)", self.entropies_bits),
+        ):
+            if pair is not None:
+                lines.append((name, f"{pair[0]:.2f} in A, {pair[1]:.2f} in B"))
+        return lines
+
+    def _repr_html_(self) -> str:
+        from workbench.insight import markup
+
+        return markup.divergence(self)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; what follows from them is told besides."""
         return {

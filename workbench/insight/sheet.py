@@ -117,6 +117,11 @@ class ParitySheet:
                 lines.append(Fact(name, left or "-", right or "-", differs))
         return tuple(lines)
 
+    def _repr_html_(self) -> str:
+        from workbench.insight import markup
+
+        return markup.sheet(self)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; ``same_prompt`` and the hashes are told besides."""
         return {
@@ -152,4 +157,6 @@ def _plain(value: Any) -> str:
         )
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() else f"{value:g}"
+    return str(value)

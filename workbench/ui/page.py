@@ -11,6 +11,7 @@ from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
 from workbench.ui.header import Header
 from workbench.ui.history import HistoryTab
+from workbench.ui.insight import InsightTab
 from workbench.ui.models import ModelsTab
 
 
@@ -33,14 +34,17 @@ def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
                 bench = BenchmarksTab(engine, benchmarks, models)
             with gr.Tab("History", id="history-tab") as history_tab:
                 history = HistoryTab(engine)
+            with gr.Tab("Insight", id="insight-tab") as insight_tab:
+                insight = InsightTab(engine, models)
+        insight_tab.select(insight.refresh, insight.pickers, insight.pickers, **insight.SILENT)
         models_tab.select(table.refresh, None, table.outputs, **table.SILENT)
         memory = table.memory
         models_tab.select(memory.look, None, memory.outputs, **table.SILENT)
         models_tab.select(memory.opened, None, memory.timer, **table.SILENT)
-        for other in (compare_tab, benchmarks_tab, history_tab):
+        for other in (compare_tab, benchmarks_tab, history_tab, insight_tab):
             other.select(memory.left, None, memory.timer, **table.SILENT)
         benchmarks_tab.select(bench.opened, None, bench.outputs, **bench.SILENT)
-        for other in (compare_tab, models_tab, history_tab):
+        for other in (compare_tab, models_tab, history_tab, insight_tab):
             other.select(bench.left, None, bench.timer, **bench.SILENT)
         history_tab.select(history.refresh, history.inputs, history.outputs, **history.SILENT)
         compare.on_load(page)
