@@ -12,6 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from workbench.hf.deletion import Deletion
+from workbench.insight import Divergence, ParitySheet
+from workbench.insight.divergence import Answer
+from workbench.insight.probabilities import Step
+from workbench.inspection import Inspection
 from workbench.jobs import Job
 from workbench.types import ModelInfo
 
@@ -101,6 +105,7 @@ def answers() -> Mapping[str, Any]:
             "conversation_id": "con_1",
             "messages": [message],
         },
+        **_insights(),
         "POST /api/v1/query": {"columns": [{"name": "n", "dtype": "int64"}], "rows": [[3]]},
         "GET /api/v1/tables": {
             "tables": [{"name": "scores", "kind": "table", "rows": 3, "columns": ["score_id"]}]
@@ -112,3 +117,17 @@ def answers() -> Mapping[str, Any]:
     }
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
+
+
+def _insights() -> Mapping[str, Any]:
+    """A sheet and a divergence of two small answers."""
+    a = Inspection("ollama/smollm2:135m", rendered="<|im_start|>user\nHi<|im_end|>\n")
+    b = Inspection("huggingface/SmolLM2-135M-Instruct", rendered="<|im_start|>user\nHi<|im_end|>")
+    likely = ((" with", -2.27), (" in", -2.36))
+    first = Step(" with", -2.27, likely)
+    second = Step(" in", -2.24, ((" in", -2.24), (" with", -2.31)))
+    found = Divergence(Answer(a.model, (first,)), Answer(b.model, (second,)), (first,))
+    return {
+        "POST /api/v1/parity": ParitySheet.of(a, b).to_dict(),
+        "POST /api/v1/diverge": found.to_dict(),
+    }
