@@ -54,6 +54,7 @@ _OPENAI_ERROR: Final[dict[str, Any]] = {
 }
 
 _MODEL: Final = {"model": "scripted/chunks"}
+_PAIR: Final = ["ollama/smollm2:135m", "huggingface/SmolLM2-135M-Instruct"]
 _CALL: Final = {
     "message": "Name three colors.",
     "options": {"max_tokens": 64, "temperature": 0, "seed": 1},
@@ -68,6 +69,8 @@ _BODIES: Final[Mapping[str, Any]] = {
     "POST /api/v1/generate": {**_MODEL, **_CALL},
     "POST /api/v1/stream-message": {**_MODEL, **_CALL, "detach": True},
     "POST /api/v1/compare": {"models": ["scripted/chunks", "scripted/steady"], **_CALL},
+    "POST /api/v1/parity": {"models": _PAIR, **_CALL},
+    "POST /api/v1/diverge": {"models": _PAIR, **_CALL, "repeats": 2},
     "POST /v1/chat/completions": {
         **_MODEL,
         "messages": [
