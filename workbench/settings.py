@@ -169,6 +169,7 @@ class Settings(BaseSettings):
     workbench_graphql_max_aliases: int = Field(15, ge=0, le=10_000)
     workbench_graphql_max_tokens: int = Field(2000, ge=10, le=1_000_000)
     workbench_detach_grace_s: Seconds = 60
+    workbench_arena_chars_per_s: int = Field(400, ge=10, le=1_000_000)
     workbench_stream_buffer: int = Field(4096, ge=16, le=10_000_000)
     workbench_stream_keep_s: Seconds = 120
     workbench_streams_kept: int = Field(100, ge=0, le=100_000)

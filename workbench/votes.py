@@ -20,6 +20,7 @@ class Candidate:
 
     model: str
     session_id: str | None
+    conversation_id: str | None = None
 
 
 def rows(
@@ -28,6 +29,7 @@ def rows(
     winner: int | str,
     *,
     blind: bool = False,
+    mode: str = "compare",
 ) -> list[dict[str, Any]]:
     """Rows of ``votes``: one for each pair that the vote says something about.
 
@@ -37,6 +39,7 @@ def rows(
         winner: index of the best one, which then beats each other one; or :data:`TIE` or
             :data:`ALL_BAD`, which hold between all.
         blind: whether the voter did not know the models.
+        mode: what the answers were asked in, ``compare`` or ``arena``.
     """
     verdict = {TIE: "tie", ALL_BAD: "both_bad"}.get(str(winner))
     now = dt.datetime.now(dt.UTC)
@@ -52,7 +55,12 @@ def rows(
             "session_b": candidates[b].session_id,
             "winner": verdict or ("a" if winner == a else "b"),
             "blind": blind,
-            "details": {"ballot": ballot, "candidates": len(candidates)},
+            "details": {
+                "mode": mode,
+                "ballot": ballot,
+                "candidates": len(candidates),
+                "conversations": [candidates[i].conversation_id for i in (a, b)],
+            },
         }
         for a, b in combinations(range(len(candidates)), 2)
         if verdict or winner in (a, b)

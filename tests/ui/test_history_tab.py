@@ -13,13 +13,13 @@ from workbench.providers.scripted import Schedule, steady
 from workbench.store import Store
 from workbench.types import ChatRequest, Message, ModelInfo
 from workbench.ui import history, models
-from workbench.ui.runs import Runs
+from workbench.ui.runs import Run, Runs
 
 QUICK = Schedule(steady(3, first_s=0.01, gap_s=0.001))
 
 
 async def sessions(make_engine: EngineFactory, store: Store) -> pd.DataFrame:
-    runs = Runs(make_engine({"a": SHORT, "b": BROKEN}))
+    runs = Runs(make_engine({"a": SHORT, "b": BROKEN}), Run)
     await finish(runs.begin("tab", plan("scripted/a", "scripted/b", prompt="Why is\nit so?")))
     return store.query(history._SESSIONS, {"rows": 10})
 

@@ -44,7 +44,7 @@ async def until_idle(engine: Engine) -> None:
 
 async def test_all_answers_arrive(make_engine: EngineFactory) -> None:
     engine = make_engine({"a": SHORT, "b": SHORT})
-    run = Runs(engine).begin("tab", plan("scripted/a", "scripted/b"))
+    run = Runs(engine, Run).begin("tab", plan("scripted/a", "scripted/b"))
     assert await finish(run) >= 1
     assert not run.running
     assert [answer.phase for answer in run.plan.answers.values()] == ["done", "done"]
@@ -53,7 +53,7 @@ async def test_all_answers_arrive(make_engine: EngineFactory) -> None:
 
 async def test_one_failure_leaves_the_other(make_engine: EngineFactory) -> None:
     engine = make_engine({"a": BROKEN, "b": SHORT})
-    run = Runs(engine).begin("tab", plan("scripted/a", "scripted/b"))
+    run = Runs(engine, Run).begin("tab", plan("scripted/a", "scripted/b"))
     await finish(run)
     assert [answer.phase for answer in run.plan.answers.values()] == ["error", "done"]
     assert run.plan.turns(1)[0].answer, "the partial text is kept"
@@ -62,7 +62,7 @@ async def test_one_failure_leaves_the_other(make_engine: EngineFactory) -> None:
 async def test_updates_are_coalesced(make_engine: EngineFactory) -> None:
     """Ticks follow the clock, not the tokens."""
     engine = make_engine({"a": Schedule(steady(200, first_s=0.01, gap_s=0.001))})
-    run = Runs(engine).begin("tab", plan("scripted/a"))
+    run = Runs(engine, Run).begin("tab", plan("scripted/a"))
     started = time.monotonic()
     ticks = await finish(run)
     assert ticks <= (time.monotonic() - started) / TICK_S + 2
@@ -71,7 +71,7 @@ async def test_updates_are_coalesced(make_engine: EngineFactory) -> None:
 
 async def test_stop_reaches_the_engine(make_engine: EngineFactory) -> None:
     engine = make_engine({"a": LONG, "b": LONG})
-    runs = Runs(engine)
+    runs = Runs(engine, Run)
     run = runs.begin("tab", plan("scripted/a", "scripted/b"))
     following = asyncio.create_task(finish(run))
     while not all(answer.streamed for answer in run.plan.answers.values()):
@@ -87,7 +87,7 @@ async def test_stop_reaches_the_engine(make_engine: EngineFactory) -> None:
 
 
 async def test_stop_before_the_session_has_begun(make_engine: EngineFactory) -> None:
-    run = Runs(make_engine({"a": LONG})).begin("tab", plan("scripted/a"))
+    run = Runs(make_engine({"a": LONG}), Run).begin("tab", plan("scripted/a"))
     run.stop()
     await finish(run)
     assert run.plan.answers[1].phase == "cancelled"
@@ -95,7 +95,7 @@ async def test_stop_before_the_session_has_begun(make_engine: EngineFactory) -> 
 
 async def test_work_outlives_its_page_for_the_grace_only(make_engine: EngineFactory) -> None:
     engine = make_engine({"a": LONG}, workbench_detach_grace_s=0.3)
-    run = Runs(engine).begin("tab", plan("scripted/a"))
+    run = Runs(engine, Run).begin("tab", plan("scripted/a"))
     ticks = run.watch(TICK_S)
     while not run.plan.answers[1].streamed:
         await anext(ticks)
@@ -117,12 +117,12 @@ async def test_work_outlives_its_page_for_the_grace_only(make_engine: EngineFact
 
 async def test_nobody_ever_watched(make_engine: EngineFactory) -> None:
     engine = make_engine({"a": LONG}, workbench_detach_grace_s=0.05)
-    Runs(engine).begin("tab", plan("scripted/a"))
+    Runs(engine, Run).begin("tab", plan("scripted/a"))
     await until_idle(engine)
 
 
 async def test_a_tab_finds_its_run_again_over_a_new_connection(make_engine: EngineFactory) -> None:
-    runs = Runs(make_engine({"a": LONG}))
+    runs = Runs(make_engine({"a": LONG}), Run)
     assert runs.join("connection 1", "secret") is None
     run = runs.begin("connection 1", plan("scripted/a"))
     runs.leave("connection 1")
@@ -136,7 +136,7 @@ async def test_a_tab_finds_its_run_again_over_a_new_connection(make_engine: Engi
 
 async def test_one_pane_is_asked_again_beside_the_others(make_engine: EngineFactory) -> None:
     engine = make_engine({"a": SHORT, "b": SHORT})
-    first = Runs(engine).begin("tab", plan("scripted/a", "scripted/b"))
+    first = Runs(engine, Run).begin("tab", plan("scripted/a", "scripted/b"))
     await finish(first)
     before = {number: first.plan.turns(number) for number in first.plan.models}
     again = asking.plan(
@@ -147,7 +147,7 @@ async def test_one_pane_is_asked_again_beside_the_others(make_engine: EngineFact
         only=2,
         kept=first.plan.figures,
     )
-    run = Runs(engine).begin("tab", again)
+    run = Runs(engine, Run).begin("tab", again)
     picture = Drawing(run.plan)
     assert 'data-phase="done"' in picture.values(0)[1], "the other's figures stay"
     await finish(run)
@@ -157,7 +157,7 @@ async def test_one_pane_is_asked_again_beside_the_others(make_engine: EngineFact
 
 
 async def test_what_the_user_did_since_is_remembered(make_engine: EngineFactory) -> None:
-    run = Runs(make_engine({"a": SHORT})).begin("tab", plan("scripted/a"))
+    run = Runs(make_engine({"a": SHORT}), Run).begin("tab", plan("scripted/a"))
     await finish(run)
     run.rearrange(shown=(1, 2), chosen=(1, "scripted/b"))
     assert run.plan.shown == (1, 2)
@@ -168,7 +168,7 @@ async def test_what_the_user_did_since_is_remembered(make_engine: EngineFactory)
 
 async def test_refused_question_is_no_turn(make_engine: EngineFactory) -> None:
     engine = make_engine({"a": SHORT}, workbench_max_prompt_bytes=100)
-    run = Runs(engine).begin("tab", plan("scripted/a", prompt="x" * 1_000))
+    run = Runs(engine, Run).begin("tab", plan("scripted/a", prompt="x" * 1_000))
     await finish(run)
     assert run.refused()
     assert run.plan.answers[1].phase == "rejected"
@@ -177,7 +177,7 @@ async def test_refused_question_is_no_turn(make_engine: EngineFactory) -> None:
 
 async def test_tabs_are_apart_and_bounded(make_engine: EngineFactory) -> None:
     engine = make_engine({"a": SHORT})
-    runs = Runs(engine)
+    runs = Runs(engine, Run)
     first = runs.begin("0", plan("scripted/a"))
     assert runs.of("1") is None
     for tab in range(1, MAX_TABS):
@@ -192,7 +192,7 @@ async def test_tabs_are_apart_and_bounded(make_engine: EngineFactory) -> None:
 
 async def test_drawing_gives_every_output_a_value(make_engine: EngineFactory) -> None:
     """Gradio builds a component anew for every output that is skipped, ten times a second."""
-    run = Runs(make_engine({"a": SHORT, "b": BROKEN})).begin(
+    run = Runs(make_engine({"a": SHORT, "b": BROKEN}), Run).begin(
         "tab", plan("scripted/a", "scripted/b")
     )
     picture = Drawing(run.plan)

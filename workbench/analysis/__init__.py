@@ -8,6 +8,11 @@ rows, and ``plot_...`` draws it. Figures that need more data than there is are N
 
 from __future__ import annotations
 
+from workbench.analysis.arena import (
+    ARENA_LEADERBOARD,
+    arena_leaderboard,
+    plot_arena_leaderboard,
+)
 from workbench.analysis.comparison import (
     CONTENTION_COST,
     MODEL_DIFFERENCES,
@@ -57,6 +62,7 @@ from workbench.analysis.tokens import (
 )
 
 __all__ = [
+    "ARENA_LEADERBOARD",
     "CONTENTION_COST",
     "ERROR_RATES",
     "LATENCY_PERCENTILES",
@@ -72,6 +78,7 @@ __all__ = [
     "Column",
     "Columns",
     "Read",
+    "arena_leaderboard",
     "contention_cost",
     "error_rates",
     "latency_percentiles",
@@ -80,6 +87,7 @@ __all__ = [
     "model_differences",
     "model_events",
     "phase_spans",
+    "plot_arena_leaderboard",
     "plot_contention_cost",
     "plot_distribution",
     "plot_error_rates",

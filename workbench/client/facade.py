@@ -460,6 +460,19 @@ class Workbench:
         """
         return self._transport.sql(query, params, limit)
 
+    def arena_leaderboard(self, *, blind: bool = True) -> pd.DataFrame:
+        """Models by the votes over their answers, with 95 % intervals.
+
+        Args:
+            blind: only votes that were cast without knowing the models.
+
+        Returns:
+            The columns of :data:`workbench.analysis.ARENA_LEADERBOARD`, the best first.
+        """
+        from workbench.analysis import arena_leaderboard
+
+        return arena_leaderboard(self.sql, blind=blind)
+
     def tables(self) -> list[dict[str, Any]]:
         """Tables and views of the log with their columns."""
         return self._transport.tables()

@@ -52,20 +52,26 @@ def ordered(models: Sequence[ModelInfo]) -> list[ModelInfo]:
     return sorted(models, key=key)
 
 
-def label(info: ModelInfo) -> str:
-    """A line of the dropdown: the model id, then what tells it from its siblings."""
+def label(info: ModelInfo, *, residency: bool = True) -> str:
+    """A line of the dropdown: the model id, then what tells it from its siblings.
+
+    Args:
+        info: the model.
+        residency: whether to say if it is in memory.
+    """
+    untold = ("available",) if residency else ("available", "loading", "resident")
     words = [
         info.quantization or figures.dtype(info.dtype),
         info.format,
         figures.size(info.size_bytes) if info.size_bytes else None,
-        info.status if info.status != "available" else None,
+        info.status if info.status not in untold else None,
     ]
     facts = ", ".join(word for word in words if word)
     return f"{info.id}  ·  {facts}" if facts else info.id
 
 
 def choices(
-    models: Sequence[ModelInfo], chosen: Sequence[str | None] = ()
+    models: Sequence[ModelInfo], chosen: Sequence[str | None] = (), *, residency: bool = True
 ) -> list[tuple[str, str]]:
     """(label, model id) of every model that generates text.
 
@@ -73,8 +79,13 @@ def choices(
         models: as listed.
         chosen: ids selected now; one that is no longer listed stays, marked, so that the
             selection is not lost when a runtime stops for a while.
+        residency: whether to say which are in memory.
     """
-    entries = [(label(info), info.id) for info in ordered(models) if info.task == "text-generation"]
+    entries = [
+        (label(info, residency=residency), info.id)
+        for info in ordered(models)
+        if info.task == "text-generation"
+    ]
     listed = {model for _, model in entries}
     missing = dict.fromkeys(model for model in chosen if model and model not in listed)
     return entries + [(f"{model}  ·  not listed now", model) for model in missing]

@@ -14,6 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.ui import catalogue, hints, notices, pane, tabs
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.desk import QUIET, Desk, Updates
+from workbench.ui.pairs import Pairs
 
 WATCH_S: Final = 5.0
 """How often an idle page looks whether models or runtimes have appeared."""
@@ -25,11 +26,13 @@ class Choosing:
     Args:
         desk: the tab's components.
         models: the shared listing.
+        pairs: while a page's pair is open, its lists do not say who has come into memory.
     """
 
-    def __init__(self, desk: Desk, models: Catalogue) -> None:
+    def __init__(self, desk: Desk, models: Catalogue, pairs: Pairs) -> None:
         self._desk = desk
         self._models = models
+        self._pairs = pairs
         self.listed = gr.State("")
         """What the dropdowns hold, so that they are filled anew only when that has changed."""
         gr.Timer(WATCH_S).tick(self._look, self.listed, self.listed, **QUIET)
@@ -57,10 +60,16 @@ class Choosing:
         known = self._models.known
         return repr((catalogue.choices(known.models), [*known.problems]))
 
-    def choices(self, models: Sequence[str | None], *, set_values: bool = False) -> Updates:
+    def choices(
+        self,
+        models: Sequence[str | None],
+        *,
+        set_values: bool = False,
+        residency: bool = True,
+    ) -> Updates:
         """The pickers' lists and the hints; their values too if wanted."""
         desk, listing = self._desk, self._models.known
-        entries = catalogue.choices(listing.models, models)
+        entries = catalogue.choices(listing.models, models, residency=residency)
         updates: Updates = {
             desk.hint: hints.render(listing, desk.engine.settings),
             desk.get_demo: gr.update(visible=not catalogue.has_models(listing.models)),
@@ -72,12 +81,12 @@ class Choosing:
                 updates[one.badge] = pane.badge(one.number, model)
         return updates
 
-    async def _look(self, listed: str) -> str:
+    async def _look(self, request: gr.Request, listed: str) -> str:
         """Whether something has appeared or gone.
 
         Nothing is asked while answers come: listing makes work for the runtimes.
         """
-        if self._desk.engine.active_sessions:
+        if self._desk.engine.active_sessions or self._pairs.blind(request.session_hash):
             return listed
         await self._models.listing(max_age_s=WATCH_S / 2)
         return self.fingerprint()

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import gradio as gr
 
@@ -29,6 +29,8 @@ from workbench.ui.composer import Ask
 from workbench.ui.desk import (
     AT_ONCE,
     QUIET,
+    TAB,
+    TICK_S,
     Desk,
     Updates,
     by_pane,
@@ -39,16 +41,11 @@ from workbench.ui.desk import (
 )
 from workbench.ui.differences import Differences
 from workbench.ui.markup import html
+from workbench.ui.pairs import Pairs
 from workbench.ui.runs import Run, Runs
 from workbench.ui.sharing import Sharing
 from workbench.ui.timeline import Row
 from workbench.ui.voting import Voting
-
-TICK_S: Final = 0.1
-"""The page's rhythm while answers come: what the eye can follow, and cheap."""
-
-_TAB: Final = "() => window.workbenchTab()"
-"""Asks the page's script which browser tab this is, and what was typed in it."""
 
 
 class CompareTab:
@@ -57,11 +54,13 @@ class CompareTab:
     Args:
         engine: the one road to all models.
         models: the shared listing.
+        pairs: of the arena.
     """
 
-    def __init__(self, engine: Engine, models: Catalogue) -> None:
+    def __init__(self, engine: Engine, models: Catalogue, pairs: Pairs) -> None:
         self._desk, self._differences, self._voting, self._sharing = _lay_out(engine)
-        self._choosing = Choosing(self._desk, models)
+        self._pairs = pairs
+        self._choosing = Choosing(self._desk, models, pairs)
         Arranging(self._desk, self._choosing)
         self._tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
         self._wire()
@@ -124,7 +123,7 @@ class CompareTab:
             *desk.busy_outputs,
             self._choosing.listed,
         ]
-        opened = page.load(self._open, self._tab, [*dict.fromkeys(outputs)], js=_TAB, **QUIET)
+        opened = page.load(self._open, self._tab, [*dict.fromkeys(outputs)], js=TAB, **QUIET)
         self._then_stream(opened.success)
         page.unload(self._leave)
 
@@ -264,43 +263,46 @@ class CompareTab:
         """A fresh page: what its tab had, what its address says, or two models."""
         desk, choosing = self._desk, self._choosing
         usual = await choosing.fresh()
+        pair = self._pairs.join(request.session_hash, tab)
+        blind = pair is not None and pair.blind
         run = desk.runs.join(request.session_hash, tab or request.session_hash or "")
         if run is not None:
-            updates = self._restored(run)
+            updates = self._restored(run, blind)
         else:
             try:
-                updates = self._opened(Setup.from_query(dict(request.query_params)), usual)
+                setup = Setup.from_query(dict(request.query_params))
+                updates = self._opened(setup, usual, blind)
             except WorkbenchError as problem:
-                updates = self._opened(Setup(), usual)
+                updates = self._opened(Setup(), usual, blind)
                 updates[desk.told] = notices.error_card(problem)
         if draft:
             updates[desk.composer.prompt] = draft
-        return {**updates, choosing.listed: choosing.fingerprint()}
+        return {**updates, choosing.listed: "" if blind else choosing.fingerprint()}
 
-    def _restored(self, run: Run) -> Updates:
+    def _restored(self, run: Run, blind: bool) -> Updates:
         plan, everywhere = run.plan, range(1, pane.COUNT + 1)
         models = [plan.models[number] for number in everywhere]
         setup = replace(plan.ask.setup(()), prompt="")
         return merged(
-            self._filled(setup, models, plan.ask.own),
+            self._filled(setup, models, plan.ask.own, blind),
             self._desk.layout(run, plan.shown, models),
             self._desk.busy(plan, run.running),
         )
 
-    def _opened(self, setup: Setup, usual: Any) -> Updates:
+    def _opened(self, setup: Setup, usual: Any, blind: bool) -> Updates:
         wanted: list[str | None] = [*(setup.models if any(setup.models) else usual)]
         count = max(len(wanted), 1)
         wanted += [None] * (pane.COUNT - count)
         shown = tuple(range(1, count + 1))
         return merged(
-            self._filled(setup, wanted, setup.own), self._desk.layout(None, shown, wanted)
+            self._filled(setup, wanted, setup.own, blind), self._desk.layout(None, shown, wanted)
         )
 
-    def _filled(self, setup: Setup, models: list[str | None], own: Any) -> Updates:
+    def _filled(self, setup: Setup, models: list[str | None], own: Any, blind: bool) -> Updates:
         desk = self._desk
         fields = zip(desk.composer.fields, composer.fill(setup), strict=True)
         return {
-            **self._choosing.choices(models, set_values=True),
+            **self._choosing.choices(models, set_values=True, residency=not blind),
             **dict(fields),
             **{
                 one.own: gr.update(value=line(own.get(one.number, {})), visible=bool(own))
@@ -353,7 +355,7 @@ def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing]:
     shown = gr.State(first)
     desk = Desk(
         engine=engine,
-        runs=Runs(engine),
+        runs=Runs(engine, Run),
         timeline=chart,
         isolate=isolate,
         tabs=tab_list,

@@ -20,6 +20,12 @@ from workbench.ui.pane import Pane
 from workbench.ui.runs import Run, Runs
 from workbench.ui.timeline import Row
 
+TICK_S: Final = 0.1
+"""The page's rhythm while answers come: what the eye can follow, and cheap."""
+
+TAB: Final = "() => window.workbenchTab()"
+"""Asks the page's script which browser tab this is, and what was typed in it."""
+
 QUIET: Final[dict[str, Any]] = {
     "show_progress": "hidden",
     "api_visibility": "private",
@@ -42,7 +48,7 @@ class Desk:
     """What the tab consists of."""
 
     engine: Engine
-    runs: Runs
+    runs: Runs[Run]
     timeline: gr.HTML
     isolate: gr.Button
     tabs: gr.HTML

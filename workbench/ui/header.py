@@ -15,18 +15,30 @@ from workbench.memory import DeviceMemory
 from workbench.pressure import Alert
 from workbench.store import Store
 from workbench.ui import notices
+from workbench.ui.desk import TAB
 from workbench.ui.markup import html
+from workbench.ui.pairs import Pairs
 
 _EVERY_S: Final = 2.0
 _SILENT: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
+_HIDDEN: Final = (
+    '<div class="wb-machine" data-metric="hidden" title="who is in memory would tell who answers">'
+    "memory: after your vote in the Arena</div>"
+)
 _SHORT: Final = {"high": "memory short", "critical": "memory critical"}
 
 
 class Header:
-    """Builds the header at the current place."""
+    """Builds the header at the current place.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: the one road to all models.
+        pairs: while a page's pair is open, its header does not say who is in memory.
+    """
+
+    def __init__(self, engine: Engine, pairs: Pairs) -> None:
         self._engine = engine
+        self._pairs = pairs
         html('<span class="wb-name">Workbench</span>', elem_id="brand")
         self._machine = html("", elem_id="machine")
         self._banner = html("", elem_id="log-banner", elem_classes=["wb-notices"])
@@ -35,10 +47,17 @@ class Header:
 
     def on_load(self, page: gr.Blocks) -> None:
         """Show the first reading when the page opens."""
-        page.load(self._look, None, self._outputs, concurrency_limit=None, **_SILENT)
+        tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
+        page.load(self._first_look, tab, self._outputs, js=TAB, concurrency_limit=None, **_SILENT)
 
-    async def _look(self) -> Any:
+    async def _first_look(self, request: gr.Request, tab: str | None, _: str | None) -> Any:
+        self._pairs.join(request.session_hash, tab)
+        return await self._look(request)
+
+    async def _look(self, request: gr.Request) -> Any:
         """What the book knows already: nothing is read for it beside a measurement."""
+        if self._pairs.blind(request.session_hash):
+            return _HIDDEN, banner(self._engine.store)
         book, overview = self._engine.book, self._engine.overview()
         held = book.held()
         shown = render(

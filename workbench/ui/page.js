@@ -73,13 +73,16 @@
   document.addEventListener("input", (event) => {
     if (event.target.closest?.("#prompt")) sessionStorage.setItem("workbench-draft", event.target.value);
   });
+  const ballot = { KeyA: "arena-a", KeyB: "arena-b", KeyT: "arena-tie", KeyN: "arena-bad", KeyS: "arena-skip" };
   document.addEventListener(
     "keydown",
     (event) => {
       const inList = event.target.closest?.('[role="listbox"], [role="combobox"], [aria-expanded="true"]');
       let done = false;
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) done = click("run");
-      else if (event.key === "Escape" && !inList) done = click("stop");
+      // Of buttons with the same key only those of the tab in sight are there to be pressed.
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) done = click("run") || click("arena-ask");
+      else if (event.key === "Escape" && !inList) done = click("stop") || click("arena-stop");
+      else if (event.altKey && ballot[event.code]) done = click(ballot[event.code]);
       else if (event.altKey && event.code === "KeyD") done = click("diff-toggle");
       else if (event.altKey && /^Digit[1-6]$/.test(event.code)) done = focusPane(Number(event.code[5]));
       if (done) event.preventDefault();

@@ -6,6 +6,7 @@ import gradio as gr
 
 from workbench.bench.service import Benchmarks
 from workbench.engine import Engine
+from workbench.ui.arena import ArenaTab
 from workbench.ui.benchmarks import BenchmarksTab
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
@@ -13,6 +14,7 @@ from workbench.ui.header import Header
 from workbench.ui.history import HistoryTab
 from workbench.ui.insight import InsightTab
 from workbench.ui.models import ModelsTab
+from workbench.ui.pairs import Pairs
 
 
 def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
@@ -21,13 +23,15 @@ def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
     Its handlers are coroutines and must run in the engine's event loop, which they do in the
     server that mounts it.
     """
-    models = Catalogue(engine)
+    models, pairs = Catalogue(engine), Pairs(engine)
     # gradio's own telemetry is off: the page talks to nobody but its server.
     with gr.Blocks(title="Workbench", analytics_enabled=False, fill_width=True) as page:
-        header = Header(engine)
+        header = Header(engine, pairs)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Compare", id="compare-tab") as compare_tab:
-                compare = CompareTab(engine, models)
+                compare = CompareTab(engine, models, pairs)
+            with gr.Tab("Arena", id="arena-tab") as arena_tab:
+                arena = ArenaTab(engine, models, pairs)
             with gr.Tab("Models", id="models-tab") as models_tab:
                 table = ModelsTab(engine, models)
             with gr.Tab("Benchmarks", id="benchmarks-tab") as benchmarks_tab:
@@ -41,12 +45,16 @@ def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
         memory = table.memory
         models_tab.select(memory.look, None, memory.outputs, **table.SILENT)
         models_tab.select(memory.opened, None, memory.timer, **table.SILENT)
-        for other in (compare_tab, benchmarks_tab, history_tab, insight_tab):
-            other.select(memory.left, None, memory.timer, **table.SILENT)
         benchmarks_tab.select(bench.opened, None, bench.outputs, **bench.SILENT)
-        for other in (compare_tab, models_tab, history_tab, insight_tab):
-            other.select(bench.left, None, bench.timer, **bench.SILENT)
+        every = (compare_tab, arena_tab, models_tab, benchmarks_tab, history_tab, insight_tab)
+        for tab in every:  # what ticks in a tab does so only while it is in sight
+            if tab is not models_tab:
+                tab.select(memory.left, None, memory.timer, **table.SILENT)
+            if tab is not benchmarks_tab:
+                tab.select(bench.left, None, bench.timer, **bench.SILENT)
         history_tab.select(history.refresh, history.inputs, history.outputs, **history.SILENT)
+        arena.on_select(arena_tab)
         compare.on_load(page)
+        arena.on_load(page)
         header.on_load(page)
     return page

@@ -55,6 +55,25 @@ def badge(number: int, model: str | None) -> str:
     return mark(LETTERS[number - 1], model or "")
 
 
+def chat_of(name: str, empty: str) -> gr.Chatbot:
+    """Where answers are shown; ``empty`` is Markdown that stands there before the first one."""
+    return gr.Chatbot(
+        elem_id=f"{name}-chat",
+        elem_classes=["wb-chat"],
+        show_label=False,
+        container=False,
+        height=None,
+        layout="panel",
+        sanitize_html=True,
+        allow_tags=False,
+        latex_delimiters=_LATEX,
+        feedback_options=None,
+        buttons=["copy"],
+        placeholder=empty,
+        group_consecutive_messages=True,
+    )
+
+
 def build(number: int) -> Pane:
     """Lay a pane out at the current place."""
     name = f"pane-{number}"
@@ -109,21 +128,7 @@ def build(number: int) -> Pane:
             visible=False,
         )
         notice = html("", elem_id=f"{name}-notice", elem_classes=["wb-notices"])
-        chat = gr.Chatbot(
-            elem_id=f"{name}-chat",
-            elem_classes=["wb-chat"],
-            show_label=False,
-            container=False,
-            height=None,
-            layout="panel",
-            sanitize_html=True,
-            allow_tags=False,
-            latex_delimiters=_LATEX,
-            feedback_options=None,
-            buttons=["copy"],
-            placeholder=_EMPTY,
-            group_consecutive_messages=True,
-        )
+        chat = chat_of(name, _EMPTY)
         with gr.Row(elem_classes=["wb-foot"]):
             stop, again, spread = (
                 gr.Button(

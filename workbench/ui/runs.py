@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from workbench import logs
 from workbench.engine import Engine, rejected
@@ -144,18 +144,26 @@ class Run:
             self._engine.cancel(event.session_id, self._stopped[pane])
 
 
-class Runs:
+R = TypeVar("R", bound=Run)
+
+
+class Runs(Generic[R]):
     """The last run of each browser tab.
 
     A tab is known by a secret that it keeps; each time its page is loaded it has a new connection.
+
+    Args:
+        engine: the one road to all models.
+        make: the kind of run.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, make: Callable[[Engine, Plan], R]) -> None:
         self._engine = engine
-        self._by_tab: dict[str, Run] = {}
+        self._make = make
+        self._by_tab: dict[str, R] = {}
         self._tab_of: dict[str, str] = {}
 
-    def join(self, connection: str | None, tab: str) -> Run | None:
+    def join(self, connection: str | None, tab: str) -> R | None:
         """A page was loaded in a tab; the run that the tab had before, if there is one."""
         self._tab_of[connection or ""] = tab
         return self._by_tab.get(tab)
@@ -164,14 +172,14 @@ class Runs:
         """The page is gone; its tab may come back."""
         self._tab_of.pop(connection or "", None)
 
-    def of(self, connection: str | None) -> Run | None:
+    def of(self, connection: str | None) -> R | None:
         """The last run of a page's tab, if it had one."""
         return self._by_tab.get(self._tab(connection))
 
-    def begin(self, connection: str | None, plan: Plan) -> Run:
+    def begin(self, connection: str | None, plan: Plan) -> R:
         """Carry a plan out as the tab's run."""
         self.forget(connection)
-        run = self._by_tab[self._tab(connection)] = Run(self._engine, plan)
+        run = self._by_tab[self._tab(connection)] = self._make(self._engine, plan)
         while len(self._by_tab) > MAX_TABS:
             self._drop(next(iter(self._by_tab)))
         return run

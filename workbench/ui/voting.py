@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import gradio as gr
 
+from workbench.engine import Engine
 from workbench.errors import WorkbenchError
+from workbench.live import LiveAnswer
 from workbench.ui.desk import QUIET, Desk, Updates, message
 from workbench.ui.differences import answers
 from workbench.ui.pane import LETTERS
@@ -53,19 +56,50 @@ class Voting:
         run = desk.run_of(request)
         if run is None or run.running or run.voted is not None:
             return self.offer(run)
-        found = answers(run.plan)
-        candidates = [
-            Candidate(one.session.model if one.session else one.model, one.session_id)
-            for one in found.values()
-        ]
-        letters = [LETTERS[number - 1] for number in found]
-        winner = letters.index(choice) if choice in letters else choice
-        cast = rows(run.plan.comparison_id, candidates, winner)
-        run.voted = choice
         try:
-            stored = desk.engine.store.insert("votes", *cast).stored
-            await asyncio.wrap_future(stored)
+            await cast(desk.engine, run, choice, answers(run.plan))
         except WorkbenchError as problem:
-            run.voted = None
             raise message(problem) from None
         return self.offer(run)
+
+
+async def cast(
+    engine: Engine,
+    run: Run,
+    choice: str,
+    found: Mapping[int, LiveAnswer],
+    *,
+    arena: bool = False,
+) -> None:
+    """Put a vote into the log; on return it is there.
+
+    Args:
+        engine: has the log.
+        run: its answers have ended, and nothing was said of them yet.
+        choice: a pane's letter, :data:`TIE` or :data:`ALL_BAD`.
+        found: the answers by pane, in their order.
+        arena: whether the voter saw the answers without the names.
+
+    Raises:
+        WorkbenchError: it could not be stored, and may be cast again.
+    """
+    candidates = [
+        Candidate(
+            one.session.model if one.session else one.model, one.session_id, one.conversation_id
+        )
+        for one in found.values()
+    ]
+    letters = [LETTERS[number - 1] for number in found]
+    cast_rows = rows(
+        run.plan.comparison_id,
+        candidates,
+        letters.index(choice) if choice in letters else choice,
+        blind=arena,
+        mode="arena" if arena else "compare",
+    )
+    run.voted = choice
+    try:
+        await asyncio.wrap_future(engine.store.insert("votes", *cast_rows).stored)
+    except WorkbenchError:
+        run.voted = None
+        raise
