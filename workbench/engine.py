@@ -43,6 +43,7 @@ from workbench.store.journal import Journal
 from workbench.types import (
     ChatRequest,
     ErrorEvent,
+    Message,
     ModelInfo,
     Priority,
     Stamps,
@@ -423,11 +424,17 @@ class Engine:
 
     def _validate(self, request: ChatRequest) -> None:
         messages = request.messages
-        if not messages or not (messages[-1].content.strip() or messages[-1].role == "tool"):
-            raise invalid("The prompt is empty.", fix="Type a message.")
-        if messages[-1].role not in ("user", "tool"):
+        if request.raw and (len(messages) != 1 or request.tools or request.forced):
             raise invalid(
-                f"The last message has the role {messages[-1].role!r}.",
+                "A raw prompt is one text to be continued: no history, functions or forced answer.",
+                fix="Send it as the only message, or leave raw out.",
+            )
+        last = messages[-1] if messages else Message("user", "")
+        if not (last.content if request.raw else last.content.strip()) and last.role != "tool":
+            raise invalid("The prompt is empty.", fix="Type a message.")
+        if last.role not in ("user", "tool"):
+            raise invalid(
+                f"The last message has the role {last.role!r}.",
                 fix="End the history with a user message.",
             )
         limit = self.settings.workbench_max_prompt_bytes

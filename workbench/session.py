@@ -521,6 +521,7 @@ class LiveSession:
                 **(finish.details if finish else {}),
                 **self._attempts(),
                 **self._tools(),
+                **({"raw": True} if request.raw else {}),
             },
         )
 

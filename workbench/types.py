@@ -253,6 +253,8 @@ class ChatRequest:
     ``forced`` is an answer, in pieces, that the model is made to give: with ``options.logprobs`` it
     tells how likely each token of it would have been. A runtime that chooses its tokens itself is
     asked piece by piece.
+    With ``raw`` the model continues the text of the only message as it stands: no chat template is
+    put around it, and nothing of the answer is taken for thinking or calls.
     """
 
     model: str
@@ -260,6 +262,7 @@ class ChatRequest:
     options: Options = field(default_factory=Options)
     tools: tuple[Mapping[str, Any], ...] = ()
     forced: tuple[str, ...] = ()
+    raw: bool = False
     timing_mode: TimingMode = TimingMode.CONCURRENT
     priority: Priority = Priority.INTERACTIVE
     fallback: str | None = None

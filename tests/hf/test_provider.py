@@ -60,6 +60,24 @@ async def test_greedy_equals_plain_generate(
     assert answer.finish.prompt_tokens == inputs["input_ids"].shape[1]
 
 
+async def test_a_raw_prompt_is_continued_without_a_template(
+    provider: HuggingFaceProvider, tiny_models: Path
+) -> None:
+    answer = Answer()
+    chat = replace(request(MODEL, " The sky\n", max_tokens=20), raw=True)
+    async for event in provider.stream(chat, MODEL, 1, CancellationToken()):
+        if isinstance(event, ProviderToken):
+            answer.tokens.append(event)
+        elif isinstance(event, ProviderFinish):
+            answer.finishes.append(event)
+    tokenizer, model = plain(tiny_models / MODEL)
+    inputs = tokenizer(" The sky\n", return_tensors="pt")
+    ids = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0]
+    new = ids[inputs["input_ids"].shape[1] :].tolist()
+    assert answer.text == tokenizer.decode(new, skip_special_tokens=True)
+    assert answer.finish.prompt_tokens == inputs["input_ids"].shape[1]
+
+
 def plain(folder: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

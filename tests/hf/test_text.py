@@ -20,6 +20,7 @@ from workbench.hf.text import (
     StopFilter,
     ThinkFilter,
     cleans_up,
+    token_bytes,
 )
 
 WORDS = st.sampled_from(
@@ -228,3 +229,18 @@ def test_thinking_is_told_from_what_only_looks_like_it(
     pieces = [piece for letter in text for piece in think.push(letter)] + think.finish()
     assert "".join(part for channel, part in pieces if channel == "reasoning") == reasoning
     assert "".join(part for channel, part in pieces if channel == "content") == content
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [("byte_level", "日本 👩‍🚀é"), ("byte_fallback", "日👩é")]
+)
+def test_tokens_that_are_no_whole_text_tell_their_bytes(kind: str, text: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    spelt, halves = b"", 0
+    for one in tokenizer(text)["input_ids"]:
+        alone = tokenizer.decode([one])
+        found = token_bytes(alone, tokenizer.convert_ids_to_tokens(one))
+        halves += found is not None
+        spelt += bytes(found) if found is not None else alone.encode()
+    assert spelt.decode() == text
+    assert halves > 4

@@ -15,12 +15,15 @@ from workbench.types import ChatRequest, Message, Options, ProviderEvent
 MODEL = "smollm2:135m"
 
 
-def ask(text: str = "Say hi.", keep_alive_s: float | None = None, **options: Any) -> ChatRequest:
+def ask(
+    text: str = "Say hi.", keep_alive_s: float | None = None, raw: bool = False, **options: Any
+) -> ChatRequest:
     return ChatRequest(
         f"ollama/{MODEL}",
         (Message("user", text),),
         Options(**{"temperature": 0.0, "max_tokens": 8, **options}),
         keep_alive_s=keep_alive_s,
+        raw=raw,
     )
 
 

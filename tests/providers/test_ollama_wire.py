@@ -69,6 +69,28 @@ def test_every_option_is_sent_under_ollamas_name() -> None:
     }
 
 
+def test_a_raw_prompt_goes_to_generate_as_it_stands() -> None:
+    request = ask(" The sky is\n", raw=True, stop=("a",), logprobs=2, num_ctx=64)
+    chat, body = wire.chat_body(request, "m", 9, 60), wire.generate_body(request, "m", 9, 60)
+    assert body.pop("raw") is True
+    assert body.pop("prompt") == " The sky is\n"
+    del chat["messages"]
+    assert body == chat, "all else is the same for both"
+    with pytest.raises(WorkbenchError):
+        wire.generate_body(ask("", raw=True), "m", 9, 60)
+
+
+def test_lines_of_generate_are_read_like_those_of_chat() -> None:
+    line = {"model": "m", "response": " blue", "done": False}
+    assert wire.events(line, 5, {}) == [ProviderToken(" blue", 5)]
+    last = {"model": "m", "response": "", "done": True, "done_reason": "length", "eval_count": 3}
+    (end,) = wire.events(last, 6, {})
+    assert isinstance(end, ProviderFinish)
+    assert (end.finish_reason, end.output_tokens) == ("length", 3)
+    with pytest.raises(MalformedAnswer):
+        wire.events({"response": 1, "done": False}, 5, {})
+
+
 def test_what_was_not_asked_for_is_not_sent() -> None:
     body = wire.chat_body(ask(), "m", 1, 60)
     assert not {"logprobs", "top_logprobs", "format", "truncate"} & body.keys()

@@ -82,6 +82,14 @@ _BODIES: Final[Mapping[str, Any]] = {
         "seed": 1,
         "stop": ["."],
     },
+    "POST /v1/completions": {
+        **_MODEL,
+        "prompt": "Three colors: red,",
+        "max_tokens": 16,
+        "temperature": 0,
+        "seed": 1,
+        "stop": ["."],
+    },
     "POST /api/v1/query": {"sql": "SELECT model, ttft_s FROM latencies", "limit": 10},
 }
 _EVENTS: Final = (
@@ -127,6 +135,15 @@ _ANSWERS: Final[Mapping[str, Any]] = {
             }
         ],
         "usage": {"prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16},
+    },
+    "POST /v1/completions": {
+        "id": "cmpl-ses_1",
+        "object": "text_completion",
+        "model": "scripted/chunks",
+        "choices": [
+            {"index": 0, "text": " green, blue", "finish_reason": "stop", "logprobs": None}
+        ],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9},
     },
 }
 
@@ -221,7 +238,7 @@ def _complete(
         if not status.startswith("2"):
             continue
         content = response.setdefault("content", {})
-        if name == "POST /v1/chat/completions":
+        if name in ("POST /v1/chat/completions", "POST /v1/completions"):
             content["text/event-stream"] = {}
         if "text/event-stream" in content:
             stream = _OPENAI_STREAM if " /v1/" in name else _STREAM

@@ -7,35 +7,23 @@ when there is something to tell, so that a client sees a full queue as a 503 and
 from __future__ import annotations
 
 import datetime as dt
-import json
-import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from workbench.api.openai_answers import Answer, ChatAnswer, TextAnswer
 from workbench.api.openai_calls import ChatCompletion
-from workbench.api.problems import openai_body
-from workbench.api.streaming import EventStream, collect, finished, stopped, while_connected
+from workbench.api.openai_text import TextCompletion
+from workbench.api.streaming import EventStream, collect, finished, while_connected
 from workbench.engine import Engine
-from workbench.types import (
-    ChatRequest,
-    DoneEvent,
-    ErrorEvent,
-    ModelInfo,
-    Status,
-    StreamEvent,
-    StreamSession,
-    TokenEvent,
-    ToolCallEvent,
-)
+from workbench.types import ChatRequest, ErrorEvent, ModelInfo, StreamEvent
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 _DONE: Final = "data: [DONE]\n\n"
-_FIGURES: Final = ("queue_s", "load_s", "ttft_s", "tpot_s", "decode_tps", "output_tps", "e2e_s")
 
 
 @router.get("/models")
@@ -58,13 +46,26 @@ async def model(request: Request, model: str) -> dict[str, Any]:
 async def chat_completions(request: Request, body: ChatCompletion) -> Response:
     """One answer, whole or (``stream``) as server-sent events that end with ``[DONE]``."""
     call = body.request(request.state.correlation_id)
+    return await _respond(request, call, ChatAnswer(call, body), stream=bool(body.stream))
+
+
+@router.post("/completions")
+async def completions(request: Request, body: TextCompletion) -> Response:
+    """A text continued as it stands, without a chat template; whole or as server-sent events."""
+    call = body.request(request.state.correlation_id)
+    return await _respond(request, call, TextAnswer(call, body), stream=bool(body.stream))
+
+
+async def _respond(
+    request: Request, call: ChatRequest, answer: Answer, *, stream: bool
+) -> Response:
     events = _engine(request).stream(call)
-    if not body.stream:
+    headers = {"X-Session-ID": call.session_id}
+    if not stream:
         async with aclosing(events):
             told = await while_connected(request, collect(events))
-        answer = _Answer(call, body)
         session = finished(told[-1])
-        return JSONResponse(answer.whole(session, told), headers=_headers(call))
+        return JSONResponse(answer.whole(session, told), headers=headers)
     try:
         told = await while_connected(request, collect(events, until_token=True))
         if isinstance(told[-1], ErrorEvent):
@@ -72,18 +73,26 @@ async def chat_completions(request: Request, body: ChatCompletion) -> Response:
     except BaseException:
         await events.aclose()
         raise
-    return EventStream(
-        _stream(_Answer(call, body), told, events), events.aclose, headers=_headers(call)
-    )
+    return EventStream(_stream(answer, told, events), events.aclose, headers=headers)
+
+
+async def _stream(
+    answer: Answer, told: Sequence[StreamEvent], events: AsyncGenerator[StreamEvent, None]
+) -> AsyncGenerator[str, None]:
+    for line in answer.first():
+        yield line
+    for event in told:
+        for line in answer.lines(event):
+            yield line
+    async for event in events:
+        for line in answer.lines(event):
+            yield line
+    yield _DONE
 
 
 def _engine(request: Request) -> Engine:
     engine: Engine = request.app.state.engine
     return engine
-
-
-def _headers(call: ChatRequest) -> dict[str, str]:
-    return {"X-Session-ID": call.session_id}
 
 
 def _model(model: ModelInfo) -> dict[str, Any]:
@@ -102,184 +111,3 @@ def _created(model: ModelInfo) -> int:
         return int(dt.datetime.fromisoformat(str(model.details.get("modified_at"))).timestamp())
     except ValueError:
         return 0
-
-
-async def _stream(
-    answer: _Answer, told: Sequence[StreamEvent], events: AsyncGenerator[StreamEvent, None]
-) -> AsyncGenerator[str, None]:
-    yield _data(answer.chunk({"role": "assistant", "content": ""}))
-    for event in told:
-        for line in answer.lines(event):
-            yield line
-    async for event in events:
-        for line in answer.lines(event):
-            yield line
-    yield _DONE
-
-
-def _data(body: Mapping[str, Any]) -> str:
-    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"
-
-
-class _Answer:
-    """One answer in OpenAI's form.
-
-    Args:
-        call: what the engine was asked.
-        body: what the client asked.
-    """
-
-    def __init__(self, call: ChatRequest, body: ChatCompletion) -> None:
-        self._call = call
-        self._body = body
-        self._created = int(time.time())
-        self._model = call.model
-        self._calls = 0
-
-    def whole(self, session: StreamSession, told: Sequence[StreamEvent]) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-        message: dict[str, Any] = {"role": "assistant", "content": session.text, "refusal": None}
-        if session.reasoning:
-            message["reasoning_content"] = session.reasoning
-        calls = [self._tool_call(event) for event in told if isinstance(event, ToolCallEvent)]
-        if calls:
-            message["tool_calls"] = calls
-            message["content"] = session.text or None
-        choice: dict[str, Any] = {
-            "index": 0,
-            "message": message,
-            "finish_reason": session.finish_reason,
-            "logprobs": None,
-        }
-        if self._body.logprobs:
-            tokens = [event for event in told if isinstance(event, TokenEvent)]
-            choice["logprobs"] = self._logprobs(tokens)
-        self._model = session.model
-        return {
-            **self._head("chat.completion"),
-            "choices": [choice],
-            "usage": _usage(session),
-            **_fingerprint(session),
-            "workbench": self._extra(session),
-        }
-
-    def lines(self, event: StreamEvent) -> list[str]:
-        """What one event is on the wire; the last tells the end, and the usage if wanted."""
-        match event:
-            case TokenEvent():
-                return self._token(event)
-            case ToolCallEvent():
-                call = {"index": self._calls, **self._tool_call(event)}
-                self._calls += 1
-                return [_data(self.chunk({"tool_calls": [call]}))]
-            case ErrorEvent():
-                return [_data(openai_body(event.error, self._call.correlation_id))]
-            case DoneEvent(session=session) if session.status is Status.CANCELLED:
-                return [_data(openai_body(stopped(session), self._call.correlation_id))]
-            case DoneEvent(session=session):
-                return self._end(session)
-        return []
-
-    def chunk(self, delta: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        """One chunk with a piece of the answer."""
-        choice = {"index": 0, "delta": delta, "finish_reason": None, "logprobs": None, **more}
-        usage = {"usage": None} if self._usage_wanted else {}
-        return {**self._head("chat.completion.chunk"), "choices": [choice], **usage}
-
-    @property
-    def _usage_wanted(self) -> bool:
-        options = self._body.stream_options
-        return bool(options and options.include_usage)
-
-    def _token(self, event: TokenEvent) -> list[str]:
-        logprobs = {"logprobs": self._logprobs([event])} if self._body.logprobs else {}
-        if not event.text and not (logprobs and event.logprobs):
-            return []
-        name = "reasoning_content" if event.channel == "reasoning" else "content"
-        return [_data(self.chunk({name: event.text}, **logprobs))]
-
-    def _end(self, session: StreamSession) -> list[str]:
-        self._model = session.model
-        last = self.chunk({}, finish_reason=session.finish_reason)
-        last |= {**_fingerprint(session), "workbench": self._extra(session)}
-        lines = [_data(last)]
-        if self._usage_wanted:
-            head = self._head("chat.completion.chunk")
-            lines.append(_data({**head, "choices": [], "usage": _usage(session)}))
-        return lines
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": f"chatcmpl-{self._call.session_id}",
-            "object": kind,
-            "created": self._created,
-            "model": self._model,
-        }
-
-    @staticmethod
-    def _tool_call(event: ToolCallEvent) -> dict[str, Any]:
-        function = {"name": event.name, "arguments": event.arguments}
-        return {"id": event.call_id, "type": "function", "function": function}
-
-    def _logprobs(self, events: Sequence[TokenEvent]) -> dict[str, Any]:
-        wanted = self._body.top_logprobs or 0
-        return {
-            "content": [
-                {
-                    **_logprob(entry),
-                    "top_logprobs": [
-                        _logprob(other) for other in (entry.get("top_logprobs") or ())[:wanted]
-                    ],
-                }
-                for event in events
-                for entry in event.logprobs
-            ],
-            "refusal": None,
-        }
-
-    def _extra(self, session: StreamSession) -> dict[str, Any]:
-        """What is ours: ids under which all is in the log, the figures, what to know."""
-        return {
-            "session_id": session.session_id,
-            "conversation_id": session.conversation_id,
-            "correlation_id": session.correlation_id,
-            "requested_model": session.requested_model,
-            "fallback_from": session.fallback_from,
-            "seed": session.seed,
-            "contended": session.overlap_ns > 0,
-            "warnings": [
-                {"code": warning.code, "message": warning.message} for warning in session.warnings
-            ],
-            "ignored": self._body.ignored(),
-            **{name: session.metrics.get(name) for name in _FIGURES},
-            "mem_peak_bytes": session.mem_peak_bytes,
-        }
-
-
-def _logprob(entry: Mapping[str, Any]) -> dict[str, Any]:
-    token = str(entry.get("token", ""))
-    spelt = entry.get("bytes") or list(token.encode("utf-8", "replace"))
-    return {"token": token, "logprob": entry.get("logprob"), "bytes": spelt}
-
-
-def _fingerprint(session: StreamSession) -> dict[str, Any]:
-    """What identifies the weights, where that is known."""
-    digest = (session.digest or "").removeprefix("sha256:")
-    return {"system_fingerprint": f"fp_{digest[:16]}" if digest else None}
-
-
-def _usage(session: StreamSession) -> dict[str, Any]:
-    """Tokens by the runtime's own count."""
-    prompt, output = session.prompt_tokens or 0, session.output_tokens or 0
-    timeline = session.timeline
-    thinking = sum(
-        count
-        for count, channel in zip(timeline.n_tokens, timeline.channels, strict=True)
-        if channel == "reasoning"
-    )
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": output,
-        "total_tokens": prompt + output,
-        "completion_tokens_details": {"reasoning_tokens": thinking},
-    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -67,27 +67,27 @@ _FIXES: Final[Mapping[str, str]] = {
 _MAX_TOOLS: Final = 128
 
 
-class _Loose(BaseModel):
+class Loose(BaseModel):
     """A JSON object that may hold more than is known here."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class TextPart(_Loose):
+class TextPart(Loose):
     """A part of a message; only text can be served."""
 
     type: str
     text: str | None = None
 
 
-class CalledFunction(_Loose):
+class CalledFunction(Loose):
     """What a model asked for; ``arguments`` is JSON text."""
 
     name: str
     arguments: str = "{}"
 
 
-class AskedCall(_Loose):
+class AskedCall(Loose):
     """One call of a function in an assistant message."""
 
     id: str
@@ -95,7 +95,7 @@ class AskedCall(_Loose):
     function: CalledFunction
 
 
-class ChatMessage(_Loose):
+class ChatMessage(Loose):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -104,7 +104,7 @@ class ChatMessage(_Loose):
     tool_call_id: str | None = None
 
 
-class FunctionDefinition(_Loose):
+class FunctionDefinition(Loose):
     """A function that the model may ask for; ``parameters`` is its JSON schema."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
@@ -113,14 +113,14 @@ class FunctionDefinition(_Loose):
     strict: bool | None = None
 
 
-class Tool(_Loose):
+class Tool(Loose):
     """A function as the OpenAI API wraps it."""
 
     type: Literal["function"]
     function: FunctionDefinition
 
 
-class StreamOptions(_Loose):
+class StreamOptions(Loose):
     """What a stream shall carry besides text."""
 
     include_usage: bool | None = None
@@ -129,35 +129,80 @@ class StreamOptions(_Loose):
 Stop = str | list[str]
 
 
-class ChatCompletion(_Loose):
-    """The body of ``POST /v1/chat/completions``.
+class Completion(Loose):
+    """What both operations that generate may be asked.
 
     Beyond OpenAI's fields: ``top_k``, ``repetition_penalty``, ``num_ctx`` and ``overflow`` as in
     ``options`` elsewhere, and ``workbench`` with the terms of the call (``timing_mode``,
     ``timeouts``, ``conversation_id``, ``fallback``).
     """
 
+    REFUSED: ClassVar[Mapping[str, tuple[Any, ...]]] = _REFUSED
+
     model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
-    max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
     stop: Stop | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: dict[str, Any] | None = None
-    tools: Annotated[list[Tool], Field(max_length=_MAX_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
     num_ctx: int | None = None
     overflow: Literal["truncate", "error"] | None = None
     workbench: Terms | None = None
+
+    def ignored(self) -> list[str]:
+        """Fields of the request that had no effect on the answer."""
+        extra = self.model_extra or {}
+        return [name for name in extra if name not in self.REFUSED and extra[name] is not None]
+
+    def _terms(self) -> Terms:
+        return self.workbench or Terms()
+
+    def _options(self) -> dict[str, Any]:
+        """Options by our names; temperature and top_p are 1 unless given, as OpenAI has it."""
+        return {
+            "max_tokens": self.max_tokens,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "top_k": 0 if self.top_k is None else self.top_k,
+            "seed": self.seed,
+            "stop": self.stop,
+            "repetition_penalty": self.repetition_penalty,
+            "num_ctx": self.num_ctx,
+            "overflow": self.overflow,
+            "response_format": self.response_format,
+        }
+
+    def _refuse(self) -> None:
+        """Say no to what would change the answer and cannot be done."""
+        for name, neutral in self.REFUSED.items():
+            value = (self.model_extra or {}).get(name)
+            if value is not None and value not in neutral:
+                raise unsupported(
+                    name,
+                    f"{name}={short(value)} is not supported by the workbench.",
+                    _FIXES.get(name, f"Leave {name} out."),
+                )
+        if self.stream_options is not None and not self.stream:
+            raise unsupported(
+                "stream_options", "stream_options is for streams.", "Set stream to true."
+            )
+
+
+class ChatCompletion(Completion):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: Annotated[list[Tool], Field(max_length=_MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
     def request(self, correlation_id: str) -> ChatRequest:
         """The engine's request.
@@ -167,7 +212,7 @@ class ChatCompletion(_Loose):
         """
         self._refuse()
         messages = [_message(message, index) for index, message in enumerate(self.messages)]
-        return (self.workbench or Terms()).chat_request(
+        return self._terms().chat_request(
             self.model,
             messages,
             self._options(),
@@ -178,8 +223,7 @@ class ChatCompletion(_Loose):
 
     def ignored(self) -> list[str]:
         """Fields of the request that had no effect on the answer."""
-        extra = self.model_extra or {}
-        names = [name for name in extra if name not in _REFUSED and extra[name] is not None]
+        names = super().ignored()
         for index, message in enumerate(self.messages):
             names += [f"messages.{index}.{name}" for name in message.model_extra or {}]
         names += [
@@ -193,57 +237,36 @@ class ChatCompletion(_Loose):
         return [] if self.tool_choice == "none" else self.tools or []
 
     def _options(self) -> dict[str, Any]:
-        """Options by our names; temperature and top_p are 1 unless given, as OpenAI has it."""
         limit = self.max_completion_tokens
         return {
+            **super()._options(),
             "max_tokens": self.max_tokens if limit is None else limit,
-            "temperature": 1.0 if self.temperature is None else self.temperature,
-            "top_p": 1.0 if self.top_p is None else self.top_p,
-            "top_k": 0 if self.top_k is None else self.top_k,
-            "seed": self.seed,
-            "stop": self.stop,
-            "repetition_penalty": self.repetition_penalty,
-            "num_ctx": self.num_ctx,
-            "overflow": self.overflow,
-            "response_format": self.response_format,
             # One alternative at least, or a runtime gives no probabilities at all.
             "logprobs": max(1, self.top_logprobs or 0) if self.logprobs else None,
         }
 
     def _refuse(self) -> None:
-        """Say no to what would change the answer and cannot be done."""
-        for name, neutral in _REFUSED.items():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and value not in neutral:
-                raise _unsupported(
-                    name,
-                    f"{name}={_short(value)} is not supported by the workbench.",
-                    _FIXES.get(name, f"Leave {name} out."),
-                )
+        super()._refuse()
         both = self.max_tokens, self.max_completion_tokens
         if None not in both and both[0] != both[1]:
-            raise _unsupported(
+            raise unsupported(
                 "max_tokens",
                 f"max_tokens is {both[0]} and max_completion_tokens {both[1]}.",
                 "Give one of them.",
             )
         if self.top_logprobs and not self.logprobs:
-            raise _unsupported(
+            raise unsupported(
                 "top_logprobs", "top_logprobs needs logprobs.", "Set logprobs to true."
             )
-        if self.stream_options is not None and not self.stream:
-            raise _unsupported(
-                "stream_options", "stream_options is for streams.", "Set stream to true."
-            )
         if self.tool_choice not in (None, "auto", "none"):
-            raise _unsupported(
+            raise unsupported(
                 "tool_choice",
-                f"tool_choice={_short(self.tool_choice)} is not supported: {self.model} cannot be "
+                f"tool_choice={short(self.tool_choice)} is not supported: {self.model} cannot be "
                 "made to call a function.",
                 "Use auto or none; for an answer of a fixed form use response_format.",
             )
         if self._offered() and self.parallel_tool_calls is False:
-            raise _unsupported(
+            raise unsupported(
                 "parallel_tool_calls",
                 f"parallel_tool_calls=false is not supported: {self.model} decides how many "
                 "functions it asks for.",
@@ -251,7 +274,7 @@ class ChatCompletion(_Loose):
             )
         form = (self.response_format or {}).get("type")
         if self._offered() and form not in (None, "text"):
-            raise _unsupported(
+            raise unsupported(
                 "response_format",
                 f"tools together with response_format {form!r} are not supported.",
                 "Use one of them.",
@@ -264,11 +287,11 @@ def _message(message: ChatMessage, index: int) -> Message:
     if isinstance(content, list):
         content = "".join(_text(part, index) for part in content)
     if content is None and not message.tool_calls:
-        raise _unsupported(
+        raise unsupported(
             f"messages.{index}.content", f"Message {index} has no content.", "Give it some."
         )
     if message.role == "tool" and message.tool_call_id is None:
-        raise _unsupported(
+        raise unsupported(
             f"messages.{index}.tool_call_id",
             f"Message {index} is a function's result, but does not say of which call.",
             "Give tool_call_id.",
@@ -278,7 +301,7 @@ def _message(message: ChatMessage, index: int) -> Message:
         for call in message.tool_calls or ()
     )
     if calls and message.role != "assistant":
-        raise _unsupported(
+        raise unsupported(
             f"messages.{index}.tool_calls",
             f"Message {index} of role {message.role} has tool_calls.",
             "Only assistant messages call functions.",
@@ -288,7 +311,7 @@ def _message(message: ChatMessage, index: int) -> Message:
 
 def _text(part: TextPart, index: int) -> str:
     if part.type != "text" or part.text is None:
-        raise _unsupported(
+        raise unsupported(
             f"messages.{index}.content",
             f"Message {index} has a part of type {part.type[:40]!r}; only text can be served.",
             'Send parts of the form {"type": "text", "text": "..."}.',
@@ -303,7 +326,7 @@ def _json(call: AskedCall, index: int) -> str:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise _unsupported(
+        raise unsupported(
             f"messages.{index}.tool_calls",
             f"The arguments of the call of {call.function.name[:64]} in message {index} are no "
             "JSON object.",
@@ -324,9 +347,11 @@ def _tool(tool: Tool) -> dict[str, Any]:
     }
 
 
-def _unsupported(option: str, message: str, fix: str) -> WorkbenchError:
+def unsupported(option: str, message: str, fix: str) -> WorkbenchError:
+    """What cannot be served, by the name of its field."""
     return invalid(message, fix=fix, option=option)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as it may stand in a message."""
     return json.dumps(value, default=str)[:80]

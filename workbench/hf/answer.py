@@ -16,7 +16,7 @@ from workbench.hf.loading import LoadedModel, is_out_of_memory
 from workbench.hf.prompting import make_prompt
 from workbench.hf.protocol import Called, Finished, Generate, Message, Token, Warned
 from workbench.hf.sampling import Sampler, log_probabilities
-from workbench.hf.text import AnswerText, ChannelFilter, ThinkFilter, cleans_up
+from workbench.hf.text import AnswerText, ChannelFilter, ThinkFilter, cleans_up, token_bytes
 from workbench.hf.tools import ToolFilter, tool_filter
 from workbench.types import Channel, Options
 
@@ -44,7 +44,12 @@ class Answer:
         self._send = send
         tokenizer = loaded.tokenizer
         prompt = make_prompt(
-            tokenizer, request.messages, self._options, loaded.context_length, request.tools
+            tokenizer,
+            request.messages,
+            self._options,
+            loaded.context_length,
+            request.tools,
+            raw=request.raw,
         )
         for warning in prompt.warnings:
             send(Warned(self.number, warning.code, warning.message, warning.details))
@@ -73,7 +78,7 @@ class Answer:
         think: ChannelFilter | None = None
         if request.tools:
             think = self._tools = tool_filter(tokenizer, loaded.model, prompt.text, request.tools)
-        elif loaded.thinks:
+        elif loaded.thinks and not request.raw:
             think = ThinkFilter(prompt.text.rstrip().endswith(ThinkFilter.OPEN))
         self._text = AnswerText(
             lambda ids: str(
@@ -214,8 +219,11 @@ class Answer:
         }
 
     def _named(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text = self._loaded.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
-        return {"token": text, "token_id": token_id, "logprob": logprob}
+        tokenizer = self._loaded.tokenizer
+        text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        found = token_bytes(text, tokenizer.convert_ids_to_tokens(token_id))
+        spelt = {"bytes": found} if found is not None else {}
+        return {"token": text, "token_id": token_id, "logprob": logprob, **spelt}
 
 
 def generation_error(error: BaseException, device: str, count: int) -> WorkbenchError:

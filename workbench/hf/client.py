@@ -137,6 +137,7 @@ class WorkerClient:
         cancel: CancelSignal,
         tools: Sequence[Mapping[str, Any]] = (),
         forced: str | None = None,
+        raw: bool = False,
     ) -> AsyncGenerator[GenerationMessage, None]:
         """Stream one answer; the last item is its ``Finished``.
 
@@ -151,6 +152,7 @@ class WorkerClient:
             cancel: ends the generation within a token; its ``Finished`` still comes.
             tools: functions that the model may ask for, in the OpenAI form.
             forced: an answer to be taken in place of the model's own choice.
+            raw: continue the text of the only message as it stands.
 
         Raises:
             WorkbenchError: the worker's own error, or ``HF_PIPELINE_ERROR`` if it died.
@@ -170,6 +172,7 @@ class WorkerClient:
                     seed,
                     threads,
                     [dict(tool) for tool in tools],
+                    raw,
                     logs.bound("correlation_id"),
                     forced,
                 )

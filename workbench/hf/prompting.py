@@ -44,6 +44,8 @@ def make_prompt(
     options: Options,
     context_length: int | None,
     tools: Sequence[Mapping[str, Any]] = (),
+    *,
+    raw: bool = False,
 ) -> Prompt:
     """Render, tokenise and fit into the context.
 
@@ -53,14 +55,16 @@ def make_prompt(
         options: ``num_ctx``, ``max_tokens`` and ``overflow`` are looked at.
         context_length: what the model was made for, in tokens, or None.
         tools: functions that the model may ask for.
+        raw: take the text of the only message as it stands.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST`` if the template refuses the messages, the prompt is
             empty, or it does not fit (with ``overflow="truncate"``: if the system message and the
             last one alone do not fit).
     """
-    warnings = [] if tokenizer.chat_template else [Warned(0, "NO_CHAT_TEMPLATE", _NO_TEMPLATE)]
-    text, ids = _render(tokenizer, messages, tools)
+    plain = raw or not tokenizer.chat_template
+    warnings = [Warned(0, "NO_CHAT_TEMPLATE", _NO_TEMPLATE)] if plain and not raw else []
+    text, ids = _render(tokenizer, messages, tools, plain=plain)
     limits = [n for n in (options.num_ctx, context_length) if n]
     limit = min(limits, default=len(ids) + options.max_tokens)
     whole = len(ids)
@@ -70,7 +74,7 @@ def make_prompt(
         while len(ids) > limit - room and (fewer := _without_oldest(shorter)):
             left_out += len(shorter) - len(fewer)
             shorter = fewer
-            text, ids = _render(tokenizer, shorter, tools)
+            text, ids = _render(tokenizer, shorter, tools, plain=plain)
         if left_out and len(ids) < limit:
             warnings.append(
                 Warned(
@@ -96,9 +100,9 @@ def make_prompt(
 
 
 def _render(
-    tokenizer: Any, messages: Messages, tools: Sequence[Mapping[str, Any]]
+    tokenizer: Any, messages: Messages, tools: Sequence[Mapping[str, Any]], *, plain: bool
 ) -> tuple[str, list[int]]:
-    if not tokenizer.chat_template:
+    if plain:
         text = "\n".join(message["content"] for message in messages)
         return text, list(tokenizer(text)["input_ids"])
     try:

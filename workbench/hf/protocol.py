@@ -85,6 +85,7 @@ class Generate:
     """Answer ``messages`` (``types.Message``); ``options`` are those of ``types.Options``.
 
     ``forced`` is an answer to be taken token by token in place of the model's own choice.
+    ``raw``: continue the text of the only message as it stands.
     """
 
     request_id: int
@@ -93,6 +94,7 @@ class Generate:
     seed: int
     threads: int
     tools: list[dict[str, Any]] = field(default_factory=list)
+    raw: bool = False
     correlation_id: str | None = None
     forced: str | None = None
 

@@ -6,7 +6,9 @@ character may take several tokens), the tokenizer's own clean-up, and the search
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Final, Protocol
 
 from workbench.types import Channel
@@ -14,6 +16,32 @@ from workbench.types import Channel
 Decode = Callable[[list[int]], str]
 
 _UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"
+_BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def token_bytes(text: str, piece: str) -> list[int] | None:
+    """The bytes of a token that is no whole text by itself.
+
+    Args:
+        text: of the token alone.
+        piece: how its vocabulary writes it, as ``<0xE6>`` or in the alphabet of byte-level BPE.
+
+    Returns:
+        None for a whole text, or where the vocabulary writes bytes in another way.
+    """
+    if _UNFINISHED not in text:
+        return None
+    if (one := _BYTE.fullmatch(piece)) is not None:
+        return [int(one[1], 16)]
+    alphabet = _alphabet()
+    return [alphabet[sign] for sign in piece] if all(sign in alphabet for sign in piece) else None
+
+
+@cache
+def _alphabet() -> dict[str, int]:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {sign: byte for byte, sign in bytes_to_unicode().items()}
 
 
 class IncrementalDecoder:

@@ -12,7 +12,8 @@ VERSION: Final = "1.44.0"
 SCHEMA_URL: Final = f"https://opentelemetry.io/schemas/{VERSION}"
 
 CHAT: Final = "chat"
-"""The name of the operation; a span is called by it and the model."""
+COMPLETION: Final = "text_completion"
+"""The names of the operations, the second for raw prompts; a span is called by it and the model."""
 
 CAPTURE_CONTENT: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """The environment variable that asks for prompts and answers in spans."""

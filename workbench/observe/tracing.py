@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from workbench import __version__, metrics
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.observe.conventions import CAPTURE_CONTENT, CHAT, NAMES, SCHEMA_URL
+from workbench.observe.conventions import (
+    CAPTURE_CONTENT,
+    CHAT,
+    COMPLETION,
+    NAMES,
+    SCHEMA_URL,
+)
 from workbench.store import ModelEvent
 from workbench.types import ChatRequest, Message, Status, StreamSession
 
@@ -108,7 +114,7 @@ class Tracing:
         # Stamps are monotonic; the row's wall time was taken together with the first of them.
         offset = round(session.created_at.timestamp() * metrics.NS) - session.stamps.queued
         span = self._tracer.start_span(
-            f"{CHAT} {session.model}",
+            f"{_operation(request)} {session.model}",
             kind=SpanKind.CLIENT,
             start_time=offset + session.stamps.queued,
             attributes=self._attributes(session, request),
@@ -144,7 +150,7 @@ class Tracing:
         options = session.options
         wanted = options.response_format or {}
         values: dict[str, Any] = {
-            "operation": CHAT,
+            "operation": _operation(request),
             "stream": True,
             "output_type": "json" if str(wanted.get("type", "")).startswith("json") else "text",
             "seed": session.seed,
@@ -165,6 +171,10 @@ class Tracing:
         if self._content:
             values |= _content(session, request.messages)
         return _named(values)
+
+
+def _operation(request: ChatRequest) -> str:
+    return COMPLETION if request.raw else CHAT
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:

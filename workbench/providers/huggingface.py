@@ -181,6 +181,7 @@ class HuggingFaceProvider:
             cancel=cancel,
             tools=request.tools,
             forced="".join(request.forced) or None,
+            raw=request.raw,
         )
         try:
             async with aclosing(messages):

@@ -269,7 +269,9 @@ class OllamaProvider:
     async def stream(
         self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
     ) -> AsyncGenerator[ProviderEvent, None]:
-        """Chat; see the protocol. After ``cancel`` nothing more comes, not even a finish.
+        """Chat, or continue a raw prompt; see the protocol.
+
+        After ``cancel`` nothing more comes, not even a finish.
 
         The prompt is first sent with the demand not to cut it. If it does not fit, that is an
         error for ``overflow="error"``; else a
@@ -282,7 +284,10 @@ class OllamaProvider:
             stay = request.keep_alive_s
             if stay is None:
                 stay = self._settings.workbench_keep_alive_s
-            body = wire.chat_body(request, model, seed, stay)
+            if request.raw:
+                path, body = "/api/generate", wire.generate_body(request, model, seed, stay)
+            else:
+                path, body = "/api/chat", wire.chat_body(request, model, seed, stay)
             key = wire.canonical(model)
             self._streams[key] += 1
             try:
@@ -290,7 +295,7 @@ class OllamaProvider:
                     probe = OllamaProbe(self._call, body)
                     events = probe.score(request.forced, request.options.logprobs, cancel)
                 else:
-                    events = self._events(body, cancel, request.options.overflow)
+                    events = self._events(path, body, cancel, request.options.overflow)
                 async with aclosing(events):
                     async for event in events:
                         yield event
@@ -330,14 +335,15 @@ class OllamaProvider:
             return None, (warning.details["uncut_prompt_tokens"], warning.details["num_ctx"])
 
     async def _events(
-        self, body: Mapping[str, Any], cancel: CancellationToken, overflow: str
+        self, path: str, body: Mapping[str, Any], cancel: CancellationToken, overflow: str
     ) -> AsyncGenerator[ProviderEvent, None]:
         client = await self._connect()
         from ollama import ResponseError
 
         sent_ns = time.monotonic_ns()
         try:
-            async with aclosing(self._lines(client, {**body, "truncate": False}, cancel)) as lines:
+            uncut = {**body, "truncate": False}
+            async with aclosing(self._lines(client, path, uncut, cancel)) as lines:
                 async for t_ns, line in lines:
                     for event in wire.events(line, t_ns, {}):
                         yield event
@@ -360,13 +366,13 @@ class OllamaProvider:
             "retry_ns": time.monotonic_ns() - sent_ns,
         }
         yield warning
-        async with aclosing(self._lines(client, body, cancel)) as lines:
+        async with aclosing(self._lines(client, path, body, cancel)) as lines:
             async for t_ns, line in lines:
                 for event in wire.events(line, t_ns, details):
                     yield event
 
     async def _lines(
-        self, client: OllamaClient, body: Mapping[str, Any], cancel: CancellationToken
+        self, client: OllamaClient, path: str, body: Mapping[str, Any], cancel: CancellationToken
     ) -> AsyncGenerator[_Line, None]:
         """The lines of one answer up to ``done`` or the cancellation.
 
@@ -378,7 +384,7 @@ class OllamaProvider:
 
         async def read() -> None:
             try:
-                async with aclosing(client.lines("/api/chat", body)) as lines:
+                async with aclosing(client.lines(path, body)) as lines:
                     async for item in lines:
                         await queue.put(item)
                 await queue.put(None)

@@ -71,6 +71,32 @@ def chat_body(request: ChatRequest, model: str, seed: int, keep_alive_s: float) 
     if not request.messages:
         # To Ollama this would be "load the model and say nothing".
         raise invalid("There is no message to answer.", fix="Give at least one message.")
+    body = _body(request, model, seed, keep_alive_s)
+    body["messages"] = _messages(request.messages)
+    if request.tools:
+        body["tools"] = [dict(tool) for tool in request.tools]
+    return body
+
+
+def generate_body(
+    request: ChatRequest, model: str, seed: int, keep_alive_s: float
+) -> dict[str, Any]:
+    """The body of a streamed ``/api/generate`` that continues a raw prompt.
+
+    Args:
+        request: its only message is the text; else as for :func:`chat_body`.
+        model: Ollama's own name of the model.
+        seed: the seed to sample with.
+        keep_alive_s: seconds to stay in memory after the answer.
+    """
+    prompt = "".join(message.content for message in request.messages)
+    if not prompt:  # to Ollama this would be "load the model" too
+        raise invalid("The prompt is empty.", fix="Give some text to be continued.")
+    return {**_body(request, model, seed, keep_alive_s), "prompt": prompt, "raw": True}
+
+
+def _body(request: ChatRequest, model: str, seed: int, keep_alive_s: float) -> dict[str, Any]:
+    """What chat and generate have in common."""
     options = request.options
     values: dict[str, Any] = {
         "num_predict": options.max_tokens,
@@ -89,15 +115,12 @@ def chat_body(request: ChatRequest, model: str, seed: int, keep_alive_s: float) 
         values["repeat_last_n"] = -1
     body: dict[str, Any] = {
         "model": model,
-        "messages": _messages(request.messages),
         "stream": True,
         "keep_alive": keep_alive(keep_alive_s),
         "options": values,
     }
     if options.logprobs:
         body |= {"logprobs": True, "top_logprobs": options.logprobs}
-    if request.tools:
-        body["tools"] = [dict(tool) for tool in request.tools]
     answer_format = _format(options.response_format)
     if answer_format is not None:
         body["format"] = answer_format
@@ -164,7 +187,7 @@ def _format(response_format: JsonObject | None) -> str | dict[str, Any] | None:
 
 
 def events(line: JsonObject, t_ns: int, details: JsonObject) -> list[ProviderEvent]:
-    """What one line of a chat stream says.
+    """What one line of a stream says, of ``/api/chat`` or ``/api/generate``.
 
     A line counts as one token. It may hold several, merged to complete a character; how many only
     the runtime's total at the end can tell. A line that only names the role is nothing.
@@ -185,7 +208,10 @@ def events(line: JsonObject, t_ns: int, details: JsonObject) -> list[ProviderEve
 
 
 def _tokens(line: JsonObject, t_ns: int) -> Iterator[ProviderToken | ProviderToolCall]:
-    message = _mapping(line, "message")
+    if "response" in line:  # of /api/generate
+        message: JsonObject = {"content": line["response"], "thinking": line.get("thinking")}
+    else:
+        message = _mapping(line, "message")
     thinking, content = message.get("thinking") or "", message.get("content") or ""
     if not isinstance(thinking, str) or not isinstance(content, str):
         raise MalformedAnswer(_excerpt(line))
