@@ -56,12 +56,12 @@ bench-hf: install demo ## the Hugging Face engine against its peers, in turns
 	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[benchmarks]'
 	@$(BIN)/python -m benchmarks.hf_engine $(ARGS)
 
-# Asks a database of known holes over the network, which CI does not have: run it by hand. What
+# Asks OSV, a database of known holes, over the network; .ci/audit runs it where that answers. What
 # it does not know it cannot tell, and torch's own builds (+cpu, +cu) are looked up by their base.
 audit: ## known security holes in the pinned packages (needs the network)
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install -qq pip-audit; }
 	@grep -v '^#' .ci/constraints.txt | sed 's/+[a-z0-9.]*$$//' > .venv-audit/pins.txt
-	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/pins.txt
+	@.venv-audit/bin/pip-audit --vulnerability-service osv --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/pins.txt
 
 clean: ## remove the environment and caches (models and the log stay)
 	@rm -rf $(VENV) .venv-audit .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -134,6 +134,18 @@ def test_nothing_of_it_was_a_defect(server: LiveServer) -> None:
     assert (server.folder / "secret" / "config.json").is_file()
 
 
+def test_other_users_of_the_machine_read_none_of_it(server: LiveServer) -> None:
+    """Whatever the umask says: log, spool, journal and the file with the token."""
+    ours = [
+        path
+        for path in server.folder.rglob("*")
+        if not {"models", "secret", "server.log"} & set(path.relative_to(server.folder).parts)
+    ]
+    assert {"workbench.duckdb", "server.json"} <= {path.name for path in ours}
+    for path in ours:
+        assert path.lstat().st_mode & 0o077 == 0, path
+
+
 def test_wrong_keys(keyed: LiveServer) -> None:
     wrong = []
     for name, headers in hostile.WRONG_KEYS:
