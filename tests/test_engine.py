@@ -362,6 +362,26 @@ async def test_huge_prompt_is_refused_with_the_limit(make_engine: EngineFactory)
         await run(make_engine({"quick": QUICK}), ask("quick", "x" * 1_000_000))
 
 
+async def test_long_history_is_refused_with_the_limit(make_engine: EngineFactory) -> None:
+    engine = make_engine({"quick": QUICK}, workbench_max_history=3)
+    asked = ChatRequest("scripted/quick", (Message("user", "Hi"),) * 4)
+    with pytest.raises(WorkbenchError, match="WORKBENCH_MAX_HISTORY"):
+        await run(engine, asked)
+
+
+async def test_a_raw_prompt_is_one_text_and_its_row_says_so(
+    make_engine: EngineFactory, store: Store
+) -> None:
+    engine = make_engine({"quick": QUICK})
+    await run(engine, ask("quick", " \n", raw=True))
+    (row,) = store.rows("SELECT details::VARCHAR AS details FROM stream_sessions")
+    assert '"raw":true' in row["details"].replace(" ", "")
+    two = ChatRequest("scripted/quick", (Message("user", "a"), Message("user", "b")), raw=True)
+    for refused in (two, ask("quick", "a", raw=True, tools=({"type": "function"},))):
+        with pytest.raises(WorkbenchError, match="one text to be continued"):
+            await run(engine, refused)
+
+
 async def test_unknown_model_names_near_ones(make_engine: EngineFactory) -> None:
     request = ChatRequest("quik", (Message("user", "Hi"),))
     with pytest.raises(WorkbenchError, match="scripted/quick") as caught:

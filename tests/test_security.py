@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from workbench.api.security import Guard, check_address, is_loopback
+from workbench.api.security import Guard, check_address, is_loopback, matches
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings
 
@@ -69,6 +70,21 @@ def basic(password: str) -> str:
 )
 async def test_with_a_key(keyed: Settings, headers: dict[str, str], expected: int) -> None:
     assert await status(keyed, **headers) == expected
+
+
+def test_every_key_is_compared_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long it takes must not tell which of them was right, or how nearly."""
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def counted(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return compare(a, b)
+
+    monkeypatch.setattr("workbench.api.security.hmac.compare_digest", counted)
+    assert matches([b"right", b"wrong"], ("right", "other"))
+    assert len(compared) == 4
+    assert not matches([], ("right",))
 
 
 async def test_liveness_needs_no_key(keyed: Settings) -> None:

@@ -92,6 +92,8 @@ def request(path: str, model: str, prompt: str = "Hi", **options: Any) -> dict[s
     if path == SUBSCRIPTION:
         spelt = {"max_tokens": "maxTokens", "num_ctx": "numCtx"}
         options = {spelt[name]: value for name, value in options.items()}
+    if path.startswith("/v1/completions"):
+        return {"model": model, "prompt": prompt, "max_tokens": 512, "stream": "stream" in path}
     if path.startswith("/v1"):
         messages = [{"role": "user", "content": prompt}]
         return {"model": model, "messages": messages, "stream": "stream" in path, **options}
@@ -165,7 +167,7 @@ def test_in_the_prompt(small: LiveServer, path: str) -> None:
     assert got[3] == 0
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [*PATHS, "/v1/completions", "/v1/completions?stream"])
 def test_while_decoding(small: LiveServer, path: str) -> None:
     model = "scripted/stall"
     before = count(small, model)
