@@ -64,7 +64,7 @@ async def test_a_raw_prompt_is_continued_without_a_template(
     provider: HuggingFaceProvider, tiny_models: Path
 ) -> None:
     answer = Answer()
-    chat = replace(request(MODEL, " The sky\n", max_tokens=20), raw=True)
+    chat = replace(request(MODEL, " The sky\n", max_tokens=8), raw=True)
     async for event in provider.stream(chat, MODEL, 1, CancellationToken()):
         if isinstance(event, ProviderToken):
             answer.tokens.append(event)
@@ -72,7 +72,7 @@ async def test_a_raw_prompt_is_continued_without_a_template(
             answer.finishes.append(event)
     tokenizer, model = plain(tiny_models / MODEL)
     inputs = tokenizer(" The sky\n", return_tensors="pt")
-    ids = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0]
+    ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0]
     new = ids[inputs["input_ids"].shape[1] :].tolist()
     assert answer.text == tokenizer.decode(new, skip_special_tokens=True)
     assert answer.finish.prompt_tokens == inputs["input_ids"].shape[1]
