@@ -205,6 +205,7 @@ class Settings(BaseSettings):
     workbench_dataset_max_items: int = Field(100_000, ge=1, le=10_000_000)
     workbench_benchmarks: Path = Field(default_factory=lambda: home() / "data/benchmarks")
     workbench_bench_max_in_flight: int = Field(1024, ge=1, le=100_000)
+    workbench_bench_regex_s: Seconds = 1
     workbench_bench_code_s: Seconds = 10
     workbench_bench_code_memory: Budget = 512 * 2**20
     workbench_bench_code_output: Bytes = 65_536

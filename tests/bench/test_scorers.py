@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from typing import Any
@@ -13,7 +14,7 @@ from workbench.bench.items import Item
 from workbench.bench.scorers import NAMES, Answer, Judge, build, score_row
 from workbench.bench.scorers.base import Score
 from workbench.bench.scorers.judge import better_of, grade_of
-from workbench.bench.scorers.rules import sentences
+from workbench.bench.scorers.rules import RULES, sentences
 from workbench.errors import WorkbenchError
 from workbench.providers.scripted import Schedule, Step
 from workbench.settings import Settings
@@ -66,6 +67,43 @@ async def test_scores(settings: Settings, spec: Any, asked: Item, text: str, val
     assert score.value == pytest.approx(value)
     assert score.passed is (value == 1)
     assert value == 1 or score.details["reason"]
+
+
+ENDLESS = r"^(a|aa)+$"
+
+
+@pytest.mark.parametrize(
+    ("spec", "asked", "text"),
+    [
+        ({"scorer": "regex", "pattern": ENDLESS}, item(), "a" * 99 + "!"),
+        ("regex", item(pattern=ENDLESS), "a" * 99 + "!"),
+        ("rules", item(rules={"matches": ENDLESS}), "a" * 99 + "!"),
+        ("json_schema", item(schema={"items": {"pattern": ENDLESS}}), f'["{"a" * 99}!"]'),
+    ],
+)
+async def test_a_pattern_that_would_search_for_ever_is_stopped_and_holds_nothing_up(
+    settings: Settings, spec: Any, asked: Item, text: str
+) -> None:
+    limited = settings.model_copy(update={"workbench_bench_regex_s": 0.2})
+    scoring = asyncio.create_task(build(spec, limited).score(asked, Answer(text)))
+    turns = 0
+    while not scoring.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert turns > 10, "the loop stood still"
+    with pytest.raises(WorkbenchError, match=r"was not done .* after 0.2 s"):
+        await scoring
+
+
+def test_names_of_properties_are_not_searched_without_a_limit(settings: Settings) -> None:
+    asked = item(schema={"patternProperties": {ENDLESS: {}}})
+    with pytest.raises(WorkbenchError, match="patternProperties"):
+        asyncio.run(build("json_schema", settings).score(asked, Answer('{"aaa!": 1}')))
+
+
+def test_odd_answers_of_great_length_are_read_in_one_go() -> None:
+    assert sentences("_" * 200_000 + " one. two") == 2
+    assert not RULES["bullets"]("\n" * 200_000, 1)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "judge"])

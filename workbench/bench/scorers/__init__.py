@@ -42,14 +42,18 @@ __all__ = [
 _PURE: Final[Mapping[str, Callable[..., Scorer]]] = {
     "exact": exact,
     "contains": contains,
-    "regex": regex,
     "numeric": numeric,
-    "json_schema": json_schema,
-    "rules": rules,
     "choice": lambda *, needs_logprobs=False: Choice(needs_logprobs),
 }
 
-NAMES: Final = (*_PURE, "code", "judge", "item")
+_SEARCHING: Final[Mapping[str, Callable[..., Scorer]]] = {
+    "regex": regex,
+    "json_schema": json_schema,
+    "rules": rules,
+}
+"""Those that search for patterns, which may take for ever: their first argument is the limit."""
+
+NAMES: Final = (*_PURE, *_SEARCHING, "code", "judge", "item")
 """The scorers that a spec may name."""
 
 
@@ -58,7 +62,7 @@ def build(spec: str | Mapping[str, Any], settings: Settings, ask: Ask | None = N
 
     Args:
         spec: its name, or its name as ``scorer`` with its options.
-        settings: limits of the sandbox.
+        settings: limits of the sandbox and of searches.
         ask: reaches models, for a judge.
 
     Raises:
@@ -68,6 +72,10 @@ def build(spec: str | Mapping[str, Any], settings: Settings, ask: Ask | None = N
     name = given.pop("scorer", None)
     makers: dict[str, Callable[..., Scorer]] = {
         **_PURE,
+        **{
+            each: partial(maker, settings.workbench_bench_regex_s)
+            for each, maker in _SEARCHING.items()
+        },
         "code": lambda: Code(_limits(settings), settings.workbench_bench_uncontained_code),
         "judge": partial(judges.judge, ask),
         "item": lambda: Own(settings, ask),

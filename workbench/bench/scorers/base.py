@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -93,8 +94,8 @@ class Pure:
     logprobs: int = 0
 
     async def score(self, item: Item, answer: Answer) -> Score:
-        """As the function says."""
-        return self.of(item, answer)
+        """As the function says, beside the loop: an answer may be long."""
+        return await asyncio.to_thread(self.of, item, answer)
 
 
 def lacks(item: Item, scorer: str, what: str) -> WorkbenchError:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from workbench.bench.items import Item
+from workbench.bench.scorers import searching
 from workbench.bench.scorers.base import Answer, Pure, Score, lacks
 from workbench.errors import invalid
 
-_BULLET: Final = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+\S", re.MULTILINE)
+_BULLET: Final = re.compile(r"^[^\S\n]*(?:[-*•]|\d+[.)])[^\S\n]+\S", re.MULTILINE)
 _WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_SENTENCE: Final = re.compile(r"[^.!?]*[^\W_][^.!?]*(?:[.!?]+|$)")
+_MARKS: Final = re.compile(r"[.!?]+")
 
 
 def words(text: str) -> list[str]:
@@ -23,7 +24,7 @@ def words(text: str) -> list[str]:
 
 def sentences(text: str) -> int:
     """How many sentences: parts with a word in them that end in a mark, or at the end."""
-    return len(_SENTENCE.findall(text.strip()))
+    return sum(_WORD.search(part) is not None for part in _MARKS.split(text))
 
 
 def _is_json(text: str, _: Any) -> bool:
@@ -60,37 +61,45 @@ RULES: Final[Mapping[str, Callable[[str, Any], bool]]] = {
     "no_commas": lambda text, _: "," not in text,
     "no_digits": lambda text, _: not any(c.isdigit() for c in text),
     "json": _is_json,
-    "matches": lambda text, pattern: re.search(pattern, text) is not None,
 }
-"""Rules by name: a function of the answer and of the rule's value."""
+"""Rules by name: a function of the answer and of the rule's value. There is ``matches`` too."""
 
 
-def rules() -> Pure:
+def rules(time_s: float) -> Pure:
     """The share of an item's ``rules`` that the answer keeps; right if it keeps all.
 
     ``rules`` is an object: ``{"max_words": 30, "contains": "river"}``. An empty answer keeps none.
+
+    Args:
+        time_s: the longest search of ``matches``; an answer that takes longer has no score.
     """
 
     def of(item: Item, answer: Answer) -> Score:
         wanted = item.meta.get("rules")
         if not isinstance(wanted, Mapping) or not wanted:
             raise lacks(item, "rules", "rules")
-        broken = [name for name, value in wanted.items() if not _keeps(item, name, value, answer)]
+        broken = [
+            name for name, value in wanted.items() if not _keeps(item, name, value, answer, time_s)
+        ]
         share = 1 - len(broken) / len(wanted)
         return Score(share, {"reason": f"breaks {', '.join(broken)}"} if broken else {})
 
     return Pure("rules", of)
 
 
-def _keeps(item: Item, name: str, value: Any, answer: Answer) -> bool:
-    if name not in RULES:
+def _keeps(item: Item, name: str, value: Any, answer: Answer, time_s: float) -> bool:
+    if name != "matches" and name not in RULES:
         raise invalid(
             f"Item {item.id!r} has an unknown rule {name!r}.",
-            fix=f"The rules are {', '.join(RULES)}.",
+            fix=f"The rules are {', '.join(RULES)}, matches.",
         )
+    if not answer.text.strip():
+        return False
+    if name == "matches":
+        return searching.found(str(value), answer.text, time_s, f"item {item.id!r}")
     try:
-        return bool(answer.text.strip()) and RULES[name](answer.text, value)
-    except (TypeError, KeyError, AttributeError, re.error) as error:
+        return RULES[name](answer.text, value)
+    except (TypeError, KeyError, AttributeError) as error:
         raise invalid(
             f"The rule {name!r} of item {item.id!r} has an impossible value {value!r}: {error}.",
             fix="Compare it with the rules in the datasets that come with the workbench.",

@@ -8,18 +8,21 @@ from functools import lru_cache
 from typing import Any
 
 from workbench.bench.items import Item
+from workbench.bench.scorers import searching
 from workbench.bench.scorers.base import Answer, Pure, Score, lacks, verdict
 from workbench.bench.scorers.text import folded, shown
 from workbench.errors import invalid
 
 
-def json_schema(*, strict: bool = False) -> Pure:
+def json_schema(time_s: float, *, strict: bool = False) -> Pure:
     """JSON that keeps the item's ``schema`` and has the values of ``expected`` (JSON too).
 
     The score is the share of expected values that are there; 0 without JSON, or where it breaks
     the schema. Text values are compared without case and marks at the ends.
 
     Args:
+        time_s: the longest search for a schema's ``pattern``; an answer that takes longer has no
+            score.
         strict: the whole answer must be JSON; otherwise the first object or array in it is taken.
     """
 
@@ -31,7 +34,7 @@ def json_schema(*, strict: bool = False) -> Pure:
             found = json.loads(answer.text) if strict else first_json(answer.text)
         except ValueError:
             return verdict(False, f"no JSON in {shown(answer.text)!r}")
-        if schema is not None and (problem := _breaks(found, schema, item)):
+        if schema is not None and (problem := _breaks(found, schema, item, time_s)):
             return verdict(False, problem)
         if item.expected is None:
             return Score(1.0)
@@ -92,11 +95,11 @@ def _same(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
-def _breaks(value: Any, schema: Any, item: Item) -> str | None:
+def _breaks(value: Any, schema: Any, item: Item, time_s: float) -> str | None:
     from jsonschema.exceptions import SchemaError, best_match
 
     try:
-        error = best_match(_validator(json.dumps(schema)).iter_errors(value))
+        error = best_match(_validator(json.dumps(schema), time_s).iter_errors(value))
     except SchemaError as problem:
         raise invalid(
             f"The schema of item {item.id!r} is no JSON schema: {problem.message}.",
@@ -106,10 +109,20 @@ def _breaks(value: Any, schema: Any, item: Item) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _validator(schema: str) -> Any:
-    from jsonschema.validators import Draft202012Validator, validator_for
+def _validator(schema: str, time_s: float) -> Any:
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import Draft202012Validator, extend, validator_for
+
+    def pattern(_: Any, sought: str, value: Any, __: Any) -> Iterator[ValidationError]:
+        if isinstance(value, str) and not searching.found(sought, value, time_s, "the schema"):
+            yield ValidationError(f"{value!r} does not match {sought!r}")
 
     parsed = json.loads(schema)
     kind = validator_for(parsed, default=Draft202012Validator)
     kind.check_schema(parsed)
-    return kind(parsed)
+    if '"patternProperties":' in schema:
+        raise invalid(
+            "A schema has patternProperties, whose search through an answer has no time limit.",
+            fix="Name the properties, or use propertyNames with a pattern.",
+        )
+    return extend(kind, {"pattern": pattern})(parsed)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from workbench.bench.items import Item
+from workbench.bench.scorers import searching
 from workbench.bench.scorers.base import Answer, Pure, Score, lacks, verdict
-from workbench.errors import invalid
 
 SHOWN: Final = 200
 """Characters of a wrong answer that the reason quotes."""
@@ -68,24 +68,26 @@ def contains(*, strict: bool = False) -> Pure:
     return Pure("contains", of)
 
 
-def regex(*, pattern: str | None = None) -> Pure:
+def regex(time_s: float, *, pattern: str | None = None) -> Pure:
     """Right if the pattern is found in the answer.
 
     Args:
+        time_s: the longest search; an answer that takes longer has no score.
         pattern: for all items; an item's own ``pattern`` wins.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST``, it is no regular expression.
     """
-    common = None if pattern is None else _compiled(pattern, "the scorer")
+    if pattern is not None:
+        searching.check(pattern, "the scorer")
 
     def of(item: Item, answer: Answer) -> Score:
         own = item.meta.get("pattern")
-        sought = common if own is None else _compiled(str(own), f"item {item.id!r}")
-        if sought is None:
+        if own is None and pattern is None:
             raise lacks(item, "regex", "pattern")
-        found = sought.search(answer.text)
-        return verdict(found is not None, f"no match in {shown(answer.text)!r}")
+        sought, whose = (pattern, "the scorer") if own is None else (own, f"item {item.id!r}")
+        found = searching.found(str(sought), answer.text, time_s, whose)
+        return verdict(found, f"no match in {shown(answer.text)!r}")
 
     return Pure("regex", of)
 
@@ -119,13 +121,3 @@ def numbers(text: str) -> Sequence[float]:
 def _last_number(text: str) -> float | None:
     found = numbers(text)
     return found[-1] if found else None
-
-
-def _compiled(pattern: str, whose: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise invalid(
-            f"The pattern of {whose}, {pattern!r}, is no regular expression: {error}.",
-            fix="Correct it; Python's `re` says what is allowed.",
-        ) from None
