@@ -62,6 +62,8 @@ class PlayedRoad:
         store: the log.
     """
 
+    remote = False
+
     def __init__(self, store: Store) -> None:
         self._store = store
         self._provider = ScriptedProvider(SCHEDULES)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import numpy as np
 import pytest
 
 from benchmarks import calibration
-from workbench.bench import stopping
+from tests.bench.conftest import Run, rows, spec_of
+from tests.conftest import EngineFactory
+from workbench.bench import enough, stopping
+from workbench.bench.evidence import gather
+from workbench.bench.findings import findings
+from workbench.bench.runner import Runner
+from workbench.client.roads import LocalRoad
+from workbench.engine import Engine
 from workbench.errors import WorkbenchError
+from workbench.providers.scripted import Schedule, steady
 
 
 def test_looks_double_and_end_at_the_end() -> None:
@@ -69,3 +80,53 @@ def test_a_ratio_is_known_when_its_interval_is_narrow() -> None:
         "wide",
         "few",
     )
+
+
+def paired(**stop: Any) -> dict[str, Any]:
+    """A run of two models on fourteen prompts, looked at after 2, 4 and 8 repeats."""
+    return {
+        "prompts": {"count": 14},
+        "repeats": 8,
+        "stop": {"decided": True, "min_repeats": 2, **stop},
+    }
+
+
+async def test_a_run_ends_when_it_is_decided_which_model_is_faster(
+    make_engine: EngineFactory,
+) -> None:
+    engine = make_engine(
+        {
+            "quick": Schedule(steady(4, first_s=0.0, gap_s=0.002)),
+            "slow": Schedule(steady(4, first_s=0.0, gap_s=0.02)),
+        }
+    )
+    spec = spec_of(models=["scripted/quick", "scripted/slow"], **paired(metric="itl_p50_s"))
+    outcome = await Runner(LocalRoad(engine, "test"), engine.settings, spec).run()
+    assert "stopped after 2 repeats: itl_p50_s is decided" in outcome.notes
+    assert [cell["results"]["trials"] for cell in outcome.cells.values()] == [28, 28]
+    evidence = await asyncio.to_thread(gather, engine.store.query, outcome.run_id)
+    first = next(f for f in findings(evidence) if f.comparison.figure == "itl_p50_s")
+    assert first.strength == "clear", "what ended the run is what its report shows"
+    assert "quick takes less time from token to token" in first.sentence
+
+
+async def test_a_run_that_decides_nothing_says_so_and_goes_to_its_end(run: Run) -> None:
+    outcome = await run(**{**paired(metric="e2e_s"), "prompts": {"count": 5}})
+    assert "e2e_s is not decided after all 8 repeats for 1 of 1 pairs of cells" in outcome.notes
+    assert [cell["results"]["trials"] for cell in outcome.cells.values()] == [40, 40]
+
+
+async def test_a_resumed_run_looks_at_what_it_had_looked_at(engine: Engine, run: Run) -> None:
+    outcome = await run(prompts={"count": 3}, repeats=4)
+    road = LocalRoad(engine, "test")
+    cells = [row["cell_id"] for row in await rows(engine, "FROM benchmark_cells")]
+    found = await enough.measured(road, outcome.run_id, "e2e_s", dict.fromkeys(cells, 6))
+    assert [len(values) for cell in cells for values in found[cell].values()] == [2] * 6
+
+
+def test_questions_of_a_family_are_no_independent_evidence() -> None:
+    values = {
+        "a": {("t", "f", str(i), 0): [1.0] for i in range(4)} | {("t", "g", "4", 0): [1.0]},
+        "b": {("t", "f", str(i), 0): [2.0] for i in range(4)} | {("t", "g", "4", 0): [4.0]},
+    }
+    assert enough.logs(values, "a", "b") == pytest.approx([np.log(2), np.log(4)])

@@ -81,24 +81,45 @@ def comparable(cells: Sequence[CellEvidence]) -> Iterator[tuple[CellEvidence, Ce
             yield a, b, differing[0]
 
 
-def compare(cells: Sequence[CellEvidence]) -> list[Comparison]:
-    """Every comparable pair in every figure of speed and every score."""
+def compare(
+    cells: Sequence[CellEvidence], asked: tuple[str, int] | None = None
+) -> list[Comparison]:
+    """Every comparable pair in every figure of speed and every score; ``asked`` as below."""
     found: list[Comparison] = []
     for a, b, axis in comparable(cells):
-        for figure in SPEED:
+        for figure in dict.fromkeys((*SPEED, *((asked[0],) if asked else ()))):
             if (made := speed(a, b, figure, axis)) is not None:
                 found.append(made)
         for scorer in sorted(set(a.scores["scorer"]) & set(b.scores["scorer"])):
             if (made := quality(a, b, scorer, axis)) is not None:
                 found.append(made)
-    return adjusted(found)
+    return adjusted(found, asked)
 
 
-def adjusted(found: Sequence[Comparison]) -> list[Comparison]:
-    """With p values adjusted for how many comparisons there are."""
-    p_values = holm([one.p for one in found])
-    least = fewest_prompts(sum(p is not None for p in p_values))
-    return [replace(one, p=p, least=least) for one, p in zip(found, p_values, strict=True)]
+def adjusted(found: Sequence[Comparison], asked: tuple[str, int] | None = None) -> list[Comparison]:
+    """With p values adjusted for how many comparisons there are.
+
+    Args:
+        found: the comparisons.
+        asked: the figure that the run was to decide and how often it was looked at. Its
+            comparisons are a family of their own, at a level that the looks share
+            (:mod:`workbench.bench.stopping`): what ended the run is shown here too.
+    """
+    figure, looks = asked or ("", 1)
+    adjusted: dict[int, Comparison] = {}
+    for many, family in (
+        (looks, [i for i, one in enumerate(found) if one.figure == figure]),
+        (1, [i for i, one in enumerate(found) if one.figure != figure]),
+    ):
+        p_values = holm([_times(found[i].p, many) for i in family])
+        least = fewest_prompts(many * sum(p is not None for p in p_values))
+        for i, p in zip(family, p_values, strict=True):
+            adjusted[i] = replace(found[i], p=p, least=least)
+    return [adjusted[i] for i in range(len(found))]
+
+
+def _times(p: float | None, looks: int) -> float | None:
+    return None if p is None else min(1.0, p * looks)
 
 
 def fewest_prompts(comparisons: int) -> int:

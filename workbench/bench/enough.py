@@ -14,8 +14,8 @@ from workbench.bench.plan import Cell
 from workbench.bench.road import Road
 from workbench.bench.spec import METRICS, Spec
 
-Key = tuple[str, str, int]
-"""Task, item and turn: what was asked."""
+Key = tuple[str, str, str, int]
+"""Task, family, item and turn: what was asked."""
 
 
 class Enough:
@@ -32,19 +32,33 @@ class Enough:
         self._looks = stopping.looks(spec.stop.min_repeats, max(spec.repeats, 1))
         self._answers: Mapping[Hashable, stopping.Answer] = {}
 
-    async def look(self, road: Road, run_id: str, repeats: int) -> str | None:
-        """Why the run can stop after so many repeats; None if it cannot, or this is no look."""
+    async def look(
+        self, road: Road, run_id: str, repeats: int, planned: Mapping[str, int]
+    ) -> str | None:
+        """Why the run can stop after so many repeats, and after all of them what came of it.
+
+        None if it cannot stop, or this is no look.
+
+        Args:
+            road: the way to the log.
+            run_id: of the run.
+            repeats: that are done.
+            planned: by cell, how many trials these repeats have. What a resumed run did beyond
+                them is not looked at, so that it finds again what it had found.
+        """
         stop = self._spec.stop
         wanted = stop.within is not None or stop.decided
         if not wanted or not self._pairs or repeats not in self._looks:
             return None
-        values = await measured(road, run_id, stop.metric)
+        values = await measured(road, run_id, stop.metric, planned)
         questions: dict[Hashable, list[float]] = {p: logs(values, *p) for p in self._pairs}
         return await asyncio.to_thread(self._judge, questions, repeats)
 
     def _judge(self, questions: Mapping[Hashable, list[float]], repeats: int) -> str | None:
         stop = self._spec.stop
         if stop.within is not None and not stopping.known(questions, stop.within):
+            if repeats == self._spec.repeats:
+                return f"{stop.metric} is known to {stop.within:.0%}"
             return f"stopped after {repeats} repeats: {stop.metric} is known to {stop.within:.0%}"
         if stop.decided:
             verdict = stopping.decided(
@@ -52,34 +66,48 @@ class Enough:
             )
             self._answers = verdict.answers
             if verdict.stop:
+                if repeats == self._spec.repeats:
+                    return f"{stop.metric} is decided"
                 return f"stopped after {repeats} repeats: {stop.metric} is decided"
+            if repeats == self._spec.repeats:
+                return (
+                    f"{stop.metric} is not decided after all {repeats} repeats for "
+                    f"{len(verdict.open)} of {len(questions)} pairs of cells"
+                )
         return None
 
 
-async def measured(road: Road, run_id: str, metric: str) -> dict[str, dict[Key, list[float]]]:
-    """By cell, by what was asked: the figure of each repeat."""
+async def measured(
+    road: Road, run_id: str, metric: str, planned: Mapping[str, int]
+) -> dict[str, dict[Key, list[float]]]:
+    """By cell, by what was asked: the figure of each repeat, of so many trials of the cell."""
     assert metric in (*METRICS, "output_tps", "decode_tps")  # it becomes part of the SQL
     rows = await road.rows(
-        f"SELECT t.cell_id, t.task, t.item, t.turn, l.{metric} AS value "  # noqa: S608
+        f"SELECT t.cell_id, t.trial, t.task, t.family, t.item, t.turn, l.{metric} AS value "  # noqa: S608
         "FROM benchmark_trials t JOIN latencies l ON l.session_id = t.session_id "
         f"WHERE t.run_id = $run_id AND t.status = 'ok' AND l.{metric} > 0 ORDER BY t.trial",
         {"run_id": run_id},
     )
     values: dict[str, dict[Key, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        values[row["cell_id"]][row["task"], row["item"], row["turn"]].append(row["value"])
+        if row["trial"] >= planned.get(row["cell_id"], 0):
+            continue
+        key = row["task"], row["family"], row["item"], row["turn"]
+        values[row["cell_id"]][key].append(row["value"])
     return values
 
 
 def logs(values: Mapping[str, Mapping[Key, list[float]]], a: str, b: str) -> list[float]:
-    """For each question that both were asked, the mean over its repeats of ln(b / a)."""
-    shared = sorted(values[a].keys() & values[b].keys())
-    return [
-        statistics.fmean(
-            math.log(y / x) for x, y in zip(values[a][key], values[b][key], strict=False)
-        )
-        for key in shared
-    ]
+    """For each family of questions that both were asked, the mean of ln(b / a).
+
+    First over the repeats of a question, then over the questions of the family, which are no
+    independent evidence.
+    """
+    families: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for key in sorted(values[a].keys() & values[b].keys()):
+        pairs = zip(values[a][key], values[b][key], strict=False)
+        families[key[:2]].append(statistics.fmean(math.log(y / x) for x, y in pairs))
+    return [statistics.fmean(means) for means in families.values()]
 
 
 def comparable(cells: Iterable[Cell]) -> Iterable[tuple[str, str]]:

@@ -18,6 +18,7 @@ FIGURES: Final = (
     "ttft_s",
     "ttfo_s",
     "tpot_s",
+    "itl_p50_s",
     "e2e_s",
     "e2e_eff_s",
     "queue_s",

@@ -13,8 +13,10 @@ from typing import Final, Literal
 
 from workbench import figures
 from workbench.analysis.statistics import MIN_PROMPTS, Estimate
+from workbench.bench import stopping
 from workbench.bench.comparisons import HIGHER_IS_BETTER, Comparison, compare, mean_score
 from workbench.bench.evidence import CellEvidence, Evidence, changed, short
+from workbench.bench.results import late
 
 MIN_REPEATS: Final = 5
 _MANY: Final = 10_000
@@ -27,14 +29,20 @@ Strength = Literal["clear", "open"]
 
 _VERBS: Final = {
     "ttft_s": "answers first",
+    "ttfo_s": "begins its answer first",
     "tpot_s": "takes less time a token",
+    "itl_p50_s": "takes less time from token to token",
     "chars_per_s": "writes faster",
     "e2e_s": "is done first",
 }
 _NAMES: Final = {
     "ttft_s": "time to first token",
+    "ttfo_s": "time to the first token of the answer itself",
     "tpot_s": "time per output token",
+    "itl_p50_s": "median time between tokens",
     "chars_per_s": "characters/s",
+    "decode_tps": "tokens/s after the first",
+    "output_tps": "tokens/s, prompt included",
     "e2e_s": "time of the whole answer",
 }
 
@@ -58,10 +66,11 @@ class Caveat:
 
 def findings(evidence: Evidence) -> list[Finding]:
     """Every comparison as a sentence: what was shown first, quality before speed, by size."""
+    asked = _asked(evidence)
     made = [
         Finding(sentence(evidence, one), "clear" if one.clear else "open", one)
-        for one in compare(evidence.cells)
-        if _worth_telling(one)
+        for one in compare(evidence.cells, asked)
+        if _worth_telling(one) or (asked is not None and one.figure == asked[0])
     ]
     order = {"ttft_s": 1, "chars_per_s": 2, "e2e_s": 3, "tpot_s": 4}
 
@@ -89,7 +98,7 @@ def sentence(evidence: Evidence, one: Comparison) -> str:
     better, worse = (a, b) if one.better == "a" else (b, a)
     if one.figure in HIGHER_IS_BETTER:
         times = one.ratio if one.better == "b" else _inverse(one.ratio)
-        return f"{better} writes {_times(times)} as fast as {worse} (characters/s, {on})."
+        return f"{better} writes {_times(times)} as fast as {worse} ({_NAMES[one.figure]}, {on})."
     gap = one.difference
     by = _interval(gap if one.better == "a" else _negative(gap), one.figure)
     slower = one.ratio if one.better == "a" else _inverse(one.ratio)
@@ -111,6 +120,15 @@ def caveats(evidence: Evidence, *, between: bool = True) -> list[Caveat]:
         *(caveat for cell in evidence.cells for caveat in _of_cell(evidence, cell)),
         *(_between_cells(evidence) if between else ()),
     ]
+
+
+def _asked(evidence: Evidence) -> tuple[str, int] | None:
+    """The figure that the run was to decide, and how often it may have been looked at."""
+    stop = evidence.spec.get("stop") or {}
+    if not stop.get("decided"):
+        return None
+    repeats = int(evidence.spec.get("repeats", 1))
+    return str(stop["metric"]), len(stopping.looks(int(stop["min_repeats"]), repeats))
 
 
 # -- sentences -----------------------------------------------------------------------------------
@@ -238,7 +256,7 @@ def _of_cell(evidence: Evidence, cell: CellEvidence) -> Iterator[Caveat]:
             )
     yield from _of_trials(cell, label)
     if cell.results.get("client_lag"):
-        yield Caveat("the client was late: its latencies are not the server's alone", label)
+        yield Caveat(late(cell.results), label)
     if cell.results.get("saturated"):
         yield Caveat("answers did not keep up with arrivals: its queue grew without end", label)
     unknown = int(cell.scores["score"].isna().sum())

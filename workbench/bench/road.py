@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 class Road(Protocol):
-    """The one road, asynchronous; every method may raise a :class:`WorkbenchError`."""
+    """The one road, asynchronous; every method may raise a :class:`WorkbenchError`.
+
+    ``remote`` says that a server of its own puts the stamps, not the loop that this runs on.
+    """
+
+    remote: bool
 
     async def ask(
         self, request: ChatRequest, on_event: Callable[[StreamEvent], None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -280,14 +281,20 @@ class Runner:
         for cell in cells:
             self._expect(cell, totals[cell.cell_id])
         enough, repeat = Enough(self._spec, cells), 0
+        planned: Counter[str] = Counter()
         for block in plan.blocks(self._spec, cells):
             if block.repeat != repeat:
                 repeat = block.repeat
                 await self._recorder.flush()
-                if why := await enough.look(self._road, self._run_id, repeat):
+                if why := await enough.look(self._road, self._run_id, repeat, planned):
                     self._note(why)
                     break
+            planned.update(trial.cell.cell_id for chain in block.chains for trial in chain)
             await self._run_block(block)
+        else:
+            await self._recorder.flush()
+            if told := await enough.look(self._road, self._run_id, self._spec.repeats, planned):
+                self._note(told)
 
     def _expect(self, cell: Cell, total: int | None) -> None:
         shown = self._progress.add(cell, total)
@@ -368,12 +375,10 @@ class Runner:
             await self._learn_environment()
         problem = self._trials.given_up.get(cell.cell_id)
         found = await results.of_cell(self._road, self._run_id, self._spec, cell)
-        found |= results.lag(self._lags.pop(cell.cell_id, []), found["ttft_p50_s"])
+        stamped = found.pop("provider") != "huggingface" and not self._road.remote
+        found |= results.lag(self._lags.pop(cell.cell_id, []), found, stamped=stamped)
         if found["client_lag"]:
-            self._note(
-                f"{cell.model} ({label(cell)}): the client was late, its figures are not the "
-                "server's"
-            )
+            self._note(f"{cell.model} ({label(cell)}): {results.late(found)}")
         if problem is None:
             shown.phase = "scoring"
             built = self._built[cell.workload.name]

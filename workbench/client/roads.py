@@ -72,6 +72,8 @@ def drive(
 class LocalRoad:
     """An engine on the loop that this runs on."""
 
+    remote = False
+
     def __init__(self, engine: Engine, source: str) -> None:
         self._engine = engine
         self._source = source
@@ -109,6 +111,8 @@ class RemoteRoad:
         url: of its API.
         headers: with its token.
     """
+
+    remote = True
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         import httpx

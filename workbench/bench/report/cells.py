@@ -64,6 +64,11 @@ def cells(table: pd.DataFrame) -> tuple[list[Column], list[list[str]]]:
         SUMMARY["throughput_tps"].meaning,
         [figures.rate(r["throughput_tps"]) for r in records],
     )
+    add(
+        "steady",
+        SUMMARY["steady_tps"].meaning,
+        [figures.rate(r["steady_tps"]) for r in records],
+    )
     for head, column in (("memory", "mem_peak_bytes"), ("GPU memory", "gpu_peak_bytes")):
         add(head, SUMMARY[column].meaning, [_size(r[column]) for r in records])
     add(

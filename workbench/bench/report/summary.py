@@ -37,6 +37,9 @@ SUMMARY: Final[Columns] = {
     "gpu_peak_bytes": whole("largest GPU memory"),
     "requests_per_s": real("answers a second while it ran; NaN where cells took turns"),
     "throughput_tps": real("output tokens a second of all requests together; NaN likewise"),
+    "steady_tps": real(
+        "the same without the load's filling and draining; NaN where nothing is left"
+    ),
     "goodput_share": real("requests that kept every SLO, of all issued"),
     "slo_met": flag("whether enough did"),
 }
@@ -114,7 +117,13 @@ def _row(evidence: Evidence, cell: CellEvidence) -> dict[str, Any]:
         "gpu_peak_bytes": good["gpu_peak_bytes"].max(),
         **{
             name: cell.results.get(name)
-            for name in ("requests_per_s", "throughput_tps", "goodput_share", "slo_met")
+            for name in (
+                "requests_per_s",
+                "throughput_tps",
+                "steady_tps",
+                "goodput_share",
+                "slo_met",
+            )
         },
     }
     for name in SUMMARY:

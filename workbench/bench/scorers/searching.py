@@ -1,7 +1,7 @@
 """Regular expressions of datasets, with a limit on the time that one search may take.
 
-A pattern such as ``^(a|aa)+$`` takes years over a hundred characters that nearly match. Python's own
-``re`` cannot be stopped; the ``regex`` package, which reads the same patterns, can.
+A pattern such as ``^(a|aa)+$`` takes years over a hundred characters that nearly match. Python's
+own ``re`` cannot be stopped; the ``regex`` package, which reads the same patterns, can.
 """
 
 from __future__ import annotations
