@@ -53,6 +53,25 @@ async def test_every_format(found: Comparison) -> None:
     assert spec.system == "Be brief."
 
 
+async def test_a_spec_has_the_options_of_each_pane(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": Schedule(steady(3, first_s=0, gap_s=0))})
+    said = (Message("user", "Well?"),)
+    shape = {"type": "json_schema", "json_schema": {"schema": {"enum": ["a", 1]}}}
+    panes = [
+        Options(temperature=0, stop=("\n",), top_k=5),
+        Options(temperature=0, stop=("\n",)),
+        Options(temperature=0, stop=("\n",), response_format=shape),
+        Options(temperature=0, stop=("\n",), top_k=5),
+    ]
+    calls = [ChatRequest("scripted/a", said, one, comparison_id="cmp_2") for one in panes]
+    async for _ in engine.compare(calls):
+        pass
+    spec = parse(exports.as_spec(exports.comparison(engine.store, "cmp_2")), "exported")
+    assert spec.options == {"temperature": 0.0, "stop": ["\n"]}
+    own = [use.options for use in spec.uses]
+    assert sorted(own, key=str) == sorted([{"top_k": 5}, {}, {"response_format": shape}], key=str)
+
+
 async def test_what_is_not_there(make_engine: EngineFactory) -> None:
     with pytest.raises(WorkbenchError) as caught:
         exports.comparison(make_engine().store, "cmp_none")

@@ -127,29 +127,52 @@ def as_notebook(found: Comparison) -> str:
 
 
 def as_spec(found: Comparison) -> str:
-    """The spec of a benchmark of these models under the shared options."""
+    """The spec of a benchmark of these models, each with the options of its pane."""
     first = found["sessions"][0]
-    options = setups.different(Options.from_mapping(first["options"]))
-    options.pop("max_tokens", None)
-    options.pop("seed", None)
-    models = list(dict.fromkeys(one["requested_model"] for one in found["sessions"]))
+    panes = []
+    for one in found["sessions"]:
+        options = _asked(Options.from_mapping(one["options"]))
+        if (pane := (one["requested_model"], options)) not in panes:
+            panes.append(pane)
+    common = {
+        name: value
+        for name, value in panes[0][1].items()
+        if all(options.get(name) == value for _, options in panes)
+    }
     longest = max((one.get("output_tokens") or 1) for one in found["sessions"])
     lines = [
-        "# Prompts of about the length of the comparison's are made; options are those of its",
-        "# first pane. Run with: workbench bench run FILE",
+        "# Prompts of about the length of the comparison's are made; each model has the options of",
+        "# its pane. Run with: workbench bench run FILE",
         f"name = {_toml(found['comparison_id'])}",
         f"seed = {first['seed']}",
-        f"models = {_toml(models)}",
+        "models = [",
+        *(f"    {_model(model, options, common)}," for model, options in panes),
+        "]",
         *([f"system = {_toml(first['system'])}"] if first["system"] else []),
         "",
         "[options]",
-        *(f"{name} = {_toml(value)}" for name, value in options.items()),
+        *(f"{name} = {_toml(value)}" for name, value in common.items()),
         "",
         "[prompts]",
         f"input_tokens = {first.get('prompt_tokens') or 64}",
         f"output_tokens = {longest}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _asked(options: Options) -> dict[str, Any]:
+    """What is not as by default, also what a setup does not carry; a run has its own seeds."""
+    values, defaults = options.to_dict(), Options().to_dict()
+    left_out = ("max_tokens", "seed")
+    return {n: v for n, v in values.items() if v != defaults[n] and n not in left_out}
+
+
+def _model(model: str, options: Mapping[str, Any], common: Mapping[str, Any]) -> str:
+    """A model as an entry of a spec, with the options that not all have."""
+    own = [f"{name} = {_toml(value)}" for name, value in options.items() if name not in common]
+    if not own:
+        return _toml(model)
+    return f"{{ model = {_toml(model)}, options = {{ {', '.join(own)} }} }}"
 
 
 FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Comparison], str]]]] = {
@@ -163,6 +186,12 @@ FORMATS: Final[Mapping[str, tuple[str, str, Callable[[Comparison], str]]]] = {
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return (
+            f"{{ {', '.join(f'{_toml(key)} = {_toml(inner)}' for key, inner in value.items())} }}"
+        )
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

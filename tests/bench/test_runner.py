@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from tests.bench.conftest import Run, rows, spec_of
+from workbench.bench.comparisons import compare
+from workbench.bench.evidence import gather
+from workbench.bench.findings import caveats
 from workbench.bench.progress import Progress
 from workbench.bench.runner import Runner
 from workbench.client.roads import LocalRoad
@@ -64,6 +67,29 @@ async def test_models_are_asked_the_same_with_the_same_seed_but_another_prefix(
         assert len(item["asked"]) == len(item["sent"]) == 2
         assert len(set(item["asked"])) == 1
         assert len(item["seeds"]) == 1
+
+
+async def test_models_may_have_options_of_their_own_and_are_compared_all_the_same(
+    run: Run, engine: Engine
+) -> None:
+    warm = {"model": "scripted/a", "options": {"temperature": 1.5}}
+    outcome = await run(models=["scripted/a", warm, "scripted/b"], options={"temperature": 0})
+    found = await rows(
+        engine,
+        "SELECT c.position, s.options->>'$.temperature' AS t, count(*) AS n "
+        "FROM benchmark_cells c JOIN stream_sessions s USING (cell_id) WHERE s.trial IS NOT NULL "
+        "GROUP BY ALL ORDER BY 1",
+    )
+    assert [(row["position"], float(row["t"]), row["n"]) for row in found] == [
+        (0, 0.0, 6),
+        (1, 1.5, 6),
+        (2, 0.0, 6),
+    ]
+    evidence = await asyncio.to_thread(gather, engine.store.query, outcome.run_id)
+    pairs = {(one.a.position, one.b.position, one.axis) for one in compare(evidence.cells)}
+    assert pairs == {(0, 1, "model"), (0, 2, "model"), (1, 2, "model")}
+    told = [caveat.text for caveat in caveats(evidence)]
+    assert any("options of their own: " in text and "temperature 1.5" in text for text in told)
 
 
 async def test_a_model_that_fails_is_given_up_and_the_others_go_on(

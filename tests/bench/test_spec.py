@@ -43,6 +43,7 @@ def test_the_specs_that_are_shipped_are_valid() -> None:
 
 
 GOOD = 'name = "x"\nmodels = ["scripted/steady"]\n'
+OWN = 'name = "x"\nmodels = ["scripted/steady", {{ model = "scripted/{}", options = {{ {} }} }}]\n'
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,29 @@ def test_an_error_names_file_line_and_key(text: str, line: int, said: str) -> No
     assert message.startswith("my.toml")
     assert f"line {line}" in message
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        ("slow", "warmth = 1", "line 2: models.1.options.*Unknown option 'warmth'"),
+        ("slow", "temperature = 9", "line 2: models.1.options.*temperature is 9"),
+        ("steady", "", "'scripted/steady' is there twice with the same options"),
+        ("steady", "top_k = 3", "grid.top_k: is an option of scripted/steady's own"),
+    ],
+)
+def test_options_of_a_models_own_are_checked_too(model: str, options: str, said: str) -> None:
+    with pytest.raises(WorkbenchError, match=said):
+        spec.parse(OWN.format(model, options) + "[grid]\ntop_k = [1]", "my.toml")
+
+
+def test_a_model_with_options_of_its_own_may_be_there_twice() -> None:
+    found = spec.parse(OWN.format("steady", "temperature = 1.5"), "my.toml")
+    assert [(use.model, use.options) for use in found.uses] == [
+        ("scripted/steady", {}),
+        ("scripted/steady", {"temperature": 1.5}),
+    ]
+    assert Spec.of(found.to_dict()) == found
 
 
 def test_a_missing_key_is_named() -> None:

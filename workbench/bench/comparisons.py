@@ -203,7 +203,7 @@ def _needed(values: Mapping[Hashable, Sequence[float]], found: Estimate) -> int 
 
 def _value(cell: CellEvidence, axis: str) -> Any:
     return {
-        "model": cell.model,
+        "model": cell.contender,
         "options": cell.key[0],
         "variant": cell.load.get("variant"),
     }[axis]

@@ -162,10 +162,11 @@ def _matched(before: Evidence, after: Evidence) -> Iterator[tuple[CellEvidence, 
     """Cells that were asked the same in the same way; else those of the same place and model."""
     left = list(before.cells)
     for cell in after.cells:
-        same = [c for c in left if c.model == cell.model and c.key == cell.key] or [
+        same = [c for c in left if c.contender == cell.contender and c.key == cell.key] or [
             c
             for c in left
-            if c.model == cell.model and (c.key[1:], len(left)) == (cell.key[1:], len(after.cells))
+            if c.contender == cell.contender
+            and (c.key[1:], len(left)) == (cell.key[1:], len(after.cells))
         ]
         if same:
             left.remove(same[0])

@@ -111,9 +111,17 @@ def logs(values: Mapping[str, Mapping[Key, list[float]]], a: str, b: str) -> lis
 
 
 def comparable(cells: Iterable[Cell]) -> Iterable[tuple[str, str]]:
-    """Pairs of cells that were asked the same under the same load."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    """Pairs of cells that were asked the same under the same load and differ in one thing."""
+    groups: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
-        groups[f"{sorted(cell.load.items())} {cell.workload.name}"].append(cell.cell_id)
+        load = sorted((name, value) for name, value in cell.load.items() if name != "variant")
+        groups[f"{load} {cell.workload.name}"].append(cell)
     for group in groups.values():
-        yield from combinations(group, 2)
+        for a, b in combinations(group, 2):
+            differ = (a.contender != b.contender, a.common != b.common, _variant(a, b))
+            if sum(differ) == 1:
+                yield a.cell_id, b.cell_id
+
+
+def _variant(a: Cell, b: Cell) -> bool:
+    return bool(a.load.get("variant") != b.load.get("variant"))

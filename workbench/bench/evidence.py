@@ -80,10 +80,21 @@ class CellEvidence:
     scores: pd.DataFrame = field(repr=False, compare=False)
 
     @property
+    def own(self) -> dict[str, Any]:
+        """Of the options those that are this model's own; the others have their own, or none."""
+        return as_mapping(self.details.get("own"))
+
+    @property
+    def contender(self) -> str:
+        """The model, with the options of its own: what is compared with what."""
+        own = json.dumps(self.own, sort_keys=True, default=str) if self.own else ""
+        return f"{self.model} {own}".rstrip()
+
+    @property
     def key(self) -> tuple[str, str, str]:
-        """Options, load and workload as text: cells with the same key differ in their model."""
+        """Common options, load and workload as text: cells of the same key are contenders."""
         return (
-            json.dumps(self.options, sort_keys=True, default=str),
+            json.dumps(self.details.get("common", self.options), sort_keys=True, default=str),
             json.dumps(self.load, sort_keys=True, default=str),
             str(self.workload.get("name", "")),
         )

@@ -309,6 +309,13 @@ def _between_cells(evidence: Evidence) -> Iterator[Caveat]:
             + ", ".join(f"{name}: {value:.0f}" for name, value in lengths.items())
             + " tokens): times of whole answers compare the lengths too."
         )
+    if any(cell.own for cell in cells):
+        listed = "; ".join(
+            f"{evidence.label(cell)}: "
+            + (", ".join(f"{k} {v}" for k, v in cell.own.items()) or "none")
+            for cell in cells
+        )
+        yield Caveat(f"Models were asked with options of their own: {listed}.")
     for name, parts in (
         ("the form of their weights", ("dtype", "quantization")),
         ("device", ("device",)),

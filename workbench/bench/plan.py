@@ -38,6 +38,7 @@ _ROUNDS: Final = 4
 class Cell:
     """One model with one set of options under one load.
 
+    ``common`` are the options that its other models have too, ``own`` those of this model alone.
     ``load`` is the load point: the pattern with its own value of what the spec lists.
     ``position`` is its place in the spec; the order of running is drawn.
     """
@@ -45,9 +46,20 @@ class Cell:
     cell_id: str
     position: int
     model: str
-    options: Mapping[str, Any]
+    common: Mapping[str, Any]
     load: Mapping[str, Any]
     workload: Workload = field(compare=False, repr=False)
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """All options of its requests."""
+        return {**self.common, **self.own}
+
+    @property
+    def contender(self) -> tuple[str, str]:
+        """Model and own options: what is compared with what."""
+        return self.model, json.dumps(self.own, sort_keys=True, default=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +111,8 @@ def cells(spec: Spec, run_id: str, workloads: Sequence[Workload]) -> list[Cell]:
     axes = {name: values for name, values in spec.grid.items() if name != "load_options"}
     loading: Mapping[str, Sequence[Any]] = spec.grid.get("load_options", {})
     found: list[Cell] = []
-    for model, ways, values, workload, load in product(
-        spec.models,
+    for use, ways, values, workload, load in product(
+        spec.uses,
         _combinations(loading),
         _combinations(axes),
         workloads,
@@ -109,7 +121,8 @@ def cells(spec: Spec, run_id: str, workloads: Sequence[Workload]) -> list[Cell]:
         options = {**spec.options, **values}
         if workload.output_tokens is not None:
             options["max_tokens"] = workload.output_tokens
-        found.append(_cell(run_id, len(found), _loaded(model, ways), options, load, workload))
+        model = _loaded(use.model, ways)
+        found.append(_cell(run_id, len(found), model, options, load, workload, use.options))
     return found
 
 
@@ -117,7 +130,7 @@ def at_point(cell: Cell, run_id: str, point: float, position: int) -> Cell:
     """The cell of one load point of a sweep."""
     sweep = cell.load
     load = {**sweep, sweep["of"]: int(point) if sweep["of"] == "users" else point}
-    return _cell(run_id, position, cell.model, cell.options, load, cell.workload)
+    return _cell(run_id, position, cell.model, cell.common, load, cell.workload, cell.own)
 
 
 def blocks(spec: Spec, planned: Sequence[Cell]) -> Iterator[Block]:
@@ -156,14 +169,15 @@ def _cell(
     run_id: str,
     position: int,
     model: str,
-    options: Mapping[str, Any],
+    common: Mapping[str, Any],
     load: Mapping[str, Any],
     workload: Workload,
+    own: Mapping[str, Any],
 ) -> Cell:
-    what = [run_id, model, options, load, workload.name]
+    what = [run_id, model, {**common, **own}, load, workload.name]
     text = json.dumps(what, sort_keys=True, default=str)
     cell_id = f"cell_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
-    return Cell(cell_id, position, model, options, load, workload)
+    return Cell(cell_id, position, model, common, load, workload, own)
 
 
 def _key(cell: Cell) -> str:

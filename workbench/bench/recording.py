@@ -145,7 +145,11 @@ def cell_row(
         "warmups": spec.warm_ups,
         "trials": trials,
         "results": dict(results) if results is not None else None,
-        "details": {"workload": cell.workload.to_dict(), **(details or {})},
+        "details": {
+            "workload": cell.workload.to_dict(),
+            **({"own": dict(cell.own), "common": dict(cell.common)} if cell.own else {}),
+            **(details or {}),
+        },
     }
 
 

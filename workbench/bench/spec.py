@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from workbench.bench.lines import line_of
 from workbench.bench.patterns import ALONE, Count, Isolated, Pattern, Share, Strict, Time
@@ -41,6 +48,28 @@ class Prompts(Strict):
     count: Count = 6
     input_tokens: Lengths = (64,)
     output_tokens: Lengths = (64,)
+
+
+class ModelUse(Strict):
+    """A model with options of its own, which win over those of the spec."""
+
+    model: Annotated[str, Field(min_length=1)]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _known(cls, options: dict[str, Any]) -> dict[str, Any]:
+        _check(options)
+        return options
+
+
+def _kind(value: object) -> str:
+    return "name" if isinstance(value, str) else "table"
+
+
+Model = Annotated[
+    Annotated[str, Tag("name")] | Annotated[ModelUse, Tag("table")], Discriminator(_kind)
+]
 
 
 class DatasetUse(Strict):
@@ -101,7 +130,8 @@ class Spec(Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,79}$")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    models: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)]
+    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=100)]
+    """Names; a model that has options of its own is a :class:`ModelUse`."""
     repeats: Annotated[int, Field(ge=1, le=100_000)] = 5
     warm_ups: Annotated[int, Field(ge=0, le=100)] = 1
     timing_mode: TimingMode | None = None
@@ -118,12 +148,13 @@ class Spec(Strict):
 
     @field_validator("models")
     @classmethod
-    def _named_once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+    def _named_once(cls, models: tuple[str | ModelUse, ...]) -> tuple[str | ModelUse, ...]:
         for model in models:
-            if not model.strip():
+            name = model if isinstance(model, str) else model.model
+            if not name.strip():
                 raise ValueError("a model has no name")
             if models.count(model) > 1:
-                raise ValueError(f"{model!r} is there twice")
+                raise ValueError(f"{name!r} is there twice")
         return models
 
     @field_validator("options")
@@ -164,7 +195,22 @@ class Spec(Strict):
             raise _At("load", "a sweep looks for the knee of an SLO; add [slo]")
         if both := sorted(self.options.keys() & self.grid.keys()):
             raise _At(f"grid.{both[0]}", "is in options too")
+        seen: list[tuple[str, dict[str, Any]]] = []
+        for use in self.uses:
+            if both := sorted(use.options.keys() & self.grid.keys()):
+                raise _At(f"grid.{both[0]}", f"is an option of {use.model}'s own")
+            asked = (use.model, {**self.options, **use.options})
+            if asked in seen:
+                raise _At("models", f"{use.model!r} is there twice with the same options")
+            seen.append(asked)
         return self
+
+    @property
+    def uses(self) -> tuple[ModelUse, ...]:
+        """The models, each with the options of its own, mostly none."""
+        return tuple(
+            ModelUse(model=model) if isinstance(model, str) else model for model in self.models
+        )
 
     @property
     def alone(self) -> bool:
@@ -257,6 +303,8 @@ def _problem(error: Any, name: str, text: str, more: int) -> WorkbenchError:
     path = list(error["loc"])
     if path[:1] == ["load"] and len(path) > 1:
         del path[1]  # the pattern's name, which is no key of the file
+    if path[:1] == ["models"] and len(path) > 2:
+        del path[2]  # whether it is a name or a table
     if isinstance(cause := error.get("ctx", {}).get("error"), _At):
         path += cause.path
     keys = ".".join(map(str, path))

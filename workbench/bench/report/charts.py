@@ -31,8 +31,8 @@ _FIGURES: Final = {
 
 
 def looks(evidence: Evidence) -> dict[str, Style]:
-    """How each model is drawn in all charts of a report."""
-    return styles(cell.model for cell in evidence.cells)
+    """How each contender is drawn in all charts of a report."""
+    return styles(cell.contender for cell in evidence.cells)
 
 
 def drawn(
@@ -64,6 +64,7 @@ def tradeoff(evidence: Evidence, table: pd.DataFrame) -> go.Figure | None:
     if shown.empty:
         return None
     style = looks(evidence)
+    contenders = {evidence.label(cell): cell.contender for cell in evidence.cells}
     most = float(shown["mem_peak_bytes"].max()) if shown["mem_peak_bytes"].notna().any() else 0.0
     figure = go.Figure()
     for i in range(len(shown)):
@@ -71,7 +72,7 @@ def tradeoff(evidence: Evidence, table: pd.DataFrame) -> go.Figure | None:
         memory = row["mem_peak_bytes"]
         known = most > 0 and pd.notna(memory)
         size = max(10.0, _BUBBLE * (float(memory) / most) ** 0.5) if known else 10.0
-        colour = style[row["model"]].colour
+        colour = style[contenders[row["cell"]]].colour
         told = figures.size(float(memory)) if known else "memory unknown"
         error = (
             {
@@ -141,7 +142,7 @@ def ratios(evidence: Evidence, found: Sequence[Comparison]) -> go.Figure | None:
         f"{_brief(evidence, one.a)}"
         for one in shown
     ]
-    colours = [style[one.b.model].colour for one in shown]
+    colours = [style[one.b.contender].colour for one in shown]
     title = "Ratios with 95 % intervals (filled: difference shown)"
     return forest(frame, names, [one.clear for one in shown], colours, title)
 
@@ -157,7 +158,7 @@ def distribution(evidence: Evidence, column: str, title: str) -> go.Figure | Non
         if len(values) > MOST_POINTS:
             values = values.sample(MOST_POINTS, random_state=0)
         if len(values):
-            colour = style[cell.model].colour
+            colour = style[cell.contender].colour
             figure.add_trace(
                 go.Box(
                     x=(values * 1e3).tolist(),
@@ -188,9 +189,13 @@ def load_curve(evidence: Evidence) -> go.Figure | None:
         return None
     style = looks(evidence)
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.14)
-    for model in dict.fromkeys(cell.model for cell in evidence.cells):
+    for contender in dict.fromkeys(cell.contender for cell in evidence.cells):
         cells = sorted(
-            (c for c in evidence.cells if c.model == model and axis in c.load and len(c.good)),
+            (
+                c
+                for c in evidence.cells
+                if c.contender == contender and axis in c.load and len(c.good)
+            ),
             key=lambda c: float(c.load[axis]),
         )
         for place, values in (
@@ -202,11 +207,11 @@ def load_curve(evidence: Evidence) -> go.Figure | None:
                     x=[float(c.load[axis]) for c in cells],
                     y=values,
                     mode="lines+markers+text",
-                    text=[""] * (len(cells) - 1) + [figures.escape(short(model))],
+                    text=[""] * (len(cells) - 1) + [figures.escape(short(cells[0].model))],
                     textposition="top left",
-                    textfont={"color": style[model].colour},
-                    line={"color": style[model].colour, "dash": style[model].dash},
-                    marker={"symbol": style[model].mark},
+                    textfont={"color": style[contender].colour},
+                    line={"color": style[contender].colour, "dash": style[contender].dash},
+                    marker={"symbol": style[contender].mark},
                     cliponaxis=False,
                     hovertemplate="%{x}: %{y:.3g}<extra></extra>",
                 ),
@@ -225,9 +230,9 @@ def _lightest(evidence: Evidence) -> list[bool]:
     """For each cell, whether no other of its model and options has a lighter load."""
     lightest: dict[tuple[str, str], float] = {}
     for cell in evidence.cells:
-        key = (cell.model, cell.key[0])
+        key = (cell.contender, cell.key[0])
         lightest[key] = min(lightest.get(key, math.inf), _weight(cell))
-    return [_weight(c) == lightest[c.model, c.key[0]] for c in evidence.cells]
+    return [_weight(c) == lightest[c.contender, c.key[0]] for c in evidence.cells]
 
 
 def _weight(cell: CellEvidence) -> float:
