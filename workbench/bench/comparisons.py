@@ -26,6 +26,8 @@ SPEED: Final = ("ttft_s", "tpot_s", "chars_per_s", "e2e_s")
 """Figures that are compared as ratios."""
 
 HIGHER_IS_BETTER: Final = frozenset({"chars_per_s", "decode_tps", "output_tps"})
+PAIRWISE: Final = "pairwise"
+"""The figure of a judge's preferences: the share that b won less the share that a won."""
 ALL_PAIRS: Final = 6
 """With more cells than this each is compared with the first only."""
 ALPHA: Final = 0.05
@@ -82,9 +84,17 @@ def comparable(cells: Sequence[CellEvidence]) -> Iterator[tuple[CellEvidence, Ce
 
 
 def compare(
-    cells: Sequence[CellEvidence], asked: tuple[str, int] | None = None
+    cells: Sequence[CellEvidence],
+    asked: tuple[str, int] | None = None,
+    judged: pd.DataFrame | None = None,
 ) -> list[Comparison]:
-    """Every comparable pair in every figure of speed and every score; ``asked`` as below."""
+    """Every comparable pair in every figure of speed, every score and what a judge said.
+
+    Args:
+        cells: of a run.
+        asked: as for :func:`adjusted`.
+        judged: :attr:`workbench.bench.evidence.Evidence.pairs`.
+    """
     found: list[Comparison] = []
     for a, b, axis in comparable(cells):
         for figure in dict.fromkeys((*SPEED, *((asked[0],) if asked else ()))):
@@ -93,6 +103,8 @@ def compare(
         for scorer in sorted(set(a.scores["scorer"]) & set(b.scores["scorer"])):
             if (made := quality(a, b, scorer, axis)) is not None:
                 found.append(made)
+        if judged is not None and (made := preference(a, b, judged, axis)) is not None:
+            found.append(made)
     return adjusted(found, asked)
 
 
@@ -161,6 +173,23 @@ def quality(
     gaps = families(pairs.assign(difference=pairs["b"] - pairs["a"]), "difference")
     found = clustered(gaps, len(pairs))
     return Comparison(a, b, axis, scorer, None, found, found.p, _needed(gaps, found))
+
+
+def preference(
+    a: CellEvidence, b: CellEvidence, judged: pd.DataFrame, axis: Axis = "model"
+) -> Comparison | None:
+    """How much more often a judge preferred b than a, of the pairs that it told; None without."""
+    known = verdicts(a, b, judged).dropna(subset=["score"])
+    if known.empty:
+        return None
+    gaps = families(known.assign(turn=0, net=2 * known["score"] - 1), "net")
+    found = clustered(gaps, len(known))
+    return Comparison(a, b, axis, PAIRWISE, None, found, found.p, _needed(gaps, found))
+
+
+def verdicts(a: CellEvidence, b: CellEvidence, judged: pd.DataFrame) -> pd.DataFrame:
+    """What a judge said of the answers of two cells."""
+    return judged[(judged["cell_id"] == b.cell_id) & (judged["against"] == a.cell_id)]
 
 
 def mean_score(cell: CellEvidence, scorer: str) -> Estimate | None:

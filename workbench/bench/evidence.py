@@ -57,9 +57,22 @@ _SCORES: Final = """
 SELECT c.cell_id, c.session_id, c.scorer, c.task, c.item, c.family, t.repeat, c.score, c.passed,
     c.details
 FROM scores c JOIN benchmark_trials t ON t.session_id = c.session_id
-WHERE c.run_id = $run_id
+WHERE c.run_id = $run_id AND c.scorer <> 'pairwise'
 QUALIFY row_number() OVER (PARTITION BY c.session_id, c.scorer ORDER BY c.created_at DESC) = 1
 ORDER BY c.cell_id, t.trial
+"""
+
+
+# Of a pair of answers the newest verdict counts; 1 speaks for the cell, 0 for the other one.
+_PAIRS: Final = """
+SELECT c.cell_id, c.details->>'$.against_cell' AS against, c.task, c.item, c.family, c.score,
+    c.details->>'$.judge' AS judge, (c.details->>'$.consistent')::BOOLEAN AS consistent,
+    c.details->>'$.said[0]' AS said, c.details->>'$.said[1]' AS said_swapped
+FROM scores c
+WHERE c.run_id = $run_id AND c.scorer = 'pairwise'
+QUALIFY row_number() OVER (
+    PARTITION BY c.session_id, c.details->>'$.against' ORDER BY c.created_at DESC) = 1
+ORDER BY c.cell_id, c.task, c.item
 """
 
 
@@ -125,6 +138,9 @@ class Evidence:
     run: Mapping[str, Any]
     cells: tuple[CellEvidence, ...]
     environments: Mapping[str, Mapping[str, Any]]
+    pairs: pd.DataFrame = field(repr=False, compare=False)
+    """What a judge said of pairs of answers: ``cell_id, against, task, item, family, score, judge,
+    consistent, said, said_swapped``."""
 
     @property
     def run_id(self) -> str:
@@ -206,7 +222,7 @@ def gather(read: Read, name: str) -> Evidence:
     environments = {
         str(one): _environment(read, str(one)) for one in dict.fromkeys(ids) if isinstance(one, str)
     }
-    return Evidence(run, cells, environments)
+    return Evidence(run, cells, environments, read(_PAIRS, {"run_id": run_id}))
 
 
 def as_mapping(value: Any) -> dict[str, Any]:

@@ -9,14 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from workbench import figures
 from workbench.analysis.statistics import MIN_PROMPTS, Estimate
 from workbench.bench import stopping
-from workbench.bench.comparisons import HIGHER_IS_BETTER, Comparison, compare, mean_score
+from workbench.bench.comparisons import (
+    HIGHER_IS_BETTER,
+    PAIRWISE,
+    Comparison,
+    compare,
+    mean_score,
+    verdicts,
+)
 from workbench.bench.evidence import CellEvidence, Evidence, changed, short
 from workbench.bench.results import late
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_REPEATS: Final = 5
 _MANY: Final = 10_000
@@ -69,7 +79,7 @@ def findings(evidence: Evidence) -> list[Finding]:
     asked = _asked(evidence)
     made = [
         Finding(sentence(evidence, one), "clear" if one.clear else "open", one)
-        for one in compare(evidence.cells, asked)
+        for one in compare(evidence.cells, asked, evidence.pairs)
         if _worth_telling(one) or (asked is not None and one.figure == asked[0])
     ]
     order = {"ttft_s": 1, "chars_per_s": 2, "e2e_s": 3, "tpot_s": 4}
@@ -86,6 +96,8 @@ def sentence(evidence: Evidence, one: Comparison) -> str:
     """A comparison in words."""
     a, b = evidence.label(one.a), evidence.label(one.b)
     on = f"{one.difference.prompts} {'prompt' if one.difference.prompts == 1 else 'prompts'}"
+    if one.figure == PAIRWISE:
+        return _of_pairs(one, verdicts(one.a, one.b, evidence.pairs), a, b)
     if one.ratio is None:
         return _of_scores(one, a, b)
     if one.ratio.low is None:
@@ -176,6 +188,42 @@ def _of_scores(one: Comparison, a: str, b: str) -> str:
     )
 
 
+def _of_pairs(one: Comparison, judged: pd.DataFrame, a: str, b: str) -> str:
+    known = judged.dropna(subset=["score"])
+    judge = ", ".join(map(short, known["judge"].unique()))
+    won = [float((known["score"] == value).mean()) for value in (0, 1, 0.5)]
+    gap = one.difference
+    if one.better == "a":
+        a, b, won, gap = b, a, [won[1], won[0], won[2]], _negative(gap)
+    shares = f"{won[1]:.0%} to {won[0]:.0%}, {won[2]:.0%} ties"
+    on = f"{gap.prompts} independent prompts"
+    agreed = float(known["consistent"].astype(bool).mean())
+    both = f"its two orders agreed in {agreed:.0%}{_places(known)}"
+    if gap.low is None or gap.high is None:
+        return (
+            f"{judge} judged {b} against {a}: {shares} on {on}; {both}; an interval needs "
+            f"{MIN_PROMPTS}."
+        )
+    net = f"{gap.value * 100:+.1f} points [{gap.low * 100:.1f}, {gap.high * 100:.1f}]"
+    if not one.clear:
+        return (
+            f"No preference of {judge} was shown between {b} and {a}: {shares}, {net} on {on}"
+            f"{_what_it_takes(one, gap.detectable, 'points')}; {both}."
+        )
+    return f"{judge} prefers {b} to {a}: {shares}, {net} on {on}; {both}."
+
+
+def _places(known: pd.DataFrame) -> str:
+    """Which place the judge preferred where its two orders did not agree."""
+    odd = known[~known["consistent"].astype(bool)]
+    first = int(((odd["said"] == "a") & (odd["said_swapped"] == "b")).sum())
+    second = int(((odd["said"] == "b") & (odd["said_swapped"] == "a")).sum())
+    if not first and not second:
+        return ""
+    place, times = ("first", first) if first >= second else ("second", second)
+    return f" (of the other {len(odd)} it took the {place} place in both {times} times)"
+
+
 def _nothing_shown(one: Comparison, a: str, b: str, on: str) -> str:
     assert one.ratio is not None
     return (
@@ -259,6 +307,15 @@ def _of_cell(evidence: Evidence, cell: CellEvidence) -> Iterator[Caveat]:
         yield Caveat(late(cell.results), label)
     if cell.results.get("saturated"):
         yield Caveat("answers did not keep up with arrivals: its queue grew without end", label)
+    judged = evidence.pairs[evidence.pairs["cell_id"] == cell.cell_id]
+    if unsaid := int(judged["score"].isna().sum()):
+        yield Caveat(f"of {unsaid} of its {len(judged)} pairs the judge said nothing usable", label)
+    told = judged.dropna(subset=["score"])
+    if len(told) and told["consistent"].astype(bool).mean() < 0.5:
+        yield Caveat(
+            "its judge mostly changed its mind when the answers changed places: it says little",
+            label,
+        )
     unknown = int(cell.scores["score"].isna().sum())
     if unknown:
         yield Caveat(f"{unknown} answers could not be scored and count nowhere", label)

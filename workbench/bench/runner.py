@@ -19,6 +19,7 @@ from workbench.bench import plan, results, scoring
 from workbench.bench.enough import Enough
 from workbench.bench.listing import NAMED
 from workbench.bench.load import knee, loops
+from workbench.bench.pairs import Pairs
 from workbench.bench.patterns import Sweep
 from workbench.bench.plan import Block, Cell, Chain, Trial
 from workbench.bench.progress import Outcome, Progress, label
@@ -88,6 +89,7 @@ class Runner:
         self._knees: dict[str, float | None] = {}
         self._built: dict[str, scoring.Built] = {}
         self._block = 0
+        self._problems: list[str] = []
 
     @classmethod
     async def resume(
@@ -169,6 +171,7 @@ class Runner:
             for cell_id, cell in self._begun.items():
                 if cell_id not in self._ended:
                     await self._finish(cell)
+            await self._judge_pairs()
             status = "ok" if self._finished else "error"
         except asyncio.CancelledError:
             status = "cancelled"
@@ -189,9 +192,12 @@ class Runner:
             name=self._spec.name,
             status=status,
             slo_met=met if self._spec.slo is not None else None,
-            failed=tuple(
-                f"{self._progress.cells[cell_id].model}: {error}"
-                for cell_id, error in self._trials.given_up.items()
+            failed=(
+                *(
+                    f"{self._progress.cells[cell_id].model}: {error}"
+                    for cell_id, error in self._trials.given_up.items()
+                ),
+                *self._problems,
             ),
             cells=self._finished,
             knees=self._knees,
@@ -395,6 +401,26 @@ class Runner:
         shown.note = "" if problem is None else str(problem)
         details = {} if problem is None else {"error": problem.to_dict()}
         await self._write_cell(cell, "ok" if problem is None else "error", found, details)
+
+    async def _judge_pairs(self) -> None:
+        if self._spec.pairwise is None:
+            return
+        shown = [self._progress.cells[cell_id] for cell_id in self._finished]
+        for one in shown:
+            one.phase = "scoring"
+        pairs = Pairs(
+            self._road,
+            self._recorder,
+            self._run_id,
+            self._spec.pairwise,
+            seed=self._spec.seed,
+            patience=self._spec.stop.failures,
+        )
+        await pairs.judge([self._begun[cell_id] for cell_id in self._finished])
+        for one in shown:
+            one.phase = "done"
+        if pairs.problem is not None:
+            self._problems.append(f"judge {self._spec.pairwise.model}: {pairs.problem}")
 
     async def _write_cell(
         self,

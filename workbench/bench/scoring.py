@@ -104,7 +104,8 @@ async def means(road: Road, run_id: str, cell: Cell) -> dict[str, dict[str, Any]
         "SELECT c.scorer, count(c.score) AS scored, count(*) - count(c.score) AS unknown, "
         "avg(c.score) AS mean FROM scores c "
         "JOIN benchmark_trials t ON t.session_id = c.session_id "
-        "WHERE c.run_id = $run_id AND c.cell_id = $cell_id GROUP BY c.scorer",
+        "WHERE c.run_id = $run_id AND c.cell_id = $cell_id AND c.scorer <> 'pairwise' "
+        "GROUP BY c.scorer",
         {"run_id": run_id, "cell_id": cell.cell_id},
     )
     return {row.pop("scorer"): row for row in rows}

@@ -125,6 +125,15 @@ class Stop(Strict):
     failures: Count = 3
 
 
+class Pairwise(Strict):
+    """A judge who says of two models' answers to one question which is better, in both orders."""
+
+    model: Annotated[str, Field(min_length=1)]
+    rubric: Annotated[str, Field(min_length=1)] | None = None
+    questions: Count = 50
+    """At most so many of each pair of cells, drawn where there are more."""
+
+
 class Spec(Strict):
     """One benchmark."""
 
@@ -144,6 +153,7 @@ class Spec(Strict):
     datasets: tuple[DatasetUse, ...] = ()
     load: Pattern = Field(default_factory=Isolated)
     slo: Slo | None = None
+    pairwise: Pairwise | None = None
     stop: Stop = Field(default_factory=Stop)
 
     @field_validator("models")
@@ -195,6 +205,8 @@ class Spec(Strict):
             raise _At("load", "a sweep looks for the knee of an SLO; add [slo]")
         if both := sorted(self.options.keys() & self.grid.keys()):
             raise _At(f"grid.{both[0]}", "is in options too")
+        if self.pairwise is not None and len(self.models) == 1 and not self.grid:
+            raise _At("pairwise", "there is one model, which has nothing to be compared with")
         seen: list[tuple[str, dict[str, Any]]] = []
         for use in self.uses:
             if both := sorted(use.options.keys() & self.grid.keys()):
