@@ -80,6 +80,9 @@ NEWEST: Final = 200_000
 MAX_PROMPTS: Final = 2_000
 """And at so many prompts, a random part of more."""
 
+COLUMN_PX: Final = 128
+"""Room on the right of a forest for its figures."""
+
 _EVER: Final = "0001-01-01T00:00:00+00:00"
 _RECENT: Final = f"seq > (SELECT max(seq) FROM stream_sessions) - {NEWEST}"  # noqa: S608
 
@@ -288,7 +291,7 @@ def forest(
         + (
             f"[{row.ratio_low:.2f}, {row.ratio_high:.2f}]"
             if row.ratio_low == row.ratio_low
-            else "(too few prompts for an interval)"
+            else "(too few prompts)"
         )
         for row in rows_of(found)
     ]
@@ -298,9 +301,7 @@ def forest(
             go.Scatter(
                 x=[value],
                 y=[name],
-                mode="markers+text",
-                text=[figures[i]],
-                textposition="top center",
+                mode="markers",
                 marker={
                     "color": colours[i],
                     "size": 10,
@@ -311,6 +312,10 @@ def forest(
                 "<extra>%{y}</extra>",
             )
         )
+        # In a column of their own: beside the points they would lie over lines and edges.
+        figure.add_annotation(
+            x=1, xref="paper", y=name, text=figures[i], showarrow=False, xanchor="left", xshift=8
+        )
     figure.add_vline(x=1, line={"color": INK, "width": 1, "dash": "dot"})
     bounds = [v for column in values for v in column if v == v]
     figure.update_xaxes(
@@ -319,7 +324,9 @@ def forest(
         range=_log_range([*bounds, 1.0]),
     )
     figure.update_yaxes(autorange="reversed")
-    return styled(figure, title, height=120 + 46 * len(names))
+    figure = styled(figure, title, height=110 + 36 * len(names))
+    figure.update_layout(margin_r=COLUMN_PX)
+    return figure
 
 
 def _log_range(values: Sequence[float]) -> list[float]:

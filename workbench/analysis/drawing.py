@@ -34,6 +34,8 @@ INK: Final = "#85858f"
 
 FAINT: Final = "rgba(138,138,148,.22)"
 DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash")
+_LETTER_PX: Final = 6.0
+_LINE_PX: Final = 15.0
 MARKS: Final = ("circle", "square", "diamond", "triangle-up", "x")
 
 
@@ -115,6 +117,48 @@ def label_at_end(
         xshift=-4 if inside else 4,
         font={"color": colour, "size": 11},
     )
+
+
+def places(
+    points: Sequence[tuple[float, float, float]], words: Sequence[str], size: tuple[float, float]
+) -> list[tuple[str, float, float]]:
+    """Where the name of each point is written so that names lie over no point and no other name.
+
+    Tried are right of the point, above and below it, and further above; the last one is taken
+    where all are full. Distances are in pixels, as of a plot of ``size``.
+
+    Args:
+        points: x and y as shares of the plot's width and height, and the radius in pixels.
+        words: the names.
+        size: width and height of the plot in pixels, roughly.
+
+    Returns:
+        For each point ``xanchor`` of its name, and its shift right and up.
+    """
+    width, height = size
+    centres = [(x * width, y * height, radius) for x, y, radius in points]
+    taken = [(x - r, y - r, x + r, y + r) for x, y, r in centres]
+    found: dict[int, tuple[str, float, float]] = {}
+    for i in sorted(range(len(points)), key=lambda i: -points[i][0]):
+        x, y, radius = centres[i]
+        long, line = _LETTER_PX * len(words[i]), _LINE_PX
+        tried = [("left", radius + 6, 0.0), ("right", -radius - 6, 0.0)]
+        for step in range(3):
+            tried += [("left", 0.0, sign * (radius + line * (step + 0.7))) for sign in (1, -1)]
+        for anchor, right, up in tried:
+            left = x + right - (long if anchor == "right" else 0)
+            box = (left, y + up - line / 2, left + long, y + up + line / 2)
+            inside = left >= 0 and box[1] >= 0 and box[3] <= height
+            others = taken[:i] + taken[i + 1 :]
+            if inside and not any(_overlap(box, other) for other in others):
+                break
+        taken.append(box)
+        found[i] = (anchor, right, up)
+    return [found[i] for i in range(len(points))]
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def whiskers(

@@ -226,6 +226,11 @@ def _places(known: pd.DataFrame) -> str:
 
 def _nothing_shown(one: Comparison, a: str, b: str, on: str) -> str:
     assert one.ratio is not None
+    if one.difference.prompts < one.least:
+        return (
+            f"{_NAMES[one.figure].capitalize()}: {b} / {a} = {one.ratio.value:.2f} "
+            f"[{one.ratio.low:.2f}, {one.ratio.high:.2f}] on {on}{_what_it_takes(one, None, '')}."
+        )
     return (
         f"No difference in {_NAMES[one.figure]} was shown between {a} and {b}: {_times(one.ratio)} "
         f"on {on}{_what_it_takes(one, one.ratio.detectable, 'ratio')}."
@@ -234,7 +239,10 @@ def _nothing_shown(one: Comparison, a: str, b: str, on: str) -> str:
 
 def _what_it_takes(one: Comparison, detectable: float | None, kind: str) -> str:
     if one.difference.prompts < one.least:
-        return f", which are too few to show any among so many comparisons: that takes {one.least}"
+        return (
+            ", which are too few to show any difference among so many comparisons: that takes "
+            f"{one.least}"
+        )
     if not detectable:
         return ""
     size = f"{detectable * 100:.1f} points" if kind == "points" else f"{detectable:.2f}×"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from workbench import figures
 from workbench.analysis.comparison import forest
-from workbench.analysis.drawing import Style, faded, styled, styles, whiskers
+from workbench.analysis.drawing import Style, faded, places, styled, styles, whiskers
 from workbench.bench.comparisons import Comparison
 from workbench.bench.evidence import CellEvidence, Evidence, short
 from workbench.bench.report.summary import scorers
@@ -21,6 +21,8 @@ MOST_POINTS: Final = 300
 """Answers of a cell that are drawn as points."""
 MOST_RATIOS: Final = 14
 _BUBBLE: Final = 46.0
+_PLOT_PX: Final = (740.0, 280.0)
+"""The plot's size where a page is narrow: where names fit there they fit everywhere."""
 _LOADS: Final = ("users", "rate_per_s")
 _FIGURES: Final = {
     "ttft_s": "TTFT",
@@ -66,53 +68,79 @@ def tradeoff(evidence: Evidence, table: pd.DataFrame) -> go.Figure | None:
     style = looks(evidence)
     contenders = {evidence.label(cell): cell.contender for cell in evidence.cells}
     most = float(shown["mem_peak_bytes"].max()) if shown["mem_peak_bytes"].notna().any() else 0.0
+    known = [most > 0 and pd.notna(memory) for memory in shown["mem_peak_bytes"]]
+    sizes = [
+        max(10.0, _BUBBLE * (float(memory) / most) ** 0.5) if there else 10.0
+        for there, memory in zip(known, shown["mem_peak_bytes"], strict=True)
+    ]
+    told = [
+        figures.size(float(memory)) if there else "memory unknown"
+        for there, memory in zip(known, shown["mem_peak_bytes"], strict=True)
+    ]
+    x, y = ([float(v) for v in shown[name]] for name in ("e2e_p50_s", column))
+    room = max(0.2 * (max(x) - min(x)), 0.1 * max(x))
+    across = (max(0.0, min(x) - room), max(x) + 2.5 * room)
+    up = _bounds(shown, column) if names else (0.0, 1.35 * max(y))
+    words = [f"{cell}, {memory}" for cell, memory in zip(shown["cell"], told, strict=True)]
+    where = places(
+        [
+            ((x[i] - across[0]) / (across[1] - across[0]), (y[i] - up[0]) / (up[1] - up[0]), s / 2)
+            for i, s in enumerate(sizes)
+        ],
+        words,
+        _PLOT_PX,
+    )
     figure = go.Figure()
-    for i in range(len(shown)):
-        row = shown.iloc[i]
-        memory = row["mem_peak_bytes"]
-        known = most > 0 and pd.notna(memory)
-        size = max(10.0, _BUBBLE * (float(memory) / most) ** 0.5) if known else 10.0
-        colour = style[contenders[row["cell"]]].colour
-        told = figures.size(float(memory)) if known else "memory unknown"
-        error = (
-            {
-                **whiskers([row[column]], [row[f"{column}_low"]], [row[f"{column}_high"]]),
-                "color": colour,
-            }
-            if names
-            else None
-        )
+    for i, (anchor, shift, raised) in enumerate(where):
+        colour = style[contenders[shown["cell"][i]]].colour
+        bars = (shown[f"{column}{end}"][i] for end in ("_low", "_high")) if names else None
         figure.add_trace(
             go.Scatter(
-                x=[row["e2e_p50_s"]],
-                y=[row[column]],
-                mode="markers+text",
-                text=[f"  {figures.escape(row['cell'])}, {told}"],
-                textposition="middle right",
-                textfont={"color": colour},
+                x=[x[i]],
+                y=[y[i]],
+                mode="markers",
                 cliponaxis=False,
                 marker={
-                    "size": size,
+                    "size": sizes[i],
                     "color": faded(colour, 0.35),
                     "line": {"color": colour, "width": 1.5},
-                    "symbol": "circle" if known else "circle-open",
+                    "symbol": "circle" if known[i] else "circle-open",
                 },
-                error_y=error,
-                hovertemplate=f"{figures.seconds(row['e2e_p50_s'])}, {told}<extra></extra>",
+                error_y=None
+                if bars is None
+                else {**whiskers([y[i]], *([bound] for bound in bars)), "color": colour},
+                hovertemplate=f"{figures.seconds(x[i])}, {told[i]}<extra></extra>",
             )
         )
-    low, high = float(shown["e2e_p50_s"].min()), float(shown["e2e_p50_s"].max())
-    room = max(0.2 * (high - low), 0.1 * high)
-    figure.update_xaxes(
-        title_text="median time of an answer (s)", range=[max(0.0, low - room), high + 2.5 * room]
-    )
+        figure.add_annotation(
+            x=x[i],
+            y=y[i],
+            text=figures.escape(words[i]),
+            showarrow=False,
+            xanchor=anchor,
+            xshift=shift,
+            yshift=raised,
+            font={"color": colour},
+        )
+    figure.update_xaxes(title_text="median time of an answer (s)", range=across)
     if names:
-        figure.update_yaxes(title_text=f"{names[0]}: mean score", tickformat=".0%")
+        figure.update_yaxes(title_text=f"{names[0]}: mean score", tickformat=".0%", range=up)
         title = "Quality against time, size is memory (95 % intervals)"
     else:
-        figure.update_yaxes(title_text="characters/s (median)", rangemode="tozero")
+        figure.update_yaxes(title_text="characters/s (median)", range=up)
         title = "Speed against time, size is memory"
     return styled(figure, title, height=380)
+
+
+def _bounds(shown: pd.DataFrame, column: str) -> tuple[float, float]:
+    """The range of scores with their intervals, with room for names and bubbles."""
+    values = [
+        float(value)
+        for end in ("", "_low", "_high")
+        for value in shown[f"{column}{end}"].dropna().tolist()
+    ]
+    room = max(0.12 * (max(values) - min(values)), 0.04)
+    return max(-0.06, min(values) - room), min(1.06, max(values) + room)
 
 
 def ratios(evidence: Evidence, found: Sequence[Comparison]) -> go.Figure | None:
@@ -198,6 +226,8 @@ def load_curve(evidence: Evidence) -> go.Figure | None:
             ),
             key=lambda c: float(c.load[axis]),
         )
+        if not cells:
+            continue
         for place, values in (
             (1, [c.median("ttft_s") for c in cells]),
             (2, [c.results.get("throughput_tps") for c in cells]),
@@ -206,10 +236,10 @@ def load_curve(evidence: Evidence) -> go.Figure | None:
                 go.Scatter(
                     x=[float(c.load[axis]) for c in cells],
                     y=values,
-                    mode="lines+markers+text",
-                    text=[""] * (len(cells) - 1) + [figures.escape(short(cells[0].model))],
-                    textposition="top left",
-                    textfont={"color": style[contender].colour},
+                    mode="lines+markers",
+                    name=figures.escape(_contender(cells[0])),
+                    legendgroup=contender,
+                    showlegend=place == 1,
                     line={"color": style[contender].colour, "dash": style[contender].dash},
                     marker={"symbol": style[contender].mark},
                     cliponaxis=False,
@@ -223,7 +253,18 @@ def load_curve(evidence: Evidence) -> go.Figure | None:
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="median TTFT (s)", row=1, col=1)
     figure.update_yaxes(title_text="output tokens/s", row=1, col=2)
-    return styled(figure, "Under load", height=340)
+    figure = styled(figure, "Under load", height=360)
+    # Lines that end together leave no room for names at their ends.
+    figure.update_layout(
+        showlegend=True, legend={"orientation": "h", "y": 1.04, "yanchor": "bottom"}
+    )
+    figure.update_layout(margin_t=72)
+    return figure
+
+
+def _contender(cell: CellEvidence) -> str:
+    own = ", ".join(f"{name} {value}" for name, value in cell.own.items())
+    return f"{short(cell.model)}{', ' if own else ''}{own}"
 
 
 def _lightest(evidence: Evidence) -> list[bool]:
