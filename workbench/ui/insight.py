@@ -97,7 +97,9 @@ class InsightTab:
                 self._diverge, [*asked, self._tokens, self._repeats], outputs, **self.SILENT
             ),
         ]
-        stop.click(lambda: notices.note("Stopped."), None, self._notice, cancels=running)
+        stop.click(
+            lambda: notices.note("Stopped."), None, self._notice, cancels=running, **self.SILENT
+        )
 
     async def refresh(self, first: str | None, second: str | None) -> list[Any]:
         """Fill the pickers; what was chosen stays."""
