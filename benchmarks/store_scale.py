@@ -25,7 +25,7 @@ import duckdb
 
 from workbench import analysis
 from workbench.store import Store
-from workbench.ui import history
+from workbench.store.search import Wanted, facets, search
 
 BATCH = 100_000
 """Sessions of one transaction of the generator."""
@@ -157,7 +157,16 @@ def queries(store: Store, session_id: str) -> dict[str, Callable[[], Any]]:
     return {
         "leaderboard": lambda: read("FROM model_leaderboard"),
         "latency percentiles": lambda: analysis.latency_percentiles(read),
-        "history: newest sessions": lambda: read(history._SESSIONS, {"rows": history.ROWS}),
+        "history: newest page": lambda: find(store, Wanted()),
+        "history: a page from the middle": lambda: find(store, Wanted(), cursor=_middle(store)),
+        "history: one model's failures": lambda: find(
+            store, Wanted({"model": "ollama/model:5", "status": "error"})
+        ),
+        "history: a common word": lambda: find(store, Wanted(words="question")),
+        "history: a rare question": lambda: find(store, Wanted(words='"question 1234?"')),
+        "history: a word that is nowhere": lambda: find(store, Wanted(words="zebrafish")),
+        "history: an id": lambda: find(store, Wanted(words=session_id)),
+        "history: what to filter by": lambda: facets(store)["model"],
         "token gaps of a session": lambda: analysis.token_gaps(read, session_id),
         "memory of a session": lambda: analysis.memory_timeline(read, session_id),
         "phases of a session": lambda: analysis.phase_spans(read, session_id),
@@ -170,6 +179,16 @@ def queries(store: Store, session_id: str) -> dict[str, Callable[[], Any]]:
             read, ["huggingface/org/model-0", "ollama/model:5"]
         ),
     }
+
+
+def find(store: Store, wanted: Wanted, cursor: str | None = None) -> list[dict[str, Any]]:
+    """A page of the History tab; words are looked for until they are found, however long."""
+    return search(store, wanted, cursor=cursor, within_s=600).rows
+
+
+def _middle(store: Store) -> str:
+    (row,) = store.rows("SELECT max(seq) // 2 AS seq FROM stream_sessions")
+    return str(row["seq"])
 
 
 def measure(path: Path, *, repeats: int, only: str) -> list[Timed]:

@@ -23,8 +23,9 @@ from workbench.settings import Settings
 from workbench.store import Store
 from workbench.store.files import spool_of
 from workbench.store.journal import Journal, interrupted
+from workbench.store.search import Wanted, search
 from workbench.types import ChatRequest, DoneEvent, Message, Options, TokenEvent
-from workbench.ui import history
+from workbench.ui.history import found
 
 KILLED = """
 import asyncio
@@ -122,8 +123,8 @@ async def test_killed_answers_are_logged_as_interrupted(
     )
     assert memory["sessions"] == 3
     assert memory["n"] == sum(len(item.memory) for item in left.values())
-    shown = history.table(store.query(history._SESSIONS, {"rows": 10}))
-    assert list(shown["status"]) == ["interrupted"] * 3
+    shown = found.render(search(store, Wanted(), within_s=5).rows)
+    assert shown.count('data-status="interrupted"') == 3
     assert {check.status for check in store.verify()} == {"ok"}
     await engine.close()
     sql = "SELECT status, count(*) AS n FROM latencies GROUP BY status"

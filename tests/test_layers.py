@@ -19,6 +19,7 @@ ASIDE = {
     "worddiff",
     "votes",
     "exports",
+    "queries",
 }  # what a face does with answers, without the face
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"types", "metrics", "settings", "errors", "logs", "wire", "figures", "inspection"}),

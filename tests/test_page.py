@@ -193,18 +193,26 @@ def test_bad_input_is_explained(page: Page) -> None:
     expect(page.locator("body")).to_contain_text("WORKBENCH_MAX_PROMPT_BYTES", timeout=SOON)
 
 
-def test_history_shows_what_was_asked(page: Page) -> None:
-    first, _ = both(page)
+def test_history_shows_what_was_asked_and_opens_it_again(page: Page) -> None:
+    first, second = both(page)
     expect(first.model).to_have_value(re.compile("SmolLM2"), timeout=SOON)
     page.get_by_role("tab", name="History").click()
-    expect(page.locator("#history-table")).to_contain_text("lighthouse", timeout=SOON)
-    for plot in ("ttft", "tpot", "gaps", "memory"):
+    rows = page.locator("#history-list tr[data-session]")
+    expect(rows.filter(has_text="lighthouse")).to_have_count(2, timeout=SOON)
+    rows.filter(has_text="lighthouse").first.click()
+    expect(page.locator("#history-chosen")).to_contain_text("ttft_s", timeout=SOON)
+    for plot in ("gaps", "memory"):
         drawn = page.locator(f"#history-{plot} .js-plotly-plot")
         expect(drawn).to_be_visible(timeout=SOON)
     expect(page.locator("#history-memory")).to_contain_text(
         re.compile("answering|loading"),
         timeout=SOON,  # a phase too short for its name has none
     )
+    page.locator("#history-open").click()
+    for pane in (first, second):
+        expect(pane.chat).to_contain_text("lighthouse", timeout=SOON)
+        pane.expect_phase(re.compile("cancelled|done"))
+        assert pane.figure("ttft") > 0
     page.get_by_role("tab", name="Models").click()
     expect(page.locator("#models-table")).to_contain_text("smollm2:135m", timeout=SOON)
 

@@ -1,15 +1,15 @@
-"""A comparison from the log, as files: JSON, Markdown, CSV, a notebook, the spec of a benchmark."""
+"""Sessions from the log, as files: JSON, Markdown, CSV, a notebook, the spec of a benchmark."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from workbench import setups
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.figures import seconds
 from workbench.store import Store
 from workbench.store.records import session
@@ -20,7 +20,11 @@ COLUMNS: Final = (
     *("contended", "timing_mode", "seed", "digest", "session_id", "prompt", "answer"),
 )
 
+MAX_SELECTION: Final = 200
+"""Sessions of one file."""
+
 Comparison = Mapping[str, Any]
+"""``sessions``, and ``comparison_id``, by which the file is called."""
 
 
 def comparison(store: Store, comparison_id: str) -> Comparison:
@@ -47,6 +51,28 @@ def comparison(store: Store, comparison_id: str) -> Comparison:
     }
 
 
+def selection(store: Store, session_ids: Sequence[str]) -> Comparison:
+    """Finished sessions that somebody chose, in that order, as :func:`comparison` gives them.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST`` for none or too many, ``SESSION_NOT_FOUND``; as
+            ``Store.query``.
+    """
+    wanted = [*dict.fromkeys(session_ids)]
+    if not wanted or len(wanted) > MAX_SELECTION:
+        raise invalid(
+            f"{len(wanted)} sessions were named; a file holds 1 to {MAX_SELECTION}.",
+            fix="Name fewer, or export the whole log: workbench db export DIR.",
+        )
+    found = [session(store, one) for one in wanted]
+    name = str(found[0]["comparison_id"] or found[0]["session_id"])
+    others = {one["comparison_id"] or one["session_id"] for one in found} - {name}
+    return {
+        "comparison_id": f"{name}-and-{len(others)}-more" if others else name,
+        "sessions": [{**one, **_said(store, one)} for one in found],
+    }
+
+
 def _said(store: Store, one: Mapping[str, Any]) -> dict[str, str]:
     said = store.rows(
         "SELECT role, content FROM messages WHERE session_id = $session "
@@ -65,9 +91,12 @@ def as_json(found: Comparison) -> str:
 
 def as_markdown(found: Comparison) -> str:
     """To read, with the figures under each answer."""
-    first = found["sessions"][0]
-    parts = [f"# {found['comparison_id']}", _fenced(first["prompt"])]
+    parts = [f"# {found['comparison_id']}"]
+    asked = None
     for one in found["sessions"]:
+        if one["prompt"] != asked:
+            asked = one["prompt"]
+            parts.append(_fenced(asked))
         contended = ", contended" if one.get("contended") else ""
         parts += [
             f"## {one['model']}",
@@ -99,14 +128,13 @@ def as_notebook(found: Comparison) -> str:
             f"answers[{one['session_id']!r}] = wb.compare([{one['requested_model']!r}], "
             f"{one['prompt']!r}, mode='isolated', show=False, **{arguments!r})"
         )
-    first = found["sessions"][0]["comparison_id"]
     shown = (
         "import pandas as pd\n\n"
         "columns = ['model', 'status', 'ttft_s', 'decode_tps', 'text']\n"
         "again = pd.concat(answers.values())\nagain[[c for c in columns if c in again]]"
     )
     said = (
-        f"The comparison {first} again, one model at a time, with the seeds that were used. "
+        f"{found['comparison_id']} again, one model at a time, with the seeds that were used. "
         "Turns before the last question are not asked again."
     )
     cells: list[dict[str, Any]] = [

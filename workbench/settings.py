@@ -219,6 +219,8 @@ class Settings(BaseSettings):
     workbench_query_timeout_s: Seconds = 30
     workbench_query_max_rows: int = Field(1_000_000, ge=1, le=1_000_000_000)
     workbench_query_memory: Budget = 2**30
+    workbench_page_query_rows: int = Field(10_000, ge=1, le=1_000_000)
+    workbench_search_s: Seconds = 3
 
     @field_validator("hf_enable_gpu", "workbench_log_level", mode="before")
     @classmethod

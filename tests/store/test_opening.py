@@ -48,6 +48,7 @@ def test_a_new_log_has_all_tables_and_views_and_is_private(path: Path) -> None:
             "schema_migrations",
             "log_position",
             "prunes",
+            "deletions",
             "rollup_position",
             "rollup_groups",
             "rollup_buckets",

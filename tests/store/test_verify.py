@@ -78,7 +78,7 @@ def test_numbers_that_went_with_a_prune_are_no_finding(log: Path) -> None:
         connection.execute("INSERT INTO prunes VALUES (now(), '2026-03-02', 3)")
     code, text = ask()
     assert code == 0, text
-    assert "17 sessions; 1 numbers went with a prune" in text
+    assert "17 sessions; 1 numbers were pruned or deleted" in text
 
 
 def test_a_flipped_bit_is_found_and_the_next_start_mends_it(log: Path) -> None:

@@ -15,7 +15,7 @@ from workbench.ui.theme import mount_options
 IDS = [
     *("prompt", "run", "stop", "run-isolated", "add-pane", "new-conversation", "timing-mode"),
     *("options", "system", "timeline", "hint", "get-demo", "brand", "machine", "tabs"),
-    *("models-table", "models-load", "models-unload", "history-table", "history-filter"),
+    *("models-table", "models-load", "models-unload", "history-list", "history-words"),
     *("models-memory", "models-queue", "models-pin"),
     *("bench-spec", "bench-text", "bench-start", "bench-stop", "bench-run", "bench-against"),
     *(

@@ -101,6 +101,12 @@ def answers() -> Mapping[str, Any]:
             "name": "quick",
             "findings": [{"sentence": "b answers first, by 44 ms [38, 51].", "shown": True}],
         },
+        "GET /api/v1/exports/{form}": {
+            "comparison_id": "ses_1",
+            "sessions": [
+                {**session, "prompt": "Name three colors.", "answer": "Red, blue, green."}
+            ],
+        },
         "GET /api/v1/conversations/{conversation_id}": {
             "conversation_id": "con_1",
             "messages": [message],

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from workbench.exports import FORMATS, comparison
+from workbench.exports import FORMATS, MAX_SELECTION, Comparison, comparison, selection
 from workbench.store import Store
 from workbench.store.records import MAX_PAGE, conversation, session, sessions
 from workbench.types import Status
@@ -76,15 +76,25 @@ def show_conversation(request: Request, conversation_id: str) -> dict[str, Any]:
     return conversation(_store(request), conversation_id)
 
 
+Form = Literal["json", "markdown", "csv", "notebook", "spec"]
+
+
 @router.get("/comparisons/{comparison_id}/{form}")
-def export_comparison(
-    request: Request,
-    comparison_id: str,
-    form: Literal["json", "markdown", "csv", "notebook", "spec"],
-) -> Response:
+def export_comparison(request: Request, comparison_id: str, form: Form) -> Response:
     """A finished comparison as a file."""
+    return _file(comparison(_store(request), comparison_id), form)
+
+
+@router.get("/exports/{form}")
+def export_sessions(
+    request: Request, form: Form, session: Annotated[list[str], Query(max_length=MAX_SELECTION)]
+) -> Response:
+    """Finished sessions as a file; ``session`` is given once for each."""
+    return _file(selection(_store(request), session), form)
+
+
+def _file(found: Comparison, form: Form) -> Response:
     ending, media_type, write = FORMATS[form]
-    found = comparison(_store(request), comparison_id)
     name = f"{found['comparison_id']}.{ending}"
     headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
     return Response(write(found), media_type=media_type, headers=headers)

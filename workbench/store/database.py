@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -260,23 +260,46 @@ class Database:
             WorkbenchError: as there, or as :meth:`checkpoint`.
         """
         size = self._file.size_bytes
+        with self._deleting() as cursor:
+            rows = retention.prune(
+                cursor, self.path, before, keep, exact_sessions=self._durability.exact_sessions
+            )
+            self._settle_deletion(cursor)
+            return retention.report(cursor, self.path, before, rows, size, dry_run=False)
+
+    def delete(self, session_ids: Sequence[str]) -> dict[str, int]:
+        """See :func:`workbench.store.retention.delete`; writing goes on meanwhile.
+
+        Raises:
+            WorkbenchError: as there, or as :meth:`checkpoint`.
+        """
+        with self._deleting() as cursor:
+            rows = retention.delete(
+                cursor, self.path, session_ids, exact_sessions=self._durability.exact_sessions
+            )
+            self._settle_deletion(cursor)
+            # Once more: the spool keeps what came between the last two checkpoints.
+            self.checkpoint()
+            return rows
+
+    @contextmanager
+    def _deleting(self) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._turn:
             self._pruning += 1
         try:
             with self.connection.cursor() as cursor:
-                rows = retention.prune(
-                    cursor, self.path, before, keep, exact_sessions=self._durability.exact_sessions
-                )
-                with self._turn:
-                    self._counted_seq = rollup.position(cursor)
-                    self._dirty_since = self._dirty_since or time.monotonic()
-                    self.checkpoint()
-                return retention.report(cursor, self.path, before, rows, size, dry_run=False)
+                yield cursor
         except duckdb.Error as error:
             raise failures.writing(error, self.path) from error
         finally:
             with self._turn:
                 self._pruning -= 1
+
+    def _settle_deletion(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        with self._turn:
+            self._counted_seq = rollup.position(cursor)
+            self._dirty_since = self._dirty_since or time.monotonic()
+            self.checkpoint()
 
     def explain(self, error: Exception) -> WorkbenchError:
         """As the protocol says."""

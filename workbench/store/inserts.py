@@ -44,7 +44,10 @@ class Inserter:
         self._columns = columns
         self._names = [name for name in columns[SESSIONS] if name != "seq"]
         self._statements: dict[tuple[str, How], str] = {}
-        row = connection.execute("SELECT coalesce(max(seq), 0) FROM stream_sessions").fetchone()
+        row = connection.execute(
+            "SELECT coalesce(max(seq), 0) FROM (SELECT seq FROM stream_sessions UNION ALL "
+            "SELECT seq FROM deletions)"
+        ).fetchone()
         assert row is not None
         self.seq: int = row[0]
         """The number of the last session."""

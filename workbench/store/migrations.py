@@ -327,6 +327,16 @@ CREATE TABLE insights (
 );
 """
 
+_DELETIONS: Final = """
+-- Sessions that were deleted one by one: they explain the numbers that stream_sessions has no more,
+-- and what a spool still has of them is not missed.
+CREATE TABLE deletions (
+    created_at      TIMESTAMPTZ NOT NULL,
+    seq             BIGINT NOT NULL,
+    session_id      VARCHAR NOT NULL
+);
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
@@ -336,6 +346,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(6, "trials of benchmarks", _TRIALS),
     Migration(7, "counts of a large log", _ROLLUP),
     Migration(8, "parity sheets and divergences", _INSIGHTS),
+    Migration(9, "sessions deleted one by one", _DELETIONS),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

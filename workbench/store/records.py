@@ -25,6 +25,7 @@ FILTERS: Final = (
     "provider",
     "status",
     "source",
+    "timing_mode",
     "error_code",
     "conversation_id",
     "comparison_id",
@@ -70,7 +71,7 @@ def sessions(
     params: dict[str, Any] = {**wanted, "limit": limit + 1}
     clauses = [f"{name} = ${name}" for name in wanted]
     if cursor:
-        params["seq"] = _number(cursor)
+        params["seq"] = number(cursor)
         clauses.append("seq < $seq")
     for name, value, comparison in (("since", since, ">="), ("until", until, "<")):
         if value is not None:
@@ -153,7 +154,7 @@ def benchmark_runs(store: Store, *, limit: int = 50, cursor: str | None = None) 
     params: dict[str, Any] = {"limit": limit + 1}
     where = ""
     if cursor:
-        params["before"] = _number(cursor)
+        params["before"] = number(cursor)
         where = "WHERE epoch_us(created_at) < $before"
     rows = store.rows(
         f"SELECT *, epoch_us(created_at) AS place FROM benchmark_runs {where} "  # noqa: S608
@@ -185,7 +186,12 @@ def _page(rows: Sequence[Mapping[str, Any]], limit: int, place: str) -> Page:
     return Page([plain(row) for row in shown], more)
 
 
-def _number(cursor: str) -> int:
+def number(cursor: str) -> int:
+    """The place that a cursor names.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``, it is none.
+    """
     if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
         raise invalid(
             f"{cursor[:40]!r} is no cursor.",

@@ -1,10 +1,11 @@
-"""Pruning: old sessions go with all that belongs to them; what is asked for is kept."""
+"""Deleting sessions with all that belongs to them: those that are old, or those that are named."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,22 +95,60 @@ def prune(
     if unknown := set(keep) - KEEP.keys():
         raise invalid(f"Cannot keep {min(unknown)!r}.", fix=f"Use {', '.join(KEEP)}.")
     kept = " AND ".join(["true", *(KEEP[name] for name in keep)])
-    try:
+    with _at_once(cursor, log, dry_run=dry_run):
         cursor.execute(
             "CREATE OR REPLACE TEMP TABLE doomed AS SELECT session_id FROM stream_sessions s "  # noqa: S608
             f"WHERE s.created_at < ? AND {kept}",
             [before],
         )
-        cursor.execute("BEGIN TRANSACTION")
         rows = {table: _part(cursor, table, where, before) for table, where in _PARTS}
         if not dry_run and (gone := rows["stream_sessions"]):
             # Explains to the check of the log why numbers are missing.
             cursor.execute("INSERT INTO prunes VALUES (now(), ?, ?)", [before, gone])
             rollup.rebuild(cursor, exact_sessions)
+    return rows
+
+
+def delete(
+    cursor: duckdb.DuckDBPyConnection,
+    log: Path,
+    session_ids: Sequence[str],
+    *,
+    dry_run: bool = False,
+    exact_sessions: int = rollup.EXACT_SESSIONS,
+) -> dict[str, int]:
+    """Delete these sessions, as :func:`prune` deletes old ones. Ids that are not there are none.
+
+    Votes stay: they name models and say nothing of what was written.
+    """
+    with _at_once(cursor, log, dry_run=dry_run):
+        cursor.execute(
+            "CREATE OR REPLACE TEMP TABLE doomed AS SELECT session_id FROM stream_sessions "
+            "WHERE list_contains(?, session_id)",
+            [list(session_ids)],
+        )
+        cursor.execute(
+            "INSERT INTO deletions SELECT now(), seq, session_id FROM stream_sessions "
+            "WHERE session_id IN (FROM doomed)"
+        )
+        rows = {
+            table: _part(cursor, table, where.replace("{old}", "false"), None)
+            for table, where in _PARTS
+        }
+        if not dry_run and rows["stream_sessions"]:
+            rollup.rebuild(cursor, exact_sessions)
+    return rows
+
+
+@contextmanager
+def _at_once(cursor: duckdb.DuckDBPyConnection, log: Path, *, dry_run: bool) -> Iterator[None]:
+    """One transaction, which leaves nothing behind if it is only to be counted."""
+    try:
+        cursor.execute("BEGIN TRANSACTION")
+        yield
         cursor.execute("ROLLBACK" if dry_run else "COMMIT")
     except duckdb.Error as error:
         raise failures.writing(error, log) from error
-    return rows
 
 
 def report(
@@ -158,7 +197,9 @@ def report(
     }
 
 
-def _part(cursor: duckdb.DuckDBPyConnection, table: str, where: str, before: dt.datetime) -> int:
+def _part(
+    cursor: duckdb.DuckDBPyConnection, table: str, where: str, before: dt.datetime | None
+) -> int:
     condition = where.replace("{old}", "created_at < ?")
     values = [before] * where.count("{old}")
     row = cursor.execute(f"DELETE FROM {table} WHERE {condition}", values).fetchone()  # noqa: S608

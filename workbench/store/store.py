@@ -417,6 +417,23 @@ class Store:
             size = self.path.stat().st_size
             return retention.report(cursor, self.path, before, rows, size, dry_run=True)
 
+    def delete_sessions(self, session_ids: Sequence[str], *, dry_run: bool) -> dict[str, int]:
+        """Delete sessions with all that belongs to them, or count it.
+
+        Returns:
+            Table -> its rows that went, or would go; ``stream_sessions`` are the sessions.
+
+        Raises:
+            WorkbenchError: ``STORE_UNAVAILABLE``, ``DISK_FULL``.
+        """
+        self.flush()
+        if self._database is None:
+            raise failures.read_only(self.path)
+        if not dry_run:
+            return self._database.delete(session_ids)
+        with self._connection.cursor() as cursor:
+            return retention.delete(cursor, self.path, session_ids, dry_run=True)
+
     def size_bytes(self) -> int:
         """What the log takes on disk, its write-ahead log included."""
         files = (self.path, self.path.with_name(f"{self.path.name}.wal"))

@@ -115,12 +115,14 @@ def _sequence(path: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[Che
     # Numbers are given in the order of time: a gap is a prune's if what is before it is that old.
     gaps = connection.execute(
         "SELECT seq + 1, next - 1 FROM (SELECT seq, created_at, lead(seq) OVER (ORDER BY seq) "
-        "AS next FROM stream_sessions) WHERE next > seq + 1 AND created_at >= "
-        "coalesce((SELECT max(before) FROM prunes), '-infinity') ORDER BY seq LIMIT ?",
+        "AS next FROM stream_sessions) s WHERE next > seq + 1 AND created_at >= "
+        "coalesce((SELECT max(before) FROM prunes), '-infinity') AND next - seq - 1 > "
+        "(SELECT count(DISTINCT d.seq) FROM deletions d WHERE d.seq > s.seq AND d.seq < next) "
+        "ORDER BY seq LIMIT ?",
         [_NAMED],
     ).fetchall()
     if not gaps:
-        yield Check("sequence", "ok", f"{count} sessions; {missing} numbers went with a prune")
+        yield Check("sequence", "ok", f"{count} sessions; {missing} numbers were pruned or deleted")
         return
     words = ", ".join(f"{start} to {end}" if end > start else f"{start}" for start, end in gaps)
     known = connection.execute(
@@ -160,7 +162,9 @@ def _spool(path: Path, connection: duckdb.DuckDBPyConnection, *, is_open: bool) 
         if pruned is None or dt.datetime.fromisoformat(row["created_at"]) >= pruned
     }
     found = connection.execute(
-        "SELECT session_id FROM stream_sessions WHERE list_contains(?, session_id)", [list(wanted)]
+        "SELECT session_id FROM stream_sessions WHERE list_contains($ids, session_id) UNION ALL "
+        "SELECT session_id FROM deletions WHERE list_contains($ids, session_id)",
+        {"ids": list(wanted)},
     ).fetchall()
     if absent := sorted(wanted.keys() - {row[0] for row in found}):
         some = ", ".join(absent[:_NAMED])

@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 
 from workbench.engine import Engine
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, invalid
 from workbench.setups import Setup, line
 from workbench.types import TimingMode
 from workbench.ui import asking, composer, drawing, notices, pane, strip, tabs, timeline
@@ -87,7 +87,7 @@ class CompareTab:
             ),
         ]
         for event in begun:
-            self._then_stream(event.success)
+            self.then_stream(event.success)
         self._sharing.button.click(self._share, [*words, *context], self._sharing.address, **QUIET)
         desk.composer.stop.click(self._stopper(None), **AT_ONCE)
         desk.composer.per_pane.input(
@@ -99,7 +99,8 @@ class CompareTab:
         for one in desk.panes:
             one.stop.click(self._stopper(one.number), **AT_ONCE)
 
-    def _then_stream(self, after: Callable[..., Any]) -> None:
+    def then_stream(self, after: Callable[..., Any]) -> None:
+        """Let an event that began a run, or put one here, go on with its picture."""
         desk = self._desk
         streamed = after(self._stream, None, desk.picture, postprocess=False, **QUIET)
         ended = streamed.then(
@@ -111,8 +112,9 @@ class CompareTab:
         different = self._differences
         ended.then(different.refresh, different.inputs, different.outputs, **QUIET)
 
-    def on_load(self, page: gr.Blocks) -> None:
-        """Fill the page when it opens, or give it back what its tab had."""
+    @property
+    def outputs(self) -> list[Any]:
+        """All of the tab but the answers; what opening speaks of, and :meth:`put`."""
         desk = self._desk
         outputs = [
             desk.told,
@@ -123,8 +125,12 @@ class CompareTab:
             *desk.busy_outputs,
             self._choosing.listed,
         ]
-        opened = page.load(self._open, self._tab, [*dict.fromkeys(outputs)], js=TAB, **QUIET)
-        self._then_stream(opened.success)
+        return [*dict.fromkeys(outputs)]
+
+    def on_load(self, page: gr.Blocks) -> None:
+        """Fill the page when it opens, or give it back what its tab had."""
+        opened = page.load(self._open, self._tab, self.outputs, js=TAB, **QUIET)
+        self.then_stream(opened.success)
         page.unload(self._leave)
 
     # -- running
@@ -288,6 +294,20 @@ class CompareTab:
             self._desk.layout(run, plan.shown, models),
             self._desk.busy(plan, run.running),
         )
+
+    def put(self, request: gr.Request, plan: Plan) -> Updates:
+        """A plan from elsewhere takes the place of what the tab has; :meth:`then_stream` follows.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` while answers come.
+        """
+        run = self._desk.run_of(request)
+        if run is not None and run.running:
+            raise invalid(
+                "Answers are still coming in Compare.", fix="Wait for their end, or stop them."
+            )
+        began = self._desk.runs.begin(request.session_hash, plan)
+        return self._restored(began, self._pairs.blind(request.session_hash))
 
     def _opened(self, setup: Setup, usual: Any, blind: bool) -> Updates:
         wanted: list[str | None] = [*(setup.models if any(setup.models) else usual)]

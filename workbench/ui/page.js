@@ -80,7 +80,7 @@
       const inList = event.target.closest?.('[role="listbox"], [role="combobox"], [aria-expanded="true"]');
       let done = false;
       // Of buttons with the same key only those of the tab in sight are there to be pressed.
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) done = click("run") || click("arena-ask");
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) done = click("run") || click("arena-ask") || click("sql-run");
       else if (event.key === "Escape" && !inList) done = click("stop") || click("arena-stop");
       else if (event.altKey && ballot[event.code]) done = click(ballot[event.code]);
       else if (event.altKey && event.code === "KeyD") done = click("diff-toggle");

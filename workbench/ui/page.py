@@ -27,7 +27,7 @@ def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
     # gradio's own telemetry is off: the page talks to nobody but its server.
     with gr.Blocks(title="Workbench", analytics_enabled=False, fill_width=True) as page:
         header = Header(engine, pairs)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Compare", id="compare-tab") as compare_tab:
                 compare = CompareTab(engine, models, pairs)
             with gr.Tab("Arena", id="arena-tab") as arena_tab:
@@ -37,7 +37,7 @@ def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
             with gr.Tab("Benchmarks", id="benchmarks-tab") as benchmarks_tab:
                 bench = BenchmarksTab(engine, benchmarks, models)
             with gr.Tab("History", id="history-tab") as history_tab:
-                history = HistoryTab(engine)
+                history = HistoryTab(engine, models)
             with gr.Tab("Insight", id="insight-tab") as insight_tab:
                 insight = InsightTab(engine, models)
         insight_tab.select(insight.refresh, insight.pickers, insight.pickers, **insight.SILENT)
@@ -53,6 +53,8 @@ def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
             if tab is not benchmarks_tab:
                 tab.select(bench.left, None, bench.timer, **bench.SILENT)
         history_tab.select(history.refresh, history.inputs, history.outputs, **history.SILENT)
+        history_tab.select(history.models, None, history.others, **history.SILENT)
+        history.wire(compare, tabs)
         arena.on_select(arena_tab)
         compare.on_load(page)
         arena.on_load(page)

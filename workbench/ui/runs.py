@@ -27,14 +27,17 @@ MAX_TABS: Final = 256
 
 
 class Run:
-    """One press of Run: an answer in each of its panes, under way or ended."""
+    """One press of Run: an answer in each of its panes, under way or ended.
+
+    Of a plan whose answers have all ended, one from the log, nothing is asked.
+    """
 
     def __init__(self, engine: Engine, plan: Plan) -> None:
         self._engine = engine
         self.plan = plan
         self.voted: str | None = None
         """What the user said of the answers."""
-        self._panes = list(plan.requests)
+        self._panes = [n for n in plan.requests if plan.answers[n].running]
         self._stopped: dict[int, str] = {}
         self._watchers = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -116,7 +119,7 @@ class Run:
         self._timer = loop.call_later(grace_s, self.stop, None, "disconnect")
 
     async def _follow(self) -> None:
-        requests = list(self.plan.requests.values())
+        requests = [self.plan.requests[number] for number in self._panes]
         try:
             async with contextlib.aclosing(self._engine.compare(requests)) as events:
                 async for index, event in events:

@@ -7,6 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+SHEETS = ("page.css", "benchmarks.css", "history.css")
+"""The style sheets, in order."""
+
 _ACCENT = gr.themes.Color(
     name="cobalt",
     c50="#eef3fe",
@@ -65,11 +68,11 @@ def mount_options() -> dict[str, Any]:
     The run history that gradio would keep in the browser is off: the log is the one record.
     """
     here = files("workbench.ui")
-    sheets = [(here / name).read_text(encoding="utf-8") for name in ("page.css", "benchmarks.css")]
+    sheets = "".join((here / name).read_text(encoding="utf-8") for name in SHEETS)
     return {
         "theme": theme(),
         # As a style element: gradio rewrites what it is given as css, and loses container queries.
-        "head": f"<style>{''.join(sheets)}</style>",
+        "head": f"<style>{sheets}</style>",
         "js": (here / "page.js").read_text(encoding="utf-8"),
         "footer_links": [],
         "run_history": False,
