@@ -79,6 +79,7 @@ class Tally:
             "opened_p50_s": round(opened[len(opened) // 2], 3) if opened else None,
             "opened_max_s": round(opened[-1], 3) if opened else None,
             "opened_cpu_p50_s": round(cpu[len(cpu) // 2], 3) if cpu else None,
+            "opened_cpu_max_s": round(cpu[-1], 3) if cpu else None,
             "problems": self.problems[:10],
         }
 
