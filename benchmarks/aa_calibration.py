@@ -1,6 +1,6 @@
-"""How often the analysis sees a difference where there is none.
+"""How often the analysis sees a difference where there is none, or misses the one there is.
 
-    python -m benchmarks.aa_calibration [DESIGN ...]
+    python -m benchmarks.aa_calibration [DESIGN ...] [--effect 1.5]
 
 Two "models" that are the same are compared again and again, through the functions that
 ``analysis.model_differences`` uses: paired by prompt and repeat, every prompt counting the same.
@@ -14,6 +14,9 @@ At 95 % an interval must miss "no difference" in 5 % of the comparisons, and so 
                in turns, in random order
     measured   nothing is drawn: the same piece of work (hashing, of another length for each prompt)
                is timed for a and for b, in random order
+
+With an effect b takes so many times as long as a, and an interval errs where it leaves that out:
+the ratio, or the mean difference in seconds over all prompts that there could be.
 
 Progress goes to stderr, one line of JSON for each design comes last.
 """
@@ -101,27 +104,33 @@ DESIGNS: Final[dict[str, Draw]] = {
 
 
 def calibrate(
-    design: str, *, comparisons: int, prompts: int, repeats: int, seed: int
+    design: str, *, comparisons: int, prompts: int, repeats: int, seed: int, effect: float = 1.0
 ) -> dict[str, object]:
-    """Compare a with a; the shares of false alarms with their own 95 % intervals."""
+    """Compare a with a, or with what takes ``effect`` times as long.
+
+    Returns:
+        The shares of intervals that leave the truth out, and of p values below 0.05, each with its
+        own 95 % interval.
+    """
     import numpy as np
     from scipy import stats
 
     from workbench.analysis.statistics import difference, ratio
 
-    alarms = {"ratio_interval": 0, "ratio_p": 0, "difference_interval": 0}
+    apart = _mean_difference(design, prompts, repeats, effect) if effect != 1 else 0.0
+    counts = {"ratio_interval": 0, "ratio_p": 0, "difference_interval": 0}
     for number in range(comparisons):
         chance = np.random.default_rng([seed, number])
-        values = DESIGNS[design](chance, prompts, repeats)
+        values = DESIGNS[design](chance, prompts, repeats) * (1, effect)
         pairs = {i: [(float(a), float(b)) for a, b in rows] for i, rows in enumerate(values)}
         relative, absolute = ratio(pairs, seed=number), difference(pairs, seed=number)
-        alarms["ratio_interval"] += not _covers(relative, 1)
-        alarms["ratio_p"] += relative.p is not None and relative.p < 0.05
-        alarms["difference_interval"] += not _covers(absolute, 0)
+        counts["ratio_interval"] += not _covers(relative, effect)
+        counts["ratio_p"] += relative.p is not None and relative.p < 0.05
+        counts["difference_interval"] += not _covers(absolute, apart)
         if (number + 1) % 200 == 0:
-            print(design, prompts, number + 1, alarms, file=sys.stderr, flush=True)
+            print(design, prompts, number + 1, counts, file=sys.stderr, flush=True)
     shares = {}
-    for name, count in alarms.items():
+    for name, count in counts.items():
         bounds = stats.binomtest(count, comparisons).proportion_ci(0.95)
         shares[name] = [round(x, 4) for x in (count / comparisons, bounds.low, bounds.high)]
     return {
@@ -129,8 +138,20 @@ def calibrate(
         "comparisons": comparisons,
         "prompts": prompts,
         "repeats": repeats,
-        "false_alarms": shares,
+        "effect": effect,
+        "outside": shares,
     }
+
+
+def _mean_difference(design: str, prompts: int, repeats: int, effect: float) -> float:
+    """The mean of b - a over very many prompts."""
+    import numpy as np
+
+    if design == "measured":
+        raise SystemExit("What is measured has no effect that is known: leave it out.")
+    chance = np.random.default_rng(0)
+    drawn = [DESIGNS[design](chance, prompts, repeats).mean() for _ in range(20_000)]
+    return float(np.mean(drawn)) * (effect - 1)
 
 
 def _covers(found: Estimate, value: float) -> bool:
@@ -149,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[10, 30])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--effect", type=float, default=1.0, help="b takes so many times as long")
     given = parser.parse_args(arguments)
     found = [
         calibrate(
@@ -157,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prompts=prompts,
             repeats=given.repeats,
             seed=given.seed,
+            effect=given.effect,
         )
         for design in given.designs
         for prompts in given.prompts

@@ -27,8 +27,8 @@ from workbench import analysis
 from workbench.store import Store
 from workbench.store.search import Wanted, facets, search
 
-BATCH = 100_000
-"""Sessions of one transaction of the generator."""
+BATCH = 4 * 122_880
+"""Sessions of one transaction of the generator: whole row groups, which are written but once."""
 
 # Every draw is a hash of the session's number, so that the log is the same each time.
 _SESSIONS = """

@@ -84,10 +84,11 @@ class Tally:
         }
 
 
-def child(path: str, eager: bool, threads: int) -> None:
+def child(path: str, eager: bool, threads: int, once: bool) -> None:
     """Log until killed, printing the id of every session once it is acknowledged.
 
     The eager one makes checkpoints all the time, the other none, and waits for the database too.
+    Each thread logs one session or goes on for ever.
     """
     from threading import Thread
 
@@ -101,6 +102,8 @@ def child(path: str, eager: bool, threads: int) -> None:
             receipt = store.log_session(session, ASKED)
             (receipt if eager else receipt.stored).result()
             os.write(1, f"{session.session_id}\n".encode())
+            if once:
+                return
 
     for seed in range(threads):
         Thread(target=produce, args=[seed], daemon=True).start()
@@ -108,11 +111,17 @@ def child(path: str, eager: bool, threads: int) -> None:
 
 
 def run_and_kill(
-    path: Path, alive_s: float, *, at_least: int = 0, eager: bool = True, threads: int = 4
+    path: Path,
+    alive_s: float,
+    *,
+    at_least: int = 0,
+    eager: bool = True,
+    threads: int = 4,
+    once: bool = False,
 ) -> set[str]:
     """Start a process that logs, kill it; the ids that it said were acknowledged."""
     code = "import sys; from benchmarks.store_torture import child; "
-    code += f"child(sys.argv[1], {eager}, {threads})"
+    code += f"child(sys.argv[1], {eager}, {threads}, {once})"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -186,7 +195,9 @@ def kills(folder: Path, count: int, seed: int) -> Tally:
     return tally
 
 
-def prepared(folder: Path, sessions: int, *, threads: int = 4) -> tuple[Path, set[str]]:
+def prepared(
+    folder: Path, sessions: int, *, threads: int = 4, once: bool = False
+) -> tuple[Path, set[str]]:
     """A log with rows in the database file, in the write-ahead log and in the spool."""
     path = folder / "origin" / "workbench.duckdb"
     known: set[str] = set()
@@ -196,7 +207,7 @@ def prepared(folder: Path, sessions: int, *, threads: int = 4) -> tuple[Path, se
             session = make_session(chance, 8)
             store.log_session(session, ASKED).result()
             known.add(session.session_id)
-    known |= run_and_kill(path, 0, at_least=sessions, eager=False, threads=threads)
+    known |= run_and_kill(path, 0, at_least=sessions, eager=False, threads=threads, once=once)
     return path, known
 
 
@@ -210,7 +221,9 @@ def copy_log(origin: Path, folder: Path) -> Path:
 def cuts(folder: Path, count: int | None, seed: int) -> Tally:
     """Cut the write-ahead log at every byte, or at ``count`` random ones."""
     tally, chance = Tally(), random.Random(seed)
-    origin, known = prepared(folder, 1, threads=1) if count is None else prepared(folder, 60)
+    origin, known = (
+        prepared(folder, 1, threads=1, once=True) if count is None else prepared(folder, 60)
+    )
     size = wal_of(origin).stat().st_size
     places = range(size) if count is None else sorted(chance.sample(range(size), count))
     for place in places:
