@@ -16,7 +16,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,11 @@ from workbench import analysis
 from workbench.store import Store
 from workbench.store.search import Wanted, facets, search
 
-BATCH = 4 * 122_880
-"""Sessions of one transaction of the generator: whole row groups, which are written but once."""
+BATCH = 122_880
+"""Sessions of one transaction of the generator: one row group, which is written but once."""
+
+ORIGINALS = 8 * BATCH
+"""So many sessions are made; a longer log has copies of them, with other ids and later times."""
 
 # Every draw is a hash of the session's number, so that the log is the same each time.
 _SESSIONS = """
@@ -102,7 +105,7 @@ _REST = (
                 || repeat('Think about it. ', 8)
             ELSE left(repeat(md5(seq::VARCHAR), 16), text_chars) END AS content
     FROM stream_sessions, (VALUES (0, 'user'), (1, 'assistant')) w(position, role)
-    WHERE seq > $low AND seq <= $high
+    WHERE seq > $low AND seq <= $high ORDER BY seq, position
     """,
     """
     INSERT INTO memory_samples BY NAME
@@ -110,7 +113,7 @@ _REST = (
         4242 AS pid, (mem_before_bytes + k * 1000000 + hash(seq, k) % 4096 * 4096)::BIGINT
             AS pss_bytes,
         mem_peak_bytes AS rss_bytes, 0 AS gpu_bytes, 15000000000 AS host_available_bytes
-    FROM stream_sessions, range($samples) r(k) WHERE seq > $low AND seq <= $high
+    FROM stream_sessions, range($samples) r(k) WHERE seq > $low AND seq <= $high ORDER BY seq, k
     """,
     """
     INSERT INTO errors BY NAME
@@ -118,6 +121,42 @@ _REST = (
         'It failed.' AS message, model, session_id, '{}' AS details
     FROM stream_sessions WHERE error_code IS NOT NULL AND seq > $low AND seq <= $high
     """,
+)
+
+
+def _copy(table: str, where: str, *ids: str, changes: str = "") -> str:
+    """A statement that adds rows of a table once more, with other ids."""
+    new = [f"{name}[:4] || md5({name} || $shift)[:20] AS {name}" for name in ids]
+    return f"INSERT INTO {table} SELECT * REPLACE ({changes}{', '.join(new)}) FROM {table} {where}"
+
+
+_ONE, _TWO, _SAMPLES = (
+    f"WHERE rowid >= $low * {rows} AND rowid < $high * {rows}" for rows in (1, 2, "$samples")
+)
+_LATER = "created_at + to_seconds(3 * $shift) AS created_at, "
+
+# Rows are in the order of their sessions, so many to each; only few sessions have errors.
+_COPIES = (
+    _copy(
+        "stream_sessions",
+        _ONE,
+        "session_id",
+        "conversation_id",
+        "comparison_id",
+        changes=f"{_LATER} seq + $shift AS seq, ",
+    ),
+    _copy("token_streams", _ONE, "session_id"),
+    _copy("conversations", _ONE, "conversation_id", changes=_LATER),
+    _copy("messages", _TWO, "message_id", "session_id", "conversation_id", changes=_LATER),
+    _copy("memory_samples", _SAMPLES, "session_id", changes=_LATER),
+    _copy(
+        "errors",
+        "WHERE session_id IN (SELECT session_id FROM stream_sessions "
+        "WHERE seq > $low AND seq <= $high AND error_code IS NOT NULL)",
+        "error_id",
+        "session_id",
+        changes=_LATER,
+    ),
 )
 
 
@@ -138,17 +177,28 @@ def generate(path: Path, *, sessions: int, events: int, samples: int, memory: st
     with duckdb.connect(str(path), config={"memory_limit": memory}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         row = connection.execute("SELECT count(*) FROM stream_sessions").fetchone()
-        for low in range(row[0] if row else 0, sessions, BATCH):
-            bounds = {"low": low, "high": min(low + BATCH, sessions)}
+        low = row[0] if row else 0
+        while low < sessions:
+            # A batch does not reach over the end of what it is a copy of.
+            high = min(low + BATCH, sessions, low - low % ORIGINALS + ORIGINALS)
             connection.execute("BEGIN TRANSACTION")
-            connection.execute(_SESSIONS, {**bounds, "events": events})
-            connection.execute(_EVENTS, bounds)
-            for statement in _REST:
-                extra = {"samples": samples} if "$samples" in statement else {}
-                connection.execute(statement, {**bounds, **extra})
+            for statement, values in _batch(low, high, events, samples):
+                connection.execute(statement, values)
             connection.execute("COMMIT")
-            print(f"{bounds['high']:,} sessions after {time.monotonic() - began:.0f} s", flush=True)
+            print(f"{high:,} sessions after {time.monotonic() - began:.0f} s", flush=True)
+            low = high
     return time.monotonic() - began
+
+
+def _batch(low: int, high: int, events: int, samples: int) -> Iterator[tuple[str, dict[str, int]]]:
+    """The statements that make these sessions, with their values."""
+    values = {"low": low, "high": high, "events": events, "samples": samples}
+    statements: Sequence[str] = (_SESSIONS, _EVENTS, *_REST)
+    if shift := low // ORIGINALS * ORIGINALS:
+        values |= {"low": low - shift, "high": high - shift, "shift": shift}
+        statements = _COPIES
+    for statement in statements:
+        yield statement, {name: v for name, v in values.items() if f"${name}" in statement}
 
 
 def queries(store: Store, session_id: str) -> dict[str, Callable[[], Any]]:

@@ -6,16 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from benchmarks import store_torture as torture
 from tests.store.conftest import make_session
-from workbench.errors import ErrorCode
-from workbench.store import Store, mirror
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.store import Store, files, mirror
+from workbench.store import store as store_module
 from workbench.store import writer as writing
 from workbench.store.blocks import DatabaseFile
 from workbench.store.database import Durability
@@ -185,6 +187,8 @@ def test_the_copy_is_as_large_as_it_may_be(path: Path) -> None:
         store.log_session(make_session(), ASKED)
     assert mirror_of(path).stat().st_mode & 0o777 == 0o600
     assert mirror_of(path).read_bytes()[:12] == path.read_bytes()[:12]
+    with Store.open(path) as store:
+        assert store.size_bytes() >= 2 * path.stat().st_size, "what it takes is told with the copy"
     with Store.open(path, durability=Durability(copy_bytes=0)) as store:
         store.log_session(make_session(), ASKED)
     assert not mirror_of(path).exists()
@@ -258,3 +262,99 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
         assert codes == {"DISK_FULL"}
     with Store.open(path) as store:
         assert set(receipts) <= set(ids(store))
+
+
+@pytest.mark.parametrize("when", ["before_header", "before_truncate"])
+def test_a_database_that_gives_up_is_opened_anew_while_serving_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A checkpoint that fails half-way makes DuckDB refuse everything: a real fatal error."""
+    opened = []
+
+    def seal(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        if not opened:
+            connection.execute(f"SET debug_checkpoint_abort = '{when}'")
+        opened.append(connection)
+        files.seal(connection, path)
+
+    monkeypatch.setattr(store_module, "seal", seal)
+    with Store.open(path) as store:
+        database = store._database
+        assert database is not None
+        sessions = [make_session() for _ in range(30)]
+        early = [store.log_session(session, ASKED) for session in sessions[:15]]
+        early[-1].stored.result(30)
+        with pytest.raises(duckdb.FatalException):
+            database.checkpoint()
+        late = [store.log_session(session, ASKED) for session in sessions[15:]]
+        for receipt in late:
+            receipt.stored.result(30)
+        assert ids(store) == [session.session_id for session in sessions]
+        assert store.healthy
+        assert len(opened) == 2
+        assert database.checkpoint()
+        assert all(check.status != "bad" for check in store.verify())
+    with Store.open(path) as store:
+        assert ids(store) == [session.session_id for session in sessions]
+
+
+@pytest.fixture
+def failing_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
+    """A file system of its own; what makes it read-only as an error would, what mends it."""
+    image, folder = tmp_path / "disk.img", tmp_path / "disk"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(48 * 2**20)
+    mount = ["mount", "-o", "loop,errors=remount-ro", str(image), str(folder)]
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, capture_output=True)
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting is not permitted here")
+
+    def fail() -> None:
+        (device,) = (
+            line.split()[0]
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if f" {folder} " in line
+        )
+        trigger = Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error")
+        if not trigger.exists():
+            pytest.skip("this kernel makes no such errors")
+        trigger.write_text("1")
+
+    def mend() -> None:
+        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["e2fsck", "-fy", str(image)], capture_output=True)
+        subprocess.run(mount, check=True)
+
+    yield folder, fail, mend
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_turns_read_only_loses_nothing_that_was_acknowledged(
+    failing_disk: tuple[Path, Callable[[], None], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.05)
+    folder, fail, mend = failing_disk
+    path = folder / "log" / "workbench.duckdb"
+    with Store.open(path) as store:
+        kept = [make_session() for _ in range(20)]
+        for session in kept:
+            store.log_session(session, ASKED).result(30)
+        store.flush(30)
+        fail()
+        late = store.log_session(make_session(), ASKED)
+        with pytest.raises(WorkbenchError, match=r"(?i)read-only"):
+            store.flush(2)
+        assert not late.done(), "nobody is told that it is on disk"
+        assert not store.healthy
+        assert store.last_error is not None
+        assert store.last_error.code is ErrorCode.STORE_UNAVAILABLE
+        assert store.last_error.fix
+        assert ids(store) == [session.session_id for session in kept], "reading goes on"
+    mend()
+    with Store.open(path) as store:
+        assert ids(store) == [session.session_id for session in kept]
+        assert all(check.status != "bad" for check in store.verify())

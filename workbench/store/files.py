@@ -105,6 +105,15 @@ def spool_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.spool")
 
 
+def size_of(path: Path) -> int:
+    """The bytes of a log with its write-ahead log, its spool and the copy of its checkpoint."""
+    total = 0
+    for file in (path, wal_of(path), *spool_of(path).glob("*")):
+        with suppress(OSError):  # a checkpoint has just taken it away
+            total += file.stat().st_size
+    return total
+
+
 def damaged_of(path: Path) -> Path:
     """The folder for what was damaged."""
     return path.with_name(f"{path.name}.damaged")

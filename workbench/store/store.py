@@ -18,7 +18,13 @@ from workbench.jobs import Reporter
 from workbench.store import exchange, failures, imports, retention, serving
 from workbench.store.blocks import DatabaseFile
 from workbench.store.database import Database, Durability
-from workbench.store.files import attach_import, imported, open_for_reading, seal
+from workbench.store.files import (
+    attach_import,
+    imported,
+    open_for_reading,
+    seal,
+    size_of,
+)
 from workbench.store.parking import Parking
 from workbench.store.reading import Limits, Params, Reader
 from workbench.store.repair import reports
@@ -435,9 +441,8 @@ class Store:
             return retention.delete(cursor, self.path, session_ids, dry_run=True)
 
     def size_bytes(self) -> int:
-        """What the log takes on disk, its write-ahead log included."""
-        files = (self.path, self.path.with_name(f"{self.path.name}.wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        """What the log takes on disk: with its write-ahead log, its spool and its copy."""
+        return size_of(self.path)
 
     def verify(self) -> list[Check]:
         """Look whether the log is whole: file, sequence, spool, orphans, views."""
