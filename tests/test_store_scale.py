@@ -15,7 +15,7 @@ from workbench.store import Store
 def test_a_made_log_answers_and_can_be_made_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_scale, "ORIGINALS", 90)  # the others are copies
+    monkeypatch.setattr(store_scale, "ORIGINALS", 190)  # the others are copies
     path = tmp_path / "scale.duckdb"
     for sessions in (120, 200):
         store_scale.generate(path, sessions=sessions, events=10, samples=2, memory="1GiB")

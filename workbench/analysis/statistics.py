@@ -274,8 +274,10 @@ def _p_value(typical: NDArray[np.float64]) -> float:
 
 
 def _bounds(typical: NDArray[np.float64], alpha: float) -> tuple[float | None, float | None]:
-    """The true means of which p is above ``alpha``; None where so few subsets reject nothing."""
-    rank = int(alpha * (len(typical) + 1) / 2 + 1e-9)
+    """The true means of which p is not below ``alpha``; None where these are all."""
+    import math
+
+    rank = math.ceil(alpha * (len(typical) + 1) / 2 - 1e-9) - 1
     if not rank:
         return None, None
     return float(typical[rank - 1]), float(typical[-rank])
