@@ -76,6 +76,7 @@ def decode_request(body: Mapping[str, Any]) -> ChatRequest:
     values = dict(body)
     values["messages"] = tuple(decode_message(message) for message in body["messages"])
     values["tools"] = tuple(body.get("tools", ()))
+    values["forced"] = tuple(body.get("forced", ()))
     values["options"] = Options.from_mapping(body["options"])
     values["timeouts"] = Timeouts(**body["timeouts"])
     values["timing_mode"] = TimingMode(body["timing_mode"])

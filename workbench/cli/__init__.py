@@ -30,6 +30,7 @@ app.command()(talk.chat)
 app.command()(talk.compare)
 app.command()(insight.parity)
 app.command()(insight.diverge)
+app.command()(insight.ladder)
 
 
 @app.command()

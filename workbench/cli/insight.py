@@ -1,8 +1,10 @@
-"""``workbench parity`` and ``workbench diverge``."""
+"""``workbench parity``, ``workbench diverge`` and ``workbench ladder``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +14,7 @@ from workbench.errors import invalid
 
 if TYPE_CHECKING:
     from workbench.insight import Divergence, ParitySheet
+    from workbench.insight.ladder import Ladder
 
 Models = Annotated[list[str], typer.Option("--model", "-m", help="Model id; give two.")]
 Prompt = Annotated[str, typer.Argument(help="The message.")]
@@ -70,6 +73,27 @@ def diverge(
         _print_divergence(found)
 
 
+def ladder(
+    model: Models,
+    passages: Annotated[
+        Path | None, typer.Option(help="JSONL with id, prompt, text; default: ours.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """One model in several forms, the best first: quality, bytes and speed, with intervals."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with open_workbench() as wb, console.status("begins") as status:
+        found = wb.ladder(
+            model, passages=passages, on_stage=lambda stage: status.update(stage or "begins")
+        )
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _print_ladder(found)
+
+
 def _two(models: list[str]) -> tuple[str, str]:
     if len(models) != 2:
         raise invalid(
@@ -107,6 +131,40 @@ def _print_sheet(sheet: ParitySheet) -> None:
         mark = "bold" if fact.differs else ""
         table.add_row(*(Text(part, style=mark) for part in (fact.name, fact.a, fact.b)))
     console.print(table)
+
+
+def _print_ladder(found: Ladder) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from workbench import figures
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("form", "on disk", "in memory", "perplexity", "to the first", "same token"):
+        table.add_column(name)
+    table.add_column("tok/s")
+    for rung in found.rungs:
+        row = found.row(rung)
+        bound = ">= " if row["perplexity_is_bound"] else ""
+        table.add_row(
+            rung.model,
+            figures.size(rung.size_bytes) if rung.size_bytes else "-",
+            figures.size(rung.memory_bytes) if rung.memory_bytes else "-",
+            bound + _with_interval(row, "perplexity", "{:.2f}"),
+            _with_interval(row, "perplexity_ratio", "{:.3f}"),
+            _with_interval(row, "agreement", "{:.0%}"),
+            _with_interval(row, "decode_tps", "{:.1f}"),
+        )
+    Console(soft_wrap=False).print(table)
+
+
+def _with_interval(row: Mapping[str, Any], name: str, form: str) -> str:
+    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return "-"
+    if low is None or high is None:
+        return form.format(value)
+    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
 
 
 def _print_divergence(found: Divergence) -> None:

@@ -33,13 +33,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.bench.progress import Outcome, Progress
+    from workbench.bench.road import Road
     from workbench.bench.spec import Spec
     from workbench.insight import Divergence, ParitySheet
+    from workbench.insight.ladder import Ladder
     from workbench.rotation import Overview
     from workbench.store import MemorySample
     from workbench.store.rows import Mode
 
-from workbench.client.insight import request_of
+from workbench.client.insight import climb, request_of
 from workbench.client.remote import Remote
 from workbench.client.sessions import sessions_frame
 from workbench.client.transport import connect
@@ -405,6 +407,32 @@ class Workbench:
         """
         request = request_of(a, prompt, system, "python", options)
         return self._transport.diverge(request, b, repeats)
+
+    def ladder(
+        self,
+        models: Sequence[str],
+        *,
+        passages: str | Path | None = None,
+        on_stage: Callable[[str], None] = lambda stage: None,
+    ) -> Ladder:
+        """One model in several forms: perplexity, agreement, bytes and speed, with intervals.
+
+        Args:
+            models: ids, the one that others are held to first.
+            passages: a JSONL file with ``id``, ``prompt``, ``text``; default texts of our own.
+            on_stage: told in a few words what is being done, several times a second.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``, or of a model.
+        """
+        sizes = {model: self.show(model).size_bytes for model in models}
+        stages = [""]
+        path = None if passages is None else Path(passages)
+
+        async def work(road: Road) -> Ladder:
+            return await climb(road, models, path, sizes, stages.append)
+
+        return self._transport.drive(work, lambda: on_stage(stages[-1]))
 
     # -- benchmarks
 

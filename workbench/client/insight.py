@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from workbench.types import ChatRequest, Message, Options
+from workbench.types import ChatRequest, Message, Options, new_id
+
+if TYPE_CHECKING:
+    from workbench.bench.road import Road
+    from workbench.insight.ladder import Ladder
 
 
 def request_of(
@@ -20,6 +26,30 @@ def request_of(
         options=Options.from_mapping(chosen),
         source=source,
     )
+
+
+async def climb(
+    road: Road,
+    models: Sequence[str],
+    passages: Path | None,
+    sizes: Mapping[str, int | None],
+    tell: Callable[[str], None],
+) -> Ladder:
+    """Measure a ladder over the road and log it."""
+    from workbench.insight.ladder import ladder
+    from workbench.insight.passages import read
+
+    found = await ladder(road, models, read(passages), sizes=sizes, tell=tell)
+    row = {
+        "insight_id": new_id("ins"),
+        "created_at": dt.datetime.now(dt.UTC),
+        "kind": "ladder",
+        "model_a": models[0],
+        "model_b": models[-1],
+        "details": found.to_dict(),
+    }
+    await road.log("insights", [row], "add")
+    return found
 
 
 def body_of(request: ChatRequest, other: str) -> dict[str, Any]:

@@ -129,7 +129,7 @@ async def _steps(asker: Asker, request: ChatRequest) -> tuple[Step, ...]:
             if isinstance(event, ErrorEvent):
                 raise event.error
             if isinstance(event, TokenEvent):
-                _add(steps, event)
+                add_tokens(steps, event)
     if not steps:
         raise WorkbenchError(
             ErrorCode.INVALID_REQUEST,
@@ -140,7 +140,7 @@ async def _steps(asker: Asker, request: ChatRequest) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _add(steps: list[Step], event: TokenEvent) -> None:
+def add_tokens(steps: list[Step], event: TokenEvent) -> None:
     """Append an event's tokens; text without a token of its own belongs to the one before."""
     if not event.logprobs:
         if event.text and steps:

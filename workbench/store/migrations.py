@@ -315,7 +315,7 @@ _INSIGHTS: Final = """
 CREATE TABLE insights (
     insight_id           VARCHAR PRIMARY KEY,
     created_at           TIMESTAMPTZ NOT NULL,
-    kind                 VARCHAR NOT NULL,    -- parity, divergence
+    kind                 VARCHAR NOT NULL,    -- parity, divergence, ladder
     model_a              VARCHAR NOT NULL,
     model_b              VARCHAR NOT NULL,
     correlation_id       VARCHAR,
