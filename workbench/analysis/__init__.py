@@ -52,6 +52,7 @@ from workbench.analysis.prompts import (
     ttft_by_prompt,
     ttft_fits,
 )
+from workbench.analysis.timing import TIME_LEDGER, plot_time_ledger, time_ledger
 from workbench.analysis.tokens import (
     TOKEN_EFFICIENCY,
     TOKEN_GAPS,
@@ -73,6 +74,7 @@ __all__ = [
     "PHASE_SPANS",
     "PROMPT_COSTS",
     "PROMPT_FITS",
+    "TIME_LEDGER",
     "TOKEN_EFFICIENCY",
     "TOKEN_GAPS",
     "Column",
@@ -97,9 +99,11 @@ __all__ = [
     "plot_memory",
     "plot_model_differences",
     "plot_model_events",
+    "plot_time_ledger",
     "plot_token_efficiency",
     "plot_ttft",
     "plot_ttft_by_prompt",
+    "time_ledger",
     "token_efficiency",
     "token_gaps",
     "ttft_by_prompt",

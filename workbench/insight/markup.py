@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from workbench.analysis.frames import rows_of
+from workbench.analysis.timing import PARTS
 from workbench.insight.probabilities import Step
 
 if TYPE_CHECKING:
     from workbench.insight.divergence import Answer, Divergence
+    from workbench.insight.seconds import Seconds
     from workbench.insight.sheet import ParitySheet
 
 _BADGE: Final = (
@@ -65,6 +68,38 @@ def divergence(found: Divergence) -> str:
         parts.append(f"<table>{lines}</table>")
     note = "The darker a token, the less likely it was; point at one to see what was likelier."
     return f'<div class="wb-insight">{"".join(parts)}<p class="wb-dim">{note}</p></div>'
+
+
+def seconds(found: Seconds) -> str:
+    """What took longest, and the parts of each answer in seconds."""
+    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.sentences())
+    rows = list(rows_of(found.ledger))
+    if not rows:
+        return '<div class="wb-insight"><p>No answer reached a runtime.</p></div>'
+    head = "".join(f'<th style="{_CELL}">{escape(row.model)}</th>' for row in rows)
+    named = {**PARTS, "wall_s": "together", "ttft_s": "time to first token"}
+    lines = "".join(
+        f'<tr><th style="{_CELL};font-weight:400">{escape(word)}</th>'
+        + "".join(_cell(getattr(row, column), " s") for row in rows)
+        + "</tr>"
+        for column, word in named.items()
+    )
+    for column, word in (
+        ("decode_tps", "tokens per second, our clock"),
+        ("runtime_decode_tps", "tokens per second, the runtime's clock"),
+    ):
+        cells = "".join(_cell(getattr(row, column), "", digits=1) for row in rows)
+        lines += f'<tr><th style="{_CELL};font-weight:400">{word}</th>{cells}</tr>'
+    return (
+        f'<div class="wb-insight"><ul>{said}</ul>'
+        f"<table><tr><th></th>{head}</tr>{lines}</table></div>"
+    )
+
+
+def _cell(value: float, unit: str, *, digits: int = 3) -> str:
+    known = value == value  # NaN is not
+    words = f"{value:.{digits}f}{unit}" if known else "-"
+    return f'<td style="{_CELL};font-variant-numeric:tabular-nums">{words}</td>'
 
 
 def tokens(steps: Sequence[Step], marked: int = -1) -> str:

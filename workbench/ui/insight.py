@@ -9,12 +9,14 @@ from typing import Any, Final, TypeVar
 import gradio as gr
 
 from workbench import logs
+from workbench.analysis import plot_time_ledger
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError, invalid
 from workbench.figures import escape
 from workbench.insight import logged, markup
 from workbench.insight.asking import MAX_REPEATS, REPEATS
 from workbench.insight.plots import plot_parting
+from workbench.insight.seconds import seconds
 from workbench.types import ChatRequest, Message, Options, new_id
 from workbench.ui import catalogue, notices
 from workbench.ui.catalogue import Catalogue
@@ -28,7 +30,8 @@ EMPTY: Final = (
     '<div class="wb-empty"><strong>The same weights, two answers?</strong>'
     "<span>The parity sheet compares what both runtimes make of a prompt before they answer: "
     "template, tokens, context, weights, sampling. The divergence lets both answer greedily, finds "
-    "the token where they part, and tells a coin toss from another model.</span></div>"
+    "the token where they part, and tells a coin toss from another model. The time ledger says "
+    "where each second of their answers went.</span></div>"
 )
 
 
@@ -85,6 +88,7 @@ class InsightTab:
                     "Where they part", variant="primary", elem_id="insight-diverge", **button
                 )
                 sheet = gr.Button("Parity sheet", elem_id="insight-parity", **button)
+                clock = gr.Button("Time ledger", elem_id="insight-time", **button)
                 stop = gr.Button("Stop", elem_id="insight-stop", **button)
             self._notice = html("", elem_id="insight-notice", elem_classes=["wb-notices"])
             self._found = html(EMPTY, elem_id="insight-found")
@@ -92,6 +96,7 @@ class InsightTab:
         asked = [*self.pickers, self.prompt, self.system]
         outputs = [self._notice, self._found, self._plot]
         running = [
+            clock.click(self._time, [*asked, self._tokens], outputs, **self.SILENT),
             sheet.click(self._parity, asked, outputs, **self.SILENT),
             part.click(
                 self._diverge, [*asked, self._tokens, self._repeats], outputs, **self.SILENT
@@ -120,6 +125,21 @@ class InsightTab:
                     yield [_busy(stage), gr.skip(), gr.skip()]
                 else:
                     yield ["", markup.sheet(sheet), gr.update(visible=False)]
+        except WorkbenchError as problem:
+            yield [notices.error_card(problem), gr.skip(), gr.skip()]
+
+    async def _time(self, *asked: Any) -> AsyncGenerator[list[Any], None]:
+        *what, tokens = asked
+        stages: list[str] = []
+        try:
+            request, other = _request(*what, max_tokens=tokens)
+            work = seconds(self._engine, request, other, tell=stages.append)
+            async for stage, found in _told(work, "begins", stages):
+                if found is None:
+                    yield [_busy(stage), gr.skip(), gr.skip()]
+                else:
+                    figure = await asyncio.to_thread(plot_time_ledger, found.ledger)
+                    yield ["", markup.seconds(found), gr.update(value=figure, visible=True)]
         except WorkbenchError as problem:
             yield [notices.error_card(problem), gr.skip(), gr.skip()]
 
