@@ -91,7 +91,7 @@ def seconds(found: Seconds) -> str:
         cells = "".join(_cell(getattr(row, column), "", digits=1) for row in rows)
         lines += f'<tr><th style="{_CELL};font-weight:400">{word}</th>{cells}</tr>'
     return (
-        f'<div class="wb-insight"><ul>{said}</ul>'
+        f'<div class="wb-insight"><ul style="margin:6px 0;padding-left:18px">{said}</ul>'
         f"<table><tr><th></th>{head}</tr>{lines}</table></div>"
     )
 
