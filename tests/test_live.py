@@ -47,6 +47,9 @@ def test_queued_and_loading_say_what_is_waited_for() -> None:
     for estimate_s, words in ((0.4, "a second"), (42.0, "42 s"), (300.0, "5 min")):
         told = live(session_event(), QueuedEvent("ses_1", 2, "busy", MS, estimate_s))
         assert told.detail == f"position 2, about {words}: busy"
+        assert told.detail_at(MS) == told.detail
+    assert told.detail_at(276_001 * MS) == "position 2, about 24 s: busy", "it counts down"
+    assert told.detail_at(999_000 * MS) == "position 2, about a second: busy"
     assert live(session_event(), LoadingEvent("ses_1", "loading x", MS)).detail == "loading x"
     started = live(session_event(), LoadingEvent("ses_1", "loading x", MS), PromptEvent("s", MS))
     assert started.detail == ""

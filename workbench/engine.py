@@ -33,10 +33,10 @@ from workbench.providers.base import CancellationToken, Provider
 from workbench.receipts import Receipt
 from workbench.record import recover
 from workbench.rotation import ModelRotationService, Overview, Preview, ResidencyChange
-from workbench.rotation.context import Context
-from workbench.rotation.estimates import HISTORY, REMEMBERED
+from workbench.rotation.context import Context, prompt_bytes
+from workbench.rotation.speeds import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
-from workbench.session import LiveSession, Parts, prompt_bytes
+from workbench.session import LiveSession, Parts
 from workbench.settings import Settings
 from workbench.store import ModelEvent, Store
 from workbench.store.journal import Journal

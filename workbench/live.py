@@ -53,7 +53,7 @@ class LiveAnswer:
     asked: int = field(default_factory=time.monotonic_ns)
     phase: str = "queued"
     detail: str = ""
-    """What the phase is waiting for, in a sentence."""
+    """What the phase is waiting for, in a sentence, as last told."""
     session_id: str | None = None
     segments: list[Segment] = field(default_factory=list)
     sent: int | None = None
@@ -67,6 +67,7 @@ class LiveAnswer:
     session: StreamSession | None = None
     _answer: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
+    _standing: QueuedEvent | None = None
 
     def __post_init__(self) -> None:
         self.segments.append(Segment("queued", self.asked))
@@ -98,7 +99,7 @@ class LiveAnswer:
                 self._restart(event)
             case QueuedEvent():
                 self._enter("queued", event.t_ns)
-                self.detail = _standing(event)
+                self.detail, self._standing = _standing(event), event
             case LoadingEvent():
                 self._enter("loading", event.t_ns)
                 self.detail = event.message
@@ -116,6 +117,14 @@ class LiveAnswer:
             case ErrorEvent():
                 self.error = event.error
                 self._end(event.session)
+
+    def detail_at(self, now: int) -> str:
+        """The same at a moment: an expected wait has become shorter since it was told."""
+        told = self._standing
+        if self.phase != "queued" or told is None or told.estimate_s is None:
+            return self.detail
+        left_s = max(told.estimate_s - (now - told.t_ns) / NS, 0.0)
+        return _standing(replace(told, estimate_s=left_s))
 
     def elapsed_s(self, now: int) -> float:
         """Wall time since the request was made."""

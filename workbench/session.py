@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +25,8 @@ from workbench.record import (
     samples_of,
     with_tokens,
 )
-from workbench.rotation import ModelRotationService, Standing
-from workbench.rotation.context import Context
+from workbench.rotation import ModelRotationService, Slot, Standing
+from workbench.rotation.context import Context, prompt_bytes
 from workbench.router import Route
 from workbench.settings import Settings
 from workbench.store import Store
@@ -265,9 +264,10 @@ class LiveSession:
             self.cold = slot.resident.fresh
             await self._watch_memory()
             try:
-                await self._relay()
+                await self._relay(slot)
             finally:
                 if self.finish is not None:
+                    slot.cut = self.finish.finish_reason == "length"
                     slot.prompt_tokens = self.finish.prompt_tokens
                     slot.cells = int(self.finish.details.get("cache_tokens", 0))
                 if self.sent is not None:
@@ -291,7 +291,7 @@ class LiveSession:
             )
         )
 
-    async def _relay(self) -> None:
+    async def _relay(self, slot: Slot) -> None:
         """Pass the provider's events on, stamped, within the waits allowed per phase."""
         request, route = self.request, self.route
         # Ollama keeps its own time, and takes it from every request. The cores are shared with what
@@ -313,6 +313,7 @@ class LiveSession:
                     match event:
                         case ProviderToken():
                             self._take(event)
+                            slot.progress.token(event.n_tokens)
                             wait_s, phase = self._limit("between_tokens_s"), "between tokens"
                             patience.reschedule(loop.time() + wait_s)
                         case ProviderToolCall():
@@ -613,16 +614,3 @@ class LiveSession:
             provider=provider,
             details={"phase": phase, "limit_s": limit_s},
         )
-
-
-def prompt_bytes(request: ChatRequest) -> int:
-    """Bytes of text that a model reads.
-
-    Raises:
-        UnicodeEncodeError: for what is no text.
-    """
-    texts = [message.content for message in request.messages]
-    calls = [call for message in request.messages for call in message.tool_calls]
-    texts += [call.name + call.arguments for call in calls]
-    tools = json.dumps(request.tools, ensure_ascii=False) if request.tools else ""
-    return sum(len(text.encode()) for text in (*texts, tools))

@@ -6,13 +6,15 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from workbench.rotation.estimates import Speeds, estimate
+from workbench.rotation.estimates import estimate
 from workbench.rotation.policy import plan
 from workbench.rotation.snapshot import Grant, Model, Plan, Snapshot, Ticket, added
+from workbench.rotation.speeds import Speeds
 from workbench.types import Priority
 
 BENCHMARK = Priority.BENCHMARK
@@ -223,12 +225,27 @@ def test_devices_are_apart() -> None:
 
 
 def test_what_others_hold_is_in_nobodys_way_but_counts() -> None:
-    short = snapshot([ticket(9, "a")], {"a": wanted(5)}, limit=10, others={"host": 6})
+    short = snapshot([ticket(9, "a")], {"a": wanted(5)}, limit=10, others={"theirs": {"host": 6}})
     planned = plan(short)
     assert planned.grants == ()
     assert "which other programs hold" in reason(planned, 9)
     told = estimate(short, planned.order, planned.waits, {}, {}, Speeds())
     assert told == {}, "when they give it back nobody knows"
+    assert "theirs 0 MB" in reason(planned, 9)
+    assert "WORKBENCH_EVICT_OTHERS" in reason(planned, 9)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_who_waits_for_other_programs_is_refused_once_its_patience_is_over(exclusive: bool) -> None:
+    models = {"a": wanted(5), "b": resident(1, size=3)}
+    ask = [ticket(9, "a", exclusive=exclusive), ticket(10, "b")]
+    how = {"limit": 10, "others": {"theirs": {"host": 6}}}
+    waits = plan(replace(snapshot(ask, models, **how), now_s=19.0, patience_s=PATIENCE_S))
+    assert waits.refusals == ()
+    assert waits.again_s == 20.0
+    over = plan(replace(snapshot(ask, models, **how), now_s=20.0, patience_s=PATIENCE_S))
+    assert [(r.ticket.number, r.cause) for r in over.refusals] == [(9, "others")]
+    assert went(over) == [(10, ())], "nobody else is kept waiting by it"
 
 
 def test_idle_models_leave_when_the_limits_fall() -> None:
@@ -280,7 +297,7 @@ def test_load_that_failed_just_now_evicts_nobody() -> None:
     models = {"a": resident(1), "b": Model(doomed=True)}
     planned = plan(snapshot([ticket(9, "b")], models, max_resident=1))
     assert planned.grants == ()
-    assert planned.refusals[0].doomed
+    assert planned.refusals[0].cause == "failed"
     assert went(plan(snapshot([ticket(9, "b")], models, max_resident=2))) == [(9, ())]
 
 
@@ -358,7 +375,7 @@ def test_model_in_demand_leaves_only_when_waiting_has_cost_more_than_its_reload(
     early = snapshot([ticket(1, "b")], models, max_resident=1, now_s=5.0)
     planned = plan(early)
     assert went(planned) == []
-    assert reason(planned, 1) == "hot would be asked for again before its reload pays"
+    assert "hot is asked for again sooner than it reloads" in reason(planned, 1)
     assert planned.again_s == 30.0, "three reloads after its arrival"
     assert went(plan(replace(early, now_s=30.0))) == [(1, ("hot",))]
     cool = snapshot([ticket(1, "b")], {"hot": resident(load_s=10, gap_s=11.0)}, max_resident=1)

@@ -9,7 +9,7 @@ import pytest
 from tests.rotation.desk import Desk
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
-from workbench.rotation import Standing, policy, service
+from workbench.rotation import Standing, dispatcher, policy
 from workbench.rotation.context import Context
 from workbench.rotation.snapshot import Plan, Snapshot
 from workbench.router import Route
@@ -454,7 +454,7 @@ async def test_scheduler_rests_while_nobody_waits(monkeypatch: pytest.MonkeyPatc
         decisions.append(snapshot)
         return policy.plan(snapshot)
 
-    monkeypatch.setattr(service, "plan", counted)
+    monkeypatch.setattr(dispatcher, "plan", counted)
     await asyncio.sleep(1.2)  # longer than it sleeps while somebody waits
     assert decisions == []
     async with desk.slot("a"):

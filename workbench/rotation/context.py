@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
+
+from workbench.types import ChatRequest
 
 _DENSITY: Final = 1 / 3
 """Tokens of a byte of prompt until the model has answered: English has about a quarter."""
@@ -44,3 +47,16 @@ class Context:
 
 ORDINARY: Final = Context(1344, 512)
 """What a load leaves room for: 1,024 tokens."""
+
+
+def prompt_bytes(request: ChatRequest) -> int:
+    """Bytes of text that a model reads.
+
+    Raises:
+        UnicodeEncodeError: for what is no text.
+    """
+    texts = [message.content for message in request.messages]
+    calls = [call for message in request.messages for call in message.tool_calls]
+    texts += [call.name + call.arguments for call in calls]
+    tools = json.dumps(request.tools, ensure_ascii=False) if request.tools else ""
+    return sum(len(text.encode()) for text in (*texts, tools))

@@ -77,7 +77,7 @@ class Picture:
             limits=limits,
             capacity=self._capacity,
             unloading=leaving,
-            others=added(s for n, s in held.items() if n not in models and n not in leaving),
+            others={n: s for n, s in held.items() if n not in models and n not in leaving},
             exclusive_running=self._leases.exclusive,
             patience_s=self._patience_s,
         )
@@ -133,7 +133,7 @@ class Picture:
             answering=prediction.answering,
             settled=prediction.answering if resident and measured else {},
             token_bytes=prediction.token_bytes,
-            tokens=tuple(self._leases.tokens.get(name, {}).values()),
+            tokens=self._leases.tokens(name),
             held=held if resident else None,
             concurrency=route.provider.concurrency,
             counted=route.provider.counts_against_cache,

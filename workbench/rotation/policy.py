@@ -9,7 +9,9 @@ order in which they became so; then interactive ones, then benchmarks, each in o
 **Decisions**, in this order:
 
 1. A model that cannot fit into the budget, whatever left, is refused at once. So is one whose load
-   is known to fail, if anybody would have to leave for it.
+   is known to fail, if anybody would have to leave for it. One that would fit but for memory in the
+   hands of other programs waits, and is refused once its patience is over: nobody here can say
+   whether that memory ever comes back.
 2. Idle models leave where more is held than the limits allow now.
 3. Nothing runs beside an exclusive request (isolated, interleaved), and none passes one that waits.
    While the last others drain its model is loaded, if that needs no eviction and nobody ahead
@@ -40,29 +42,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from types import MappingProxyType
 from typing import Final
 
 from workbench.budget import DeviceBytes
+from workbench.rotation import words
+from workbench.rotation.room import Room
 from workbench.rotation.runners import apart, together
 from workbench.rotation.snapshot import (
     Decision,
     Grant,
-    Model,
     Plan,
     Refusal,
     Snapshot,
     Ticket,
     Wait,
-    added,
-    larger,
     spoken,
 )
-from workbench.rotation.victims import Candidate, choose
 from workbench.types import Priority
 
-_NOTHING: Final[DeviceBytes] = MappingProxyType({})
-_EMPTY: Final[Sequence[DeviceBytes]] = ()
 EARNED: Final = 3.0
 """How often its reload a model in demand is worth in waiting, before it leaves for another."""
 _RANK: Final = {priority: rank for rank, priority in enumerate(Priority)}
@@ -75,26 +72,17 @@ def plan(snapshot: Snapshot) -> Plan:
 
 
 class _Planner:
-    """One plan while it is made: the snapshot, and what the decisions so far change of it."""
+    """One plan while it is made: the snapshot, the room that is left, the decisions so far."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._models = snapshot.models
-        self._running = Counter({name: m.running for name, m in snapshot.models.items()})
-        self._loading = {name for name, m in snapshot.models.items() if m.loading}
-        self._tokens = {name: tuple(model.tokens) for name, model in snapshot.models.items()}
-        self._footprints = {n: m.footprint for n, m in snapshot.models.items() if m.resident}
-        self._stays = {n for n, model in snapshot.models.items() if model.pinned or model.foreign}
-        self._leaving: set[str] = set()
+        self._room = Room(snapshot)
         self._reserved: dict[str, Wait] = {}
         self._blocked: dict[str, Wait] = {}
         """Models for which there is no room in this plan: it only becomes less."""
-        self._kept: list[DeviceBytes] = []
-        self._kept_places = 0
         due = (self._due(ticket) for ticket in snapshot.waiting)
         self._again_s = min((at for at in due if at > snapshot.now_s), default=float("inf"))
-        self._going = dict(snapshot.unloading)
-        self._use = {name: model.last_use for name, model in snapshot.models.items()}
         self._wanted = Counter(ticket.model for ticket in snapshot.waiting)
         self._grants: list[Grant] = []
         self._waits: dict[int, Wait] = {}
@@ -141,7 +129,7 @@ class _Planner:
 
     def _serve(self, ordered: Sequence[Ticket]) -> Decision | None:
         """Grant what may go; returns what to prefetch."""
-        alone = next((t for t in ordered if t.exclusive and self._reachable(t)), None)
+        alone = next((t for t in ordered if t.exclusive and self._room.reachable(t)), None)
         ahead = [t for t in ordered if not t.exclusive]
         behind: list[Ticket] = []
         if alone is not None:
@@ -149,13 +137,13 @@ class _Planner:
             ahead = [t for t in ordered[:at] if not t.exclusive]
             behind = list(ordered[at + 1 :])
         for ticket in ordered:
-            if ticket.exclusive and not self._reachable(ticket):
-                self._waits[ticket.number] = self._unreachable(ticket)
+            if ticket.exclusive and not self._room.reachable(ticket):
+                self._strand(ticket)
         self._serve_shared(ahead)
         prefetch = None
         why = "another request waits to run alone"
         if alone is not None:
-            if self._running.total() or self._loading - {alone.model}:
+            if self._room.running.total() or self._room.loading - {alone.model}:
                 self._waits[alone.number] = Wait("waits until nothing else runs")
                 if not self._blocked:  # or it would take the room that one ahead waits for
                     prefetch = self._prefetch(alone)
@@ -168,10 +156,11 @@ class _Planner:
 
     def _serve_shared(self, tickets: Sequence[Ticket]) -> None:
         """Decisions 4 to 6, for requests that may run beside others."""
+        room = self._room
         pressing = [
             t
             for t in tickets
-            if self._overdue(t) and (not self._is_leased(t.model) or any(self._missing(t)))
+            if self._overdue(t) and (not room.is_leased(t.model) or any(room.missing(t)))
         ]
         numbers = {ticket.number for ticket in pressing}
         rest = [ticket for ticket in tickets if ticket.number not in numbers]
@@ -193,7 +182,7 @@ class _Planner:
         """Decide for those whose model is in memory and who arrived by then; returns the rest."""
         rest = []
         for ticket in tickets:
-            if ticket.model in self._footprints and ticket.arrived_s <= gate_s:
+            if ticket.model in self._room.footprints and ticket.arrived_s <= gate_s:
                 self._place(ticket, spare=self._wanted)
             else:
                 rest.append(ticket)
@@ -231,34 +220,34 @@ class _Planner:
             spare: models that are not to be evicted for it as long as anything runs.
             group: all that want this model, if models in demand may be too dear for them.
         """
-        name, running = ticket.model, self._running[ticket.model]
-        if name in self._leaving:
+        name, running = ticket.model, self._room.running[ticket.model]
+        if name in self._room.leaving:
             self._waits[ticket.number] = Wait("the model makes room for an earlier request")
             return
         if name in self._reserved:
             self._waits[ticket.number] = self._reserved[name]
             return
         if running >= self._models[name].concurrency:
-            self._waits[ticket.number] = Wait(_busy(self._models[name], running))
+            self._waits[ticket.number] = Wait(words.busy(self._models[name], running))
             return
         if name in self._blocked and not reserve:
             self._waits[ticket.number] = self._blocked[name]
             return
-        evict = self._victims(ticket, spare=spare if self._running.total() else ())
+        room = self._room
+        evict = room.victims(ticket, spare=spare if room.running.total() else ())
         if evict != () and self._models[name].doomed:
-            self._refusals.append(Refusal(ticket, "its last load failed", doomed=True))
+            self._refusals.append(Refusal(ticket, "its last load failed", "failed"))
             return
         if evict is None:
             self._wait_for_room(ticket, reserve)
             return
         if group and not self._earned(ticket, evict, group):
             return
-        why = self._why(ticket, evict)
-        self._let_go(evict)
-        self._grants.append(Grant(ticket, why, evict, self._after(ticket, evict)))
-        self._enter(ticket)
-        self._running[name] += 1
-        self._use[name] = max(self._use.values()) + 1
+        waited_s = self._snapshot.now_s - ticket.arrived_s if self._overdue(ticket) else 0.0
+        why = words.why(room, ticket, evict, self._wanted[name] - 1, waited_s)
+        room.let_go(evict)
+        self._grants.append(Grant(ticket, why, evict, room.after(ticket, evict)))
+        room.enter(ticket)
 
     def _earned(self, ticket: Ticket, evict: tuple[str, ...], group: Sequence[Ticket]) -> bool:
         """Whether those who wait have waited enough for models in demand to leave.
@@ -274,268 +263,67 @@ class _Planner:
             return True
         enough_s = self._snapshot.now_s + (price_s - paid_s) / len(group)
         self._again_s = min(self._again_s, enough_s)
-        wait = Wait(f"{', '.join(dear)} would be asked for again before its reload pays", evict)
+        wait = Wait(
+            f"{', '.join(dear)} is asked for again sooner than it reloads; it leaves once waiting "
+            "has cost more time than that reload will",
+            evict,
+        )
         self._waits[ticket.number] = self._blocked[ticket.model] = wait
         return False
 
     def _wait_for_room(self, ticket: Ticket, reserve: bool) -> None:
-        name = ticket.model
-        if not self._reachable(ticket):
-            self._waits[ticket.number] = self._blocked[name] = self._unreachable(ticket)
+        name, room = ticket.model, self._room
+        if not room.reachable(ticket):
+            self._strand(ticket)
             return
-        going = self._victims(ticket, leased_too=True)
-        if going is None and self._is_leased(name):
+        going = room.victims(ticket, leased_too=True)
+        may_hold: DeviceBytes = {}
+        if going is None and room.is_leased(name):
             going = ()  # it is what the model answers now that must end
-        wait = Wait(self._no_room(ticket), going or ())
+            need = room.needed(ticket)
+            may_hold = {d: need[d] - short for d, short in room.missing(ticket)[0].items()}
+        wait = Wait(words.no_room(room, ticket), going or (), may_hold=may_hold)
         self._waits[ticket.number] = self._blocked[name] = wait
         if reserve and going is not None:
-            self._reserve(ticket, wait)
+            room.reserve(ticket, going)
+            self._reserved[name] = wait
 
-    def _reserve(self, ticket: Ticket, wait: Wait) -> None:
-        """Keep the room that a request will need beyond what those that leave for it give back."""
-        name = ticket.model
-        self._leaving.update(wait.evicts)
-        self._reserved[name] = wait
-        model, own = self._models[name], self._footprints.get(name, _NOTHING)
-        freed = added((own, *(self._footprints[n] for n in wait.evicts)))
-        self._kept.append({d: max(n - freed.get(d, 0), 0) for d, n in self._needed(ticket).items()})
-        if model.counted and name not in self._footprints:
-            places = 1 - sum(self._models[n].counted for n in wait.evicts)
-            self._kept_places += max(places, 0)
-
-    def _enter(self, ticket: Ticket) -> None:
-        name = ticket.model
-        need, own = self._needed(ticket), self._footprints.get(name, _NOTHING)
-        self._footprints[name] = larger(need, own)
-        self._tokens[name] = (*self._tokens.get(name, ()), ticket.tokens)
-
-    def _let_go(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._going[name] = self._footprints.pop(name)
+    def _strand(self, ticket: Ticket) -> None:
+        """Only other programs can give back what a request lacks: it waits, but not for ever."""
+        reason = words.held_by_others(self._room, ticket)
+        if self._overdue(ticket):
+            self._refusals.append(Refusal(ticket, reason, "others"))
+            return
+        wait = Wait(reason, foreseeable=False)
+        self._waits[ticket.number] = self._blocked[ticket.model] = wait
 
     def _prefetch(self, ticket: Ticket) -> Decision | None:
         """Load the model of the next exclusive request while others drain, if both fit."""
-        name = ticket.model
-        if name in self._footprints or self._models[name].doomed or self._victims(ticket) != ():
+        name, room = ticket.model, self._room
+        if name in room.footprints or name in room.going or self._models[name].doomed:
             return None
-        if name in self._going:
+        if room.victims(ticket) != ():
             return None
-        busy = ", ".join(sorted(n for n, count in self._running.items() if count))
+        busy = ", ".join(sorted(n for n, count in room.running.items() if count))
         return Decision(
             name,
             f"prefetched while {busy or 'others'} answered: "
             "the next request runs alone, and both fit",
-            self._after(ticket),
+            room.after(ticket),
         )
 
-    # -- room
-
-    def _is_leased(self, name: str) -> bool:
-        used = self._running[name] > 0 or name in self._loading
-        return used and name in self._footprints
-
-    def _needed(self, ticket: Ticket, *, alone: bool = False) -> DeviceBytes:
-        """What the model needs with this request beside those that it answers, or alone."""
-        others = () if alone else self._tokens.get(ticket.model, ())
-        return self._models[ticket.model].needed((*others, ticket.tokens))
-
-    def _missing(self, ticket: Ticket, *, at_best: bool = False) -> tuple[dict[str, int], int]:
-        """Bytes by device and places that a request lacks; at best: all others gone."""
-        name = ticket.model
-        model, own = self._models[name], self._footprints.get(name)
-        needed = self._needed(ticket, alone=at_best)
-        held = own or _NOTHING
-        stay = dict(self._footprints)
-        if at_best:
-            stay = {n: self._models[n].unused for n in stay if n in self._stays}
-        kept = _EMPTY if at_best else self._kept
-        short = {}
-        for device, limit in self._snapshot.limits.items():
-            need = needed.get(device, 0)
-            if need <= held.get(device, 0):
-                continue  # only growth must fit
-            total = need + self._snapshot.others.get(device, 0)
-            total += sum(size.get(device, 0) for n, size in stay.items() if n != name)
-            total += sum(size.get(device, 0) for size in kept)
-            if total > limit:
-                short[device] = total - limit
-        places = 0
-        if model.counted and own is None:
-            places = 1 + sum(self._models[n].counted for n in stay) - self._snapshot.max_resident
-            places += 0 if at_best else self._kept_places
-        return short, max(places, 0)
-
-    def _victims(
-        self, ticket: Ticket, *, spare: Iterable[str] = (), leased_too: bool = False
-    ) -> tuple[str, ...] | None:
-        """Who must leave for a request; None: that is not enough."""
-        name = ticket.model
-        short, places = self._missing(ticket)
-        if not short and not places:
-            return ()
-        spared = {*spare, name}
-        candidates = [
-            n
-            for n in self._footprints
-            if n not in spared
-            and n not in self._stays
-            and n not in self._reserved
-            and n not in self._leaving
-            and (leased_too or not self._is_leased(n))
-        ]
-        candidates.sort(key=lambda n: (self._is_leased(n), self._use[n]))
-        return choose([self._candidate(n) for n in candidates], short, places)
-
-    def _candidate(self, name: str) -> Candidate:
-        return Candidate(name, self._footprints[name], self._models[name].counted)
-
-    def _after(self, ticket: Ticket, evict: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Who is on the way out and must have left first."""
-        name, going = ticket.model, tuple(self._going)
-        if not going or evict or ticket.exclusive or name in self._going:
-            return going  # nothing runs beside an exclusive one, no unload either
-        need = larger(self._needed(ticket), self._footprints.get(name, _NOTHING))
-        rest = (size for n, size in self._footprints.items() if n != name)
-        total = added((need, self._snapshot.others, *rest, *self._going.values()))
-        limits = self._snapshot.limits
-        tight = any(total[d] > limits.get(d, total[d]) for d in need if need[d])
-        return going if tight else ()
+    # -- the others
 
     def _trim(self) -> tuple[Decision, ...]:
         """Decision 2."""
-        measured = (self._models[n].measured for n in self._footprints)
-        total = added((*measured, self._snapshot.others))
-        short = {d: total.get(d, 0) - limit for d, limit in self._snapshot.limits.items()}
-        over = {device: size for device, size in short.items() if size > 0}
-        if not over:
-            return ()
-        idle = [
-            n
-            for n in self._footprints
-            if not self._is_leased(n) and n not in self._stays and n not in self._wanted
-        ]
-        idle.sort(key=lambda n: self._use[n])
-        candidates = [self._candidate(n) for n in idle]
-        # What is there goes, even if it is not enough.
-        going = choose(candidates, over, 0)
-        if going is None:
-            going = tuple(c.model for c in candidates if any(c.bytes.get(d, 0) for d in over))
-        self._let_go(going)
+        going, over = self._room.trimmed(self._wanted)
+        self._room.let_go(going)
         reason = f"{spoken(over)} more are held than the budget allows now"
         return tuple(Decision(name, reason) for name in going)
 
-    # -- what cannot be
-
-    def _reachable(self, ticket: Ticket) -> bool:
-        """Whether a request fits now, if all that may ever leave has left."""
-        short, places = self._missing(ticket, at_best=True)
-        return not short and not places
-
     def _refused(self, ticket: Ticket) -> bool:
         """Decision 1: whether no waiting will ever help."""
-        name, there = ticket.model, ticket.model in self._footprints
-        model = self._models[name]
-        need = self._needed(ticket, alone=True)
-        if there and need == model.needed(()):
-            return False  # it is in memory, so it fits
-        pinned = {
-            n: self._models[n].unused
-            for n in self._footprints
-            if self._models[n].pinned and n != name
-        }
-        total = added((need, *pinned.values()))
-        capacity = self._snapshot.capacity
-        over = [d for d, most in capacity.items() if need.get(d, 0) and total[d] > most]
-        full = (
-            model.counted
-            and not there
-            and sum(self._models[n].counted for n in pinned) >= self._snapshot.max_resident
-        )
-        if not over and not full:
-            return False
-        held = f", of which pinned ones hold {spoken(added(pinned.values()))}"
-        most = {d: capacity[d] for d in over}
-        reason = (
-            f"{self._needs(ticket, over)}; all models may hold {spoken(most)}"
-            f"{_too_many(need, most)}{held if pinned else ''}"
-            if over
-            else f"needs a place, but all {self._snapshot.max_resident} are taken by pinned models"
-        )
-        self._refusals.append(Refusal(ticket, reason))
-        return True
-
-    # -- words
-
-    def _needs(self, ticket: Ticket, devices: Sequence[str]) -> str:
-        """What a request needs on these devices, and how much of it for its context."""
-        model, need = self._models[ticket.model], self._needed(ticket, alone=True)
-        text = f"needs {spoken({d: need[d] for d in devices})} at its peak"
-        cache = {d: ticket.tokens * model.token_bytes.get(d, 0) for d in devices}
-        # No word of it where it is the load that does not fit.
-        if any(cache.values()) and need != model.needed(()):
-            text += f", {spoken(cache)} of it for {ticket.tokens:,} tokens of prompt and answer"
-        return text
-
-    def _why(self, ticket: Ticket, evict: tuple[str, ...]) -> str:
-        name = ticket.model
-        if name in self._footprints and not evict:
-            return "in memory"
-        others = self._wanted[name] - 1
-        parts = []
-        if self._overdue(ticket):
-            waited = self._snapshot.now_s - ticket.arrived_s
-            parts.append(f"first in line after {waited:.0f} s")
-        if others > 0:
-            parts.append(f"{others + 1} requests want it")
-        beside = len(self._footprints) - len(evict)
-        if evict and name in self._footprints:
-            parts.append(
-                f"it is in memory, but its answer may take {spoken(self._growth(ticket))} more; "
-                f"{', '.join(evict)} left, least recently used and idle"
-            )
-        elif evict:
-            parts.append(f"in place of {', '.join(evict)}, least recently used and idle")
-        elif beside:
-            parts.append(f"fits beside {beside} other{'s' if beside > 1 else ''}")
-        else:
-            parts.append("nothing else is in memory")
-        return "; ".join(parts)
-
-    def _growth(self, ticket: Ticket) -> DeviceBytes:
-        """What a model in memory takes more for one more request."""
-        own = self._footprints[ticket.model]
-        return {d: max(n - own.get(d, 0), 0) for d, n in self._needed(ticket).items()}
-
-    def _no_room(self, ticket: Ticket) -> str:
-        name = ticket.model
-        short, places = self._missing(ticket)
-        if not short and places:
-            return "all places for resident models are in use"
-        if name not in self._footprints:
-            holders = sorted(n for n in self._footprints if n != name and self._is_leased(n))
-            return f"{spoken(short)} of memory missing, in use by {', '.join(holders) or 'others'}"
-        holders = sorted(n for n in self._footprints if self._is_leased(n))
-        return (
-            f"its prompt and answer may take {spoken(self._growth(ticket))} more memory, "
-            f"{spoken(short)} of it missing, in use by {', '.join(holders) or 'others'}"
-        )
-
-    def _unreachable(self, ticket: Ticket) -> Wait:
-        short, _ = self._missing(ticket, at_best=True)
-        reason = f"{spoken(short)} of memory missing, which other programs hold"
-        return Wait(reason, foreseeable=False)
-
-
-def _too_many(need: DeviceBytes, most: DeviceBytes) -> str:
-    """By how much, where the figures alone would look alike."""
-    over = {d: max(need[d] - size, 0) for d, size in most.items()}
-    if spoken({d: need[d] for d in most}) != spoken(most) or not any(over.values()):
-        return ""
-    return f", {sum(over.values()) / 1e6:.3g} MB less"
-
-
-def _busy(model: Model, running: int) -> str:
-    what = "the runner that it shares" if len(model.shared) > 1 else "the model"
-    if running == 1:
-        return f"{what} is answering another request"
-    return f"{what} is answering {running} requests, as many as it takes"
+        over, full = self._room.over_capacity(ticket)
+        if over or full:
+            self._refusals.append(Refusal(ticket, words.too_large(self._room, ticket, over)))
+        return bool(over or full)

@@ -16,7 +16,9 @@ from workbench.rotation.residency import Wanted
 from workbench.rotation.snapshot import Grant, Plan, Ticket, Wait
 
 _NEWS: Final = 0.2
-"""An estimate is told again when it is off by this share, and by a second."""
+"""An estimate is told again when it is off by this share, and by a second,"""
+_TOLD_AGAIN_S: Final = 5.0
+"""and after this time anyway: not everybody who reads it counts down by himself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,8 @@ class Entry:
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
     standing: Standing | None = None
-    told: tuple[int, str, float] | None = None
-    """Position, reason and the moment of the estimated turn, as last told."""
+    told: tuple[int, str, float, float] | None = None
+    """Position, reason and the moment of the estimated turn, as last told, and when."""
 
 
 class QueueService:
@@ -198,11 +200,12 @@ def _is_news(entry: Entry) -> bool:
     assert standing is not None
     left_s = standing.estimate_s if standing.estimate_s is not None else math.inf
     if entry.told is not None:
-        position, reason, turn = entry.told
+        position, reason, turn, at = entry.told
         told_s = turn - now
+        stale = math.isfinite(left_s) and now - at >= _TOLD_AGAIN_S
         drift = abs(left_s - told_s) if math.isfinite(left_s) or math.isfinite(told_s) else 0.0
         same = (position, reason) == (standing.position, standing.reason)
-        if same and drift <= max(1.0, _NEWS * left_s):
+        if same and not stale and drift <= max(1.0, _NEWS * left_s):
             return False
-    entry.told = (standing.position, standing.reason, now + left_s)
+    entry.told = (standing.position, standing.reason, now + left_s, now)
     return True

@@ -111,6 +111,28 @@ def too_large(
     )
 
 
+def kept_by_others(
+    route: Route, reason: str, waited_s: float, prediction: Prediction
+) -> WorkbenchError:
+    """The error of a request that waited in vain for memory in the hands of other programs.
+
+    Args:
+        route: the model.
+        reason: the policy's, in words: what is missing and who has it.
+        waited_s: how long it waited.
+        prediction: what it is expected to need.
+    """
+    return WorkbenchError(
+        _MEMORY_CODE.get(route.provider.name, ErrorCode.HF_MEMORY_EXCEEDED),
+        f"{route.model} waited {waited_s:.0f} s: {reason}. Nothing was evicted.",
+        fix="Close programs that need much memory, choose a smaller model, or allow a longer wait "
+        "(WORKBENCH_PATIENCE_S).",
+        operation="load",
+        provider=route.provider.name,
+        details={"need_bytes": dict(prediction.bytes), "waited_s": round(waited_s, 3)},
+    )
+
+
 def _smaller(
     route: Route, prediction: Prediction, tokens: int, capacity: DeviceBytes, pinned: bool
 ) -> str:

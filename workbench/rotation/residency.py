@@ -24,8 +24,8 @@ from workbench.memory import read_tree
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes
 from workbench.rotation.changes import Residency, ResidencyChange
-from workbench.rotation.estimates import Speeds
 from workbench.rotation.refusals import FailedLoads
+from workbench.rotation.speeds import Speeds
 from workbench.router import Route
 
 _log = logs.get(__name__)

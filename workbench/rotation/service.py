@@ -1,13 +1,12 @@
-"""ModelRotationService: keeps the snapshot and carries the plan out.
+"""ModelRotationService: slots for requests, and what people do with models by hand.
 
-The policy is :func:`workbench.rotation.policy.plan`. It runs again after everything that changes
-what it looks at, and while requests wait also when time alone changes it.
+Who goes on and who leaves is the policy's decision (:func:`workbench.rotation.policy.plan`), which
+the dispatcher carries out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,26 +23,18 @@ from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes, refusals
 from workbench.rotation.changes import ResidencyChange
 from workbench.rotation.context import ORDINARY, Context, Densities, densities, learn
-from workbench.rotation.estimates import Speeds, estimate
-from workbench.rotation.leases import Leases
+from workbench.rotation.dispatcher import Dispatcher
+from workbench.rotation.leases import Leases, Progress
 from workbench.rotation.overview import Overview, Preview
 from workbench.rotation.picture import UNKNOWN, Picture, view
 from workbench.rotation.policy import plan
 from workbench.rotation.queue import Entry, QueueService, Standing
 from workbench.rotation.residency import FOREVER_S, Place, Residents, Wanted
-from workbench.rotation.runners import together
-from workbench.rotation.snapshot import (
-    Grant,
-    Plan,
-    Refusal,
-    Snapshot,
-    Ticket,
-)
+from workbench.rotation.snapshot import Grant, Ticket
+from workbench.rotation.speeds import Answer, Speeds
 from workbench.router import Route
 from workbench.types import Priority, TimingMode
 
-_LOOK_AGAIN_S: Final = 1.0
-"""While requests wait, memory that others take or give back is looked at this often."""
 _OUT_OF_MEMORY: Final = {ErrorCode.HF_MEMORY_EXCEEDED, ErrorCode.OLLAMA_MEMORY_EXCEEDED}
 
 
@@ -55,8 +46,12 @@ class Slot:
     granted_ns: int
     """Monotonic: the slot was there and the model in memory."""
     load_ns: int
-    answered: bool = True
-    """Whether it was held for an answer, whose time says something about others."""
+    progress: Progress
+    """To be told of the answer's tokens."""
+    evicted: tuple[str, ...] = ()
+    """Models that left for it."""
+    cut: bool = False
+    """Whether a bound ended the answer, and not the model."""
     prompt_tokens: int | None = None
     """What the prompt had, once the runtime has told."""
     cells: int = 0
@@ -102,14 +97,17 @@ class ModelRotationService:
             grace_s=unload_grace_s,
             failed_load_s=failed_load_s,
             on_change=on_change,
-            decide=self._dispatch,
+            decide=self.memory_changed,
         )
         self._numbers = count(1)
         self._picture = Picture(
             self.queue, self._leases, self._residents, book, max_resident, patience_s or {}
         )
+        self._dispatcher = Dispatcher(
+            self._picture, self.queue, self._leases, self._residents, book
+        )
+        self._dispatch = self._dispatcher.dispatch
         self._densities: dict[str, Densities] = defaultdict(densities)
-        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def running(self) -> Mapping[str, int]:
@@ -131,7 +129,7 @@ class ModelRotationService:
         mode: TimingMode,
         keep_alive_s: float,
         num_ctx: int | None = None,
-        context: Context = ORDINARY,
+        context: Context | None,
         load_timeout_s: float | None = None,
         priority: Priority = Priority.INTERACTIVE,
         cancel: CancellationToken,
@@ -146,7 +144,7 @@ class ModelRotationService:
             mode: isolated and interleaved requests run with nothing beside them.
             keep_alive_s: idle time after which the model is unloaded; 0 is at once, negative never.
             num_ctx: context length that the request wants, where a load depends on it.
-            context: what its prompt and answer may come to.
+            context: what its prompt and answer may come to; None: it is only to be loaded.
             load_timeout_s: longest wait for the load; None leaves it to the provider.
             priority: who goes first of those that wait.
             cancel: leaves the queue, or abandons the load.
@@ -170,42 +168,55 @@ class ModelRotationService:
             arrived_s=arrived_s,
             exclusive=mode is not TimingMode.CONCURRENT,
             priority=priority,
-            tokens=self._tokens(route, num_ctx, context),
+            tokens=self._tokens(route, num_ctx, context or ORDINARY),
+            answer_tokens=context.max_tokens if context is not None else 0,
         )
         entry = Entry(ticket, Wanted(route, keep_alive_s, num_ctx), on_standing)
         grant = await self._wait_for_grant(entry, cancel, queue_timeout_s)
         try:
             await self._room(grant)
             started = time.monotonic_ns()
-            resident = await self._ensure_resident(
+            resident, more = await self._ensure_resident(
                 entry.wanted, grant.reason, load_timeout_s, cancel, on_loading
             )
             # To be told that the model is still there is neither a load nor waiting for a slot.
             granted = time.monotonic_ns() if resident.fresh else started
-            ready = time.monotonic()
-            self._leases.ready(ticket)
-            slot = Slot(resident, granted_ns=granted, load_ns=granted - started)
+            slot = Slot(
+                resident,
+                granted_ns=granted,
+                load_ns=granted - started,
+                progress=self._leases.ready(ticket),
+                evicted=(*grant.evict, *more),
+            )
+            if context is None:
+                yield slot
+                return
             try:
                 yield slot
             finally:
                 self._learn(route, context, slot)
-            if slot.answered and not cancel.cancelled:
-                self.speeds.answer_took(route.model, time.monotonic() - ready)
+            if not cancel.cancelled:
+                self.speeds.answer_took(route.model, _taken(slot))
         finally:
             self._release(ticket, keep_alive_s)
 
-    async def load(self, route: Route, *, keep_alive_s: float) -> None:
-        """Bring a model into memory ahead of its first request."""
+    async def load(self, route: Route, *, keep_alive_s: float) -> Sequence[str]:
+        """Bring a model into memory ahead of its first request.
+
+        Returns:
+            The models that were evicted for it.
+        """
         async with self.slot(
             route,
             mode=TimingMode.CONCURRENT,
             keep_alive_s=keep_alive_s,
+            context=None,
             cancel=CancellationToken(),
             queue_timeout_s=3600,
             on_standing=lambda standing: None,
             on_loading=lambda message: None,
         ) as slot:
-            slot.answered = False
+            return slot.evicted
 
     async def unload(self, route: Route) -> None:
         """Take a model out of memory at the user's wish; a pin on it ends.
@@ -314,8 +325,7 @@ class ModelRotationService:
         Args:
             keep_alive_s: how long a pinned model stays that another program had loaded.
         """
-        if self._timer is not None:
-            self._timer.cancel()
+        self._dispatcher.close()
         await self._residents.close(keep_alive_s)
 
     # -- what it looks like
@@ -406,96 +416,6 @@ class ModelRotationService:
                 self._release(entry.ticket, None)  # its turn came as it left
             raise
 
-    def _dispatch(self) -> None:
-        """Carry out the plan; called after every change of the snapshot.
-
-        All state changes at once, before anything is awaited: an evicted model is gone from the
-        snapshot, and its unload under way, when the next request is looked at.
-        """
-        while True:
-            snapshot = self._picture.take()
-            planned = plan(snapshot)
-            for trim in planned.trims:
-                contextvars.Context().run(self._evict, trim.model, trim.reason, snapshot)
-            for refused in planned.refusals:
-                self._refuse(refused, snapshot)
-            for grant in planned.grants:
-                self._grant(grant, snapshot)
-            if (ahead := planned.prefetch) is not None:
-                entry, after = self.queue.first_for(ahead.model), self._unloads(ahead.after)
-                entry.context.run(self._residents.prefetch, entry.wanted, ahead.reason, after)
-            if not planned.refusals:
-                break  # else others may go now
-        self._tell(planned)
-
-    def _tell(self, planned: Plan) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not planned.order:
-            return
-        now = time.monotonic()
-        snapshot, homes = together(self._picture.take())
-        ran: dict[str, list[float | None]] = defaultdict(list)
-        for model, leases in self._leases.by_model.items():
-            for at in leases.values():
-                ran[homes.get(model, model)].append(None if at is None else now - at)
-        loading = {homes.get(m, m): now - at for m, at in self._residents.loading.items()}
-        estimates = estimate(snapshot, planned.order, planned.waits, ran, loading, self.speeds)
-        self.queue.tell(planned, estimates)
-        pause = min(max(planned.again_s - now, 0.01), _LOOK_AGAIN_S)
-        self._timer = asyncio.get_running_loop().call_later(pause, self._dispatch)
-
-    def _grant(self, grant: Grant, snapshot: Snapshot) -> None:
-        entry = self.queue.grant(grant)
-        model = grant.ticket.model
-        self._leases.take(grant.ticket)
-        for victim in grant.evict:
-            reason = f"to make room for {model}: {grant.reason}"
-            entry.context.run(self._evict, victim, reason, snapshot)
-        wanted, before = entry.wanted, self._residents.places.get(model)
-        self._residents.places[model] = Place(
-            wanted.route,
-            grant.ticket.number,
-            wanted.num_ctx,
-            used_at=before.used_at if before is not None else None,
-            ours=before is not None and before.ours,
-        )
-
-    def _evict(self, model: str, reason: str, snapshot: Snapshot) -> None:
-        """Evict a model of the snapshot, and with it those in the same process."""
-        names = (model, *sorted(snapshot.models[model].shared - {model}))
-        places = self._residents.places
-        route = next((places[name].route for name in names if name in places), None)
-        if route is None:
-            assert self._book is not None, "only the book knows models that are not ours"
-            strangers = self._book.strangers()
-            route = next(strangers[name] for name in names if name in strangers)
-        self._residents.begin_unload(route, "evict", reason)
-
-    def _unloads(self, names: Sequence[str]) -> list[asyncio.Task[None]]:
-        unloading = self._residents.unloading
-        return [unloading[name] for name in names if name in unloading]
-
-    def _refuse(self, refused: Refusal, snapshot: Snapshot) -> None:
-        entry = self.queue.entry(refused.ticket.number)
-        wanted, model = entry.wanted, refused.ticket.model
-        if refused.doomed:
-            error = self._residents.failed.refusal(model)
-        else:
-            book = self._book
-            error = refusals.too_large(
-                wanted.route,
-                refused.reason,
-                book.predict(wanted.route, wanted.num_ctx) if book is not None else UNKNOWN,
-                snapshot.capacity,
-                {n: m.footprint for n, m in snapshot.models.items() if m.pinned and m.resident},
-                refused.ticket.tokens,
-            )
-        self.queue.refuse(refused.ticket.number, error)
-        refusal = changes.instant("refuse", wanted.route, str(error), ok=False, code=error.code)
-        entry.context.run(self._residents.report, refusal)
-
     def _release(self, ticket: Ticket, keep_alive_s: float | None) -> None:
         self._leases.give_back(ticket)
         if self._leases.of(ticket.model) == 0:
@@ -506,8 +426,8 @@ class ModelRotationService:
 
     async def _room(self, grant: Grant) -> None:
         """Wait for the unloads that make room; a failure of those for this very request is its."""
-        own = self._unloads(grant.evict)
-        for unload in self._unloads(grant.after):
+        own = self._dispatcher.unloads(grant.evict)
+        for unload in self._dispatcher.unloads(grant.after):
             with suppress(WorkbenchError):  # who asked for it was told
                 await asyncio.shield(unload)
         await asyncio.gather(*(asyncio.shield(unload) for unload in own))
@@ -519,13 +439,17 @@ class ModelRotationService:
         load_timeout_s: float | None,
         cancel: CancellationToken,
         on_loading: Callable[[str], None],
-    ) -> ResidentModel:
-        """Ask the owner to make the model ready; never act on what we believe to be resident."""
+    ) -> tuple[ResidentModel, Sequence[str]]:
+        """Ask the owner to make the model ready; never act on what we believe to be resident.
+
+        Returns:
+            The model, and those evicted because its load ran out of memory.
+        """
         route, residents = wanted.route, self._residents
         if route.provider.resident(route.name) is None:
             on_loading(f"loading {route.model}")
         try:
-            return await residents.bring(wanted, reason, load_timeout_s, cancel)
+            return await residents.bring(wanted, reason, load_timeout_s, cancel), ()
         except WorkbenchError as error:
             if error.code not in _OUT_OF_MEMORY:
                 raise
@@ -535,11 +459,17 @@ class ModelRotationService:
             on_loading(f"loading {route.model} after evicting {', '.join(evicted)}")
         # It is given its place back, which the failure took away.
         residents.places[route.model] = Place(route, next(self._numbers), wanted.num_ctx)
+        again = "again, after idle models left"
         try:
-            return await residents.bring(
-                wanted, "again, after idle models left", load_timeout_s, cancel
-            )
+            return await residents.bring(wanted, again, load_timeout_s, cancel), evicted
         except WorkbenchError as error:
             if error.code not in _OUT_OF_MEMORY:
                 raise
             raise await self.refusal(error, evicted) from error
+
+
+def _taken(slot: Slot) -> Answer:
+    progress, now = slot.progress, time.monotonic()
+    ready, first = progress.ready_s or now, progress.first_s
+    first_s = first - ready if first is not None else None
+    return Answer(now - ready, first_s, progress.streamed, slot.cut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from workbench.budget import DeviceBytes
 from workbench.types import Priority
@@ -22,6 +23,8 @@ class Ticket:
     priority: Priority = Priority.INTERACTIVE
     tokens: int = 0
     """Context that its prompt and answer may come to."""
+    answer_tokens: int | None = None
+    """Of these the answer; 0: it is only a load, None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,8 @@ class Snapshot:
     """The same at its best: when no other program takes memory."""
     unloading: Mapping[str, DeviceBytes] = field(default_factory=dict)
     """Models on their way out, with what they may still hold."""
-    others: DeviceBytes = field(default_factory=dict)
-    """Held by models that are nobody's to evict."""
+    others: Mapping[str, DeviceBytes] = field(default_factory=dict)
+    """Models that are nobody's to evict, with what they hold."""
     exclusive_running: bool = False
     patience_s: Mapping[Priority, float] = field(default_factory=dict)
     """After so long a request is overtaken by nobody that arrives; missing: never."""
@@ -139,6 +142,8 @@ class Wait:
     evicts: tuple[str, ...] = ()
     foreseeable: bool = True
     """False: its end is in the hands of other programs."""
+    may_hold: DeviceBytes = field(default_factory=dict)
+    """What its model may hold meanwhile, where it is answers of the model itself that must end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +152,8 @@ class Refusal:
 
     ticket: Ticket
     reason: str
-    doomed: bool = False
-    """Because its load just failed, else for want of memory."""
+    cause: Literal["size", "failed", "others"] = "size"
+    """It can never fit, its load just failed, or other programs kept what it lacks too long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def render(live: LiveAnswer | None, now: int) -> str:
         _slot("tokens", figures.tokens(count, exact=exact), count),
         _slot("memory", shown_memory, memory),
     ]
-    return _strip(live.phase, contended_percent(session), slots, _detail(live))
+    return _strip(live.phase, contended_percent(session), slots, _detail(live, now))
 
 
 def contended_percent(session: StreamSession | None) -> int:
@@ -110,11 +110,11 @@ def _live_rate(live: LiveAnswer) -> float | None:
     return (live.streamed - 1) / ((live.last - live.first) / NS)
 
 
-def _detail(live: LiveAnswer) -> str:
+def _detail(live: LiveAnswer, now: int) -> str:
     """The second line: what is waited for, afterwards the circumstances of the figures."""
     session = live.session
     if session is None:
-        return live.detail
+        return live.detail_at(now)
     if session.status is Status.REJECTED:
         return ""
     parts: list[str] = []
