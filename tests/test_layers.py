@@ -52,6 +52,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "ledger",
             "upkeep",
             "rotation",
+            "runtimes",
             "environment",
         },
     ),

@@ -28,7 +28,8 @@ def server_file(settings: Settings) -> Path:
 def running_server(settings: Settings) -> dict[str, Any] | None:
     """The server that holds this database, if one is alive: ``pid``, ``url``, ``token``, ``log``.
 
-    ``log`` has the ``uri`` and the ``token`` for DuckDB's Quack protocol, or is None.
+    ``ollama`` is the address of its Ollama server. ``log`` has the ``uri`` and the ``token`` for
+    DuckDB's Quack protocol, or is None.
 
     A file that a killed server left behind is told by the start time of its process.
     """
@@ -50,6 +51,7 @@ def announce(settings: Settings, url: str, token: str, serving: Serving) -> None
         "url": url,
         "token": token,
         "db": str(database(settings)),
+        "ollama": settings.ollama_host,
         "log": {"uri": serving.local_uri, "token": serving.token} if serving.uri else None,
     }
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

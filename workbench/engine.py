@@ -36,6 +36,7 @@ from workbench.rotation import ModelRotationService, Overview, Preview, Residenc
 from workbench.rotation.context import Context, prompt_bytes
 from workbench.rotation.speeds import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
+from workbench.runtimes import RuntimeWatch
 from workbench.session import LiveSession, Parts
 from workbench.settings import Settings
 from workbench.store import ModelEvent, Store
@@ -81,7 +82,6 @@ class Engine:
             router.providers,
             past=partial(past_loads, store),
             left=partial(left_behind, store),
-            busy=lambda: bool(self._live),
             on_change=lambda: self.rotation.memory_changed(),
             on_alert=self.upkeep.alerted,
         )
@@ -99,6 +99,12 @@ class Engine:
             book=self.book,
             generations=generations,
             on_change=self._log_change,
+        )
+        self.runtimes = RuntimeWatch(
+            router.providers,
+            settings.workbench_runtime_watch_s,
+            busy=lambda: bool(self._live),
+            on_change=self._look,
         )
         self.observers: list[Observer] = []
         """Told of everything that ends; add to it before the first request."""
@@ -245,9 +251,10 @@ class Engine:
     # -- models
 
     def prewarm(self) -> None:
-        """Begin what first loads would have to wait for; returns at once."""
+        """Begin what first loads would have to wait for; returns at once. Needs an event loop."""
         for provider in self.router.providers.values():
             provider.prewarm()
+        self._begin()
 
     async def list_models(self) -> Listing:
         """All models of all providers."""
@@ -264,22 +271,29 @@ class Engine:
         """Bring a model into memory.
 
         Returns:
-            ``id``, ``duration_s`` (of this call) and ``memory_bytes`` (None if unknown).
+            ``id``, ``duration_s`` (of this call), ``memory_bytes`` (None if unknown) and
+            ``evicted`` (ids of the models that left for it).
         """
         begun = time.monotonic()
+        self._begin()
         route = await self.router.resolve(model)
-        await self.rotation.load(route, keep_alive_s=self.settings.workbench_keep_alive_s)
+        evicted = await self.rotation.load(route, keep_alive_s=self.settings.workbench_keep_alive_s)
         duration_s = time.monotonic() - begun
         await self.book.look()
         info = await self.show(route.model)
-        return {"id": route.model, "duration_s": duration_s, "memory_bytes": info.memory_bytes}
+        return {
+            "id": route.model,
+            "duration_s": duration_s,
+            "memory_bytes": info.memory_bytes,
+            "evicted": list(evicted),
+        }
 
     async def unload(self, model: str) -> Mapping[str, Any]:
         """Take a model out of memory.
 
         Returns:
-            ``id``, ``duration_s`` (of this call) and ``recovered_bytes`` as in the receipt: 0 if it
-            was not in memory, None if unknown.
+            ``id``, ``duration_s`` (of this call), ``was_resident`` and ``recovered_bytes`` as in
+            the receipt: 0 if it was not in memory, None if unknown.
         """
         begun = time.monotonic()
         route = await self.router.resolve(model)
@@ -289,17 +303,30 @@ class Engine:
         return {
             "id": route.model,
             "duration_s": time.monotonic() - begun,
+            "was_resident": there,
             "recovered_bytes": (receipt.recovered_bytes if receipt else None) if there else 0,
         }
 
-    async def pin(self, model: str) -> None:
-        """Bring a model into memory and keep it there: it is neither evicted nor does it expire."""
-        await self.rotation.pin(await self.router.resolve(model))
+    async def pin(self, model: str) -> Mapping[str, Any]:
+        """Bring a model into memory and keep it there: it is neither evicted nor does it expire.
 
-    async def unpin(self, model: str) -> None:
-        """Let a model be evicted again."""
+        Returns:
+            ``id`` and ``evicted`` (ids of the models that left for it).
+        """
+        self._begin()
         route = await self.router.resolve(model)
-        await self.rotation.unpin(route, keep_alive_s=self.settings.workbench_keep_alive_s)
+        return {"id": route.model, "evicted": list(await self.rotation.pin(route))}
+
+    async def unpin(self, model: str) -> Mapping[str, Any]:
+        """Let a model be evicted again.
+
+        Returns:
+            ``id`` and ``was_pinned``.
+        """
+        route = await self.router.resolve(model)
+        stay_s = self.settings.workbench_keep_alive_s
+        pinned = await self.rotation.unpin(route, keep_alive_s=stay_s)
+        return {"id": route.model, "was_pinned": pinned}
 
     async def inspect(self, request: ChatRequest) -> Inspection:
         """What the model's runtime would make of a request; loads the model, answers nothing.
@@ -389,6 +416,7 @@ class Engine:
     async def close(self) -> None:
         """Cancel what runs, wait for the records to be written, stop the runtimes we started."""
         self.cancel_all("shutdown")
+        await self.runtimes.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
         if self._remembering is not None:
@@ -469,10 +497,9 @@ class Engine:
     async def _stream_once(
         self, request: ChatRequest, route: Route, fallback_from: str | None
     ) -> AsyncGenerator[StreamEvent, None]:
-        if self._remembering is None:
-            self._remembering = asyncio.create_task(self._remember_speeds())
         session = LiveSession(self._parts, request, route, fallback_from)
         self._live[request.session_id] = session
+        self._begin()
         task = asyncio.create_task(session.execute(), name=f"stream {request.session_id}")
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(request.session_id, done))
@@ -481,6 +508,17 @@ class Engine:
                 yield event
         finally:
             session.cancel.cancel("disconnect")
+
+    def _begin(self) -> None:
+        """Start what goes on until the end; without effect the second time."""
+        if self._remembering is None:
+            self._remembering = asyncio.create_task(self._remember_speeds())
+        self.runtimes.start()
+
+    async def _look(self) -> None:
+        """Other models are in memory than before: measure them, then decide again."""
+        await self.book.look()
+        self.rotation.memory_changed()
 
     async def _remember_speeds(self) -> None:
         """What loads and answers took before this start, for the estimates of the queue."""

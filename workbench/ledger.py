@@ -28,7 +28,6 @@ _STEP_SHARE: Final = 0.02
 """Of the capacity: by how much room must grow before a lowered limit rises."""
 _OVER_BUDGET: Final = Thresholds(high=1.0, critical=1.05, band=0.02)
 """Shares of the budget that models are measured to hold."""
-_REFRESH_S: Final = 10.0
 _NEWS_S: Final = 1.0
 """While more is held than may be, the rotation is told again after this time."""
 
@@ -100,7 +99,6 @@ class Ledger:
         providers: whose models are looked at.
         past: reads the loads of the log, once, in a thread.
         left: and what the log knows to have been left in memory: model -> Unix seconds of its load.
-        busy: whether a generation is under way, beside which nothing is asked of a runtime.
         on_change: told on the event loop when limits changed or less may be held than is.
         on_alert: told on the event loop of each change of a device's level, with the level before.
     """
@@ -112,7 +110,6 @@ class Ledger:
         *,
         past: PastLoads = lambda: (),
         left: Callable[[], Mapping[str, float]] = dict,
-        busy: Callable[[], bool] = lambda: False,
         on_change: Callable[[], None] = lambda: None,
         on_alert: Callable[[Alert, Level], None] = lambda alert, before: None,
     ) -> None:
@@ -121,7 +118,6 @@ class Ledger:
         self._past: PastLoads | None = past
         self._read_left = left
         self._restoring = asyncio.Lock()
-        self._busy = busy
         self._on_change = on_change
         self._on_alert = on_alert
         self._thresholds = Thresholds(
@@ -139,8 +135,7 @@ class Ledger:
         self._inherited: frozenset[str] = frozenset()
         self._departed: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._told_at = self._refreshed_at = float("-inf")
+        self._told_at = float("-inf")
         self._alerts: dict[str, Alert] = {}
         self.alert_counts: Counter[tuple[str, str]] = Counter()
         """How often each device came to each level, for metrics."""
@@ -408,9 +403,6 @@ class Ledger:
         if news or (over and now - self._told_at > _NEWS_S):
             self._told_at = now
             self._post(self._on_change)
-        if now - self._refreshed_at > _REFRESH_S and not self._busy():
-            self._refreshed_at = now
-            self._post(self._refresh)
 
     def _account(self, sample: Sample) -> bool:
         """Limits and levels from a sample; whether a limit changed."""
@@ -451,14 +443,6 @@ class Ledger:
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(call)
-
-    def _refresh(self) -> None:
-        async def refresh() -> None:
-            await asyncio.gather(*(p.refresh() for p in self._providers.values()))
-
-        task = asyncio.ensure_future(refresh())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _learn(self, model: str) -> None:
         stay = self._stays.pop(model, None)

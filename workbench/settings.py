@@ -144,6 +144,7 @@ class Settings(BaseSettings):
     workbench_memory_critical: Share = 0.95
     workbench_memory_band: Annotated[float, Field(ge=0, le=0.5)] = 0.03
     workbench_memory_watch_s: Seconds = 1.0
+    workbench_runtime_watch_s: Seconds = 5.0
     workbench_evict_others: bool = False
     workbench_max_queue: int = Field(64, ge=1, le=100_000)
     workbench_max_queue_per_model: int = Field(32, ge=1, le=100_000)

@@ -179,7 +179,7 @@ class Options:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Options:
         """Build options from user input; an unknown name is an error, never dropped."""
-        known = cls.__dataclass_fields__.keys()
+        known = [one.name for one in fields(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
             raise invalid(

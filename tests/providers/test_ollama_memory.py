@@ -9,6 +9,7 @@ import pytest
 
 from tests.ollama_standin.fixture import StandIn
 from tests.providers.ollama_support import MODEL
+from workbench.errors import ErrorCode, WorkbenchError
 from workbench.ledger import Ledger
 from workbench.providers.base import Footprint
 from workbench.providers.ollama import OllamaProvider
@@ -65,7 +66,8 @@ async def test_an_absent_server_says_nothing(
 ) -> None:
     absent = connect_ollama("http://127.0.0.1:9")
     assert await absent.footprint(MODEL) is None
-    await absent.refresh()
+    with pytest.raises(WorkbenchError, match=ErrorCode.OLLAMA_UNREACHABLE):
+        await absent.refresh()
     assert absent.residents() == []
 
 

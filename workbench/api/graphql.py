@@ -32,6 +32,7 @@ from workbench.api import graphql_types as types
 from workbench.api.calls import Generate
 from workbench.api.feeds import Feeds
 from workbench.api.graphql_types import Long, build
+from workbench.api.streaming import while_connected
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.settings import Settings
@@ -212,9 +213,11 @@ class Mutation:
 
     @strawberry.mutation(description="Bring a model into memory.")
     async def load_model(self, info: Info, model: str) -> types.Model:
-        """As ``POST /api/v1/models/load``."""
+        """As ``POST /api/v1/models/load``; given up if the client leaves."""
         with _told():
-            await _engine(info).load(model)
+            work, request = _engine(info).load(model), info.context.get("request")
+            # A WebSocket that closes ends its operations by itself.
+            await (while_connected(request, work) if request is not None else work)
         return await _shown(info, model)
 
     @strawberry.mutation(description="Take a model out of memory.")

@@ -63,7 +63,12 @@ async def _bad_request(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    return _answer(request, invalid(f"{where or 'The body'}: {message}.", option=where or None))
+    expected = first.get("ctx", {}).get("expected")
+    fix = (
+        f"Use {expected}." if isinstance(expected, str) else "GET /api/docs describes every field."
+    )
+    told = invalid(f"{where or 'The body'}: {message}.", fix=fix, option=where or None)
+    return _answer(request, told)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

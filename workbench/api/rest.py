@@ -73,16 +73,16 @@ async def unload(request: Request, body: ModelName) -> dict[str, Any]:
 async def pin(request: Request, body: ModelName) -> dict[str, Any]:
     """Bring a model into memory and keep it there."""
     engine = _engine(request)
-    await while_connected(request, engine.pin(body.model))
-    return (await engine.show(body.model)).to_dict()
+    done = await while_connected(request, engine.pin(body.model))
+    return {**(await engine.show(body.model)).to_dict(), **done}
 
 
 @router.post("/models/unpin")
 async def unpin(request: Request, body: ModelName) -> dict[str, Any]:
     """Let a model be evicted again."""
     engine = _engine(request)
-    await while_connected(request, engine.unpin(body.model))
-    return (await engine.show(body.model)).to_dict()
+    done = await while_connected(request, engine.unpin(body.model))
+    return {**(await engine.show(body.model)).to_dict(), **done}
 
 
 @router.get("/queue")

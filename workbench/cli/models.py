@@ -116,30 +116,50 @@ def models_verify(
 def models_load(model: str, as_json: AsJson = False) -> None:
     """Bring a model into the memory of the running server."""
     with open_workbench(remote=True) as wb:
-        _say_done("loaded", wb.load(model), "memory_bytes", "in memory", as_json)
+        done = wb.load(model)
+    _say_done("loaded", done, "memory_bytes", "in memory", as_json)
+    _say_evicted(done, as_json)
 
 
 @app.command("unload")
 def models_unload(model: str, as_json: AsJson = False) -> None:
     """Take a model out of the memory of the running server."""
     with open_workbench(remote=True) as wb:
-        _say_done("unloaded", wb.unload(model), "recovered_bytes", "given back", as_json)
+        done = wb.unload(model)
+    if done["was_resident"] or as_json:
+        _say_done("unloaded", done, "recovered_bytes", "given back", as_json)
+    else:
+        typer.echo(f"{done['id']} was not in memory.")
 
 
 @app.command("pin")
-def models_pin(model: str) -> None:
+def models_pin(model: str, as_json: AsJson = False) -> None:
     """Bring a model into the running server's memory and keep it there."""
     with open_workbench(remote=True) as wb:
-        wb.pin(model)
-    typer.echo(f"{model} is in memory and stays there until it is unpinned.")
+        done = wb.pin(model)
+    if as_json:
+        print_json(done)
+        return
+    typer.echo(f"{done['id']} is in memory and stays there until it is unpinned.")
+    _say_evicted(done, as_json)
 
 
 @app.command("unpin")
-def models_unpin(model: str) -> None:
+def models_unpin(model: str, as_json: AsJson = False) -> None:
     """Let a pinned model be evicted again."""
     with open_workbench(remote=True) as wb:
-        wb.unpin(model)
-    typer.echo(f"{model} is unpinned: it may be evicted again.")
+        done = wb.unpin(model)
+    if as_json:
+        print_json(done)
+    elif done["was_pinned"]:
+        typer.echo(f"The pin of {done['id']} has ended: it may be evicted again.")
+    else:
+        typer.echo(f"{done['id']} had no pin; nothing has changed.")
+
+
+def _say_evicted(done: Mapping[str, Any], as_json: bool) -> None:
+    if done["evicted"] and not as_json:
+        typer.echo(f"Evicted for it: {', '.join(done['evicted'])}.")
 
 
 def _say_done(what: str, done: Mapping[str, Any], name: str, meaning: str, as_json: bool) -> None:

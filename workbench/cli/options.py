@@ -2,47 +2,113 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from workbench.errors import invalid
+from workbench.types import Timeouts
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy: the likeliest token each time.")]
-Seed = Annotated[int | None, typer.Option(help="Drawn and logged when not given.")]
-System = Annotated[str | None, typer.Option(help="System prompt.")]
-TopP = Annotated[float, typer.Option(help="Likeliest tokens up to this probability; 1: all.")]
-TopK = Annotated[int, typer.Option(help="This many likeliest tokens; 0: all.")]
-Penalty = Annotated[float, typer.Option("--repetition-penalty", help="1: none.")]
-Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")]
-NumCtx = Annotated[int | None, typer.Option(help="Context length; the model's own if not given.")]
-Logprobs = Annotated[int, typer.Option(help="Alternatives logged with each token; 0: none.")]
-Overflow = Annotated[
+_MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
+_Temperature = Annotated[float, typer.Option(help="0 is greedy: the likeliest token each time.")]
+_Seed = Annotated[int | None, typer.Option(help="Drawn and logged when not given.")]
+_System = Annotated[str | None, typer.Option(help="System prompt.")]
+_TopP = Annotated[float, typer.Option(help="Likeliest tokens up to this probability; 1: all.")]
+_TopK = Annotated[int, typer.Option(help="This many likeliest tokens; 0: all.")]
+_Penalty = Annotated[float, typer.Option("--repetition-penalty", help="1: none.")]
+_Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")]
+_NumCtx = Annotated[int | None, typer.Option(help="Context length; the model's own if not given.")]
+_Logprobs = Annotated[int, typer.Option(help="Alternatives logged with each token; 0: none.")]
+_Overflow = Annotated[
     str, typer.Option(help="A history beyond the context: truncate (with a warning) or error.")
 ]
-ResponseFormat = Annotated[
+_ResponseFormat = Annotated[
     str | None,
     typer.Option(help="json, a JSON schema, or @FILE with one: the answer is held to it."),
 ]
+_Priority = Annotated[
+    str, typer.Option(help="interactive, or benchmark: lets interactive requests go first.")
+]
+_Fallback = Annotated[
+    str | None, typer.Option(help="Model that answers if one fails before its first token.")
+]
+_Timeout = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PHASE=SECONDS",
+        help="Longest wait: queue, load, first_token, between_tokens or total; repeatable.",
+    ),
+]
 
-_SAMPLING: Final = (
-    *("max_tokens", "temperature", "seed", "top_p", "top_k", "repetition_penalty", "num_ctx"),
-    *("logprobs", "overflow"),
-)
+_REQUEST: Final[Mapping[str, tuple[Any, Any]]] = {
+    "max_tokens": (_MaxTokens, 512),
+    "temperature": (_Temperature, 0.7),
+    "seed": (_Seed, None),
+    "system": (_System, None),
+    "top_p": (_TopP, 0.9),
+    "top_k": (_TopK, 50),
+    "repetition_penalty": (_Penalty, 1.0),
+    "stop": (_Stop, None),
+    "num_ctx": (_NumCtx, None),
+    "logprobs": (_Logprobs, 0),
+    "response_format": (_ResponseFormat, None),
+    "overflow": (_Overflow, "truncate"),
+    "priority": (_Priority, "interactive"),
+    "fallback": (_Fallback, None),
+    "timeout": (_Timeout, None),
+}
+"""All that may be asked of a request: type and default of each option."""
 
 
-def options_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A request's options from the arguments of a command that takes all of the above."""
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every option of a request.
+
+    It receives them as ``request``, in the form that :meth:`Workbench.stream` takes.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+    parameters = [one for one in own.values() if one.name != "request"]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in _REQUEST.items()
+    ]
+
+    @functools.wraps(command)
+    def taking_all(**arguments: Any) -> None:
+        request = _request({name: arguments.pop(name) for name in _REQUEST})
+        command(**arguments, request=request)
+
+    taking_all.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return taking_all
+
+
+def _request(given: dict[str, Any]) -> dict[str, Any]:
+    limits = given.pop("timeout") or ()
     return {
-        **{name: arguments[name] for name in _SAMPLING},
-        "stop": tuple(arguments["stop"] or ()),
-        "response_format": _response_format(arguments["response_format"]),
+        **given,
+        "stop": tuple(given["stop"] or ()),
+        "response_format": _response_format(given["response_format"]),
+        "timeouts": _timeouts(limits),
     }
+
+
+def _timeouts(items: Sequence[str]) -> Timeouts:
+    """What ``--timeout queue=30 --timeout total=120`` asks for."""
+    limits: dict[str, float] = {}
+    for item in items:
+        phase, _, seconds = item.partition("=")
+        try:
+            limits[f"{phase.strip().removesuffix('_s')}_s"] = float(seconds)
+        except ValueError:
+            raise invalid(
+                f"--timeout {item} is no phase and seconds.", fix="Give for example queue=30."
+            ) from None
+    return Timeouts.from_mapping(limits)
 
 
 def _response_format(text: str | None) -> Mapping[str, Any] | None:

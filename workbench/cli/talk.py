@@ -8,22 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from workbench.cli.options import (
-    AsJson,
-    Logprobs,
-    MaxTokens,
-    NumCtx,
-    Overflow,
-    Penalty,
-    ResponseFormat,
-    Seed,
-    Stop,
-    System,
-    Temperature,
-    TopK,
-    TopP,
-    options_of,
-)
+from workbench.cli.options import AsJson, request_options
 from workbench.cli.shared import open_workbench, print_json
 from workbench.errors import invalid
 
@@ -32,33 +17,23 @@ if TYPE_CHECKING:
     from workbench.types import StreamEvent
 
 
+@request_options
 def chat(
     model: Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")],
     prompt: Annotated[
         str | None,
         typer.Argument(help="The message, - for standard input; none starts a conversation."),
     ] = None,
-    max_tokens: MaxTokens = 512,
-    temperature: Temperature = 0.7,
-    seed: Seed = None,
-    system: System = None,
-    top_p: TopP = 0.9,
-    top_k: TopK = 50,
-    repetition_penalty: Penalty = 1.0,
-    stop: Stop = None,
-    num_ctx: NumCtx = None,
-    logprobs: Logprobs = 0,
-    response_format: ResponseFormat = None,
-    overflow: Overflow = "truncate",
     as_json: AsJson = False,
+    *,
+    request: dict[str, Any],
 ) -> None:
     """Talk to one model; the answer streams."""
     from workbench.types import Message, new_id
 
-    options = options_of(locals())
     with open_workbench() as wb:
         if prompt is not None:
-            _answer(wb, model, _given(prompt), system=system, as_json=as_json, **options)
+            _answer(wb, model, _given(prompt), as_json=as_json, **request)
             return
         history: list[Message] = []
         conversation_id = new_id("con")
@@ -68,34 +43,24 @@ def chat(
                 wb,
                 model,
                 prompt,
-                system=system,
                 as_json=as_json,
                 history=history,
                 conversation_id=conversation_id,
-                **options,
+                **request,
             )
             history += [Message("user", prompt), Message("assistant", text)]
 
 
+@request_options
 def compare(
     prompt: Annotated[str, typer.Argument(help="The message for all models, - for stdin.")],
     model: Annotated[list[str], typer.Option("--model", "-m", help="Give it once per model.")],
     mode: Annotated[
         str, typer.Option(help="concurrent, isolated (one at a time) or interleaved.")
     ] = "concurrent",
-    max_tokens: MaxTokens = 512,
-    temperature: Temperature = 0.7,
-    seed: Seed = None,
-    system: System = None,
-    top_p: TopP = 0.9,
-    top_k: TopK = 50,
-    repetition_penalty: Penalty = 1.0,
-    stop: Stop = None,
-    num_ctx: NumCtx = None,
-    logprobs: Logprobs = 0,
-    response_format: ResponseFormat = None,
-    overflow: Overflow = "truncate",
     as_json: AsJson = False,
+    *,
+    request: dict[str, Any],
 ) -> None:
     """Ask several models the same thing and see answers and figures side by side."""
     from contextlib import closing
@@ -105,16 +70,8 @@ def compare(
 
     sessions: dict[int, StreamSession] = {}
     prompt = _given(prompt)
-    options = options_of(locals())
     with open_workbench() as wb:
-        events = wb.compare_events(
-            model,
-            prompt,
-            mode=mode,
-            system=system,
-            source="cli",
-            **options,
-        )
+        events = wb.compare_events(model, prompt, mode=mode, source="cli", **request)
         from workbench.terminal import LiveTable
 
         with (

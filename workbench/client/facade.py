@@ -116,7 +116,8 @@ class Workbench:
         """Bring a model into memory.
 
         Returns:
-            ``id``, ``duration_s``, ``memory_bytes`` (measured; None if unknown).
+            ``id``, ``duration_s``, ``memory_bytes`` (measured; None if unknown), ``evicted``
+            (models that left for it).
         """
         return self._transport.load(model)
 
@@ -124,17 +125,26 @@ class Workbench:
         """Take a model out of memory; a pin on it ends.
 
         Returns:
-            ``id``, ``duration_s``, ``recovered_bytes`` (measured; None if unknown).
+            ``id``, ``duration_s``, ``was_resident``, ``recovered_bytes`` (measured; None if
+            unknown).
         """
         return self._transport.unload(model)
 
-    def pin(self, model: str) -> None:
-        """Bring a model into memory and keep it there: it is neither evicted nor does it expire."""
-        self._transport.pin(model)
+    def pin(self, model: str) -> Mapping[str, Any]:
+        """Bring a model into memory and keep it there: it is neither evicted nor does it expire.
 
-    def unpin(self, model: str) -> None:
-        """Let a model be evicted again."""
-        self._transport.unpin(model)
+        Returns:
+            ``id``, ``evicted``.
+        """
+        return self._transport.pin(model)
+
+    def unpin(self, model: str) -> Mapping[str, Any]:
+        """Let a model be evicted again.
+
+        Returns:
+            ``id``, ``was_pinned``.
+        """
+        return self._transport.unpin(model)
 
     def queue(self) -> Overview:
         """Who is in memory with how many bytes, who waits and how long, who would leave next."""
@@ -293,6 +303,7 @@ class Workbench:
         mode: str = "concurrent",
         history: Sequence[Message] = (),
         system: str | None = None,
+        fallback: str | None = None,
         timeouts: Timeouts | None = None,
         priority: Priority = Priority.INTERACTIVE,
         source: str = "python",
@@ -307,6 +318,7 @@ class Workbench:
                 messages=_messages(prompt, history, system),
                 options=chosen,
                 timing_mode=_mode(mode),
+                fallback=fallback,
                 timeouts=timeouts or Timeouts(),
                 priority=_priority(priority),
                 comparison_id=comparison_id,
@@ -334,7 +346,7 @@ class Workbench:
             show: True shows the answers side by side while they stream; None does so in a
                 notebook.
             arguments: ``mode`` (``concurrent``, ``isolated``, ``interleaved``), ``history``,
-                ``system``, ``timeouts``, ``priority`` and the sampling options.
+                ``system``, ``fallback``, ``timeouts``, ``priority`` and the sampling options.
 
         Returns:
             Columns ``model, status, text``, the figures of :data:`FIGURES`, tokens, and the ids

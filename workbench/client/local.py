@@ -74,11 +74,11 @@ class Local:
     def unload(self, model: str) -> Mapping[str, Any]:
         return self._await(self._engine.unload(model))
 
-    def pin(self, model: str) -> None:
-        self._await(self._engine.pin(model))
+    def pin(self, model: str) -> Mapping[str, Any]:
+        return self._await(self._engine.pin(model))
 
-    def unpin(self, model: str) -> None:
-        self._await(self._engine.unpin(model))
+    def unpin(self, model: str) -> Mapping[str, Any]:
+        return self._await(self._engine.unpin(model))
 
     def queue(self) -> Overview:
         async def look() -> Overview:

@@ -125,17 +125,20 @@ class Remote:
 
     def load(self, model: str) -> Mapping[str, Any]:
         done = self._call("POST", "/models/load", {"model": model})
-        return {name: done[name] for name in ("id", "duration_s", "memory_bytes")}
+        return {name: done[name] for name in ("id", "duration_s", "memory_bytes", "evicted")}
 
     def unload(self, model: str) -> Mapping[str, Any]:
         done = self._call("POST", "/models/unload", {"model": model})
-        return {name: done[name] for name in ("id", "duration_s", "recovered_bytes")}
+        names = ("id", "duration_s", "was_resident", "recovered_bytes")
+        return {name: done[name] for name in names}
 
-    def pin(self, model: str) -> None:
-        self._call("POST", "/models/pin", {"model": model})
+    def pin(self, model: str) -> Mapping[str, Any]:
+        done = self._call("POST", "/models/pin", {"model": model})
+        return {name: done[name] for name in ("id", "evicted")}
 
-    def unpin(self, model: str) -> None:
-        self._call("POST", "/models/unpin", {"model": model})
+    def unpin(self, model: str) -> Mapping[str, Any]:
+        done = self._call("POST", "/models/unpin", {"model": model})
+        return {name: done[name] for name in ("id", "was_pinned")}
 
     def queue(self) -> Overview:
         from workbench.rotation import Overview

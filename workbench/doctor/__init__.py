@@ -30,6 +30,6 @@ def examine() -> list[Finding]:
         *machine.gpu(settings.hf_enable_gpu),
         *services.server_and_log(settings),
         *services.repairs(settings),
-        *asyncio.run(services.ollama(settings)),
-        *asyncio.run(services.models(settings)),
+        *asyncio.run(services.ollama(services.as_served(settings))),
+        *asyncio.run(services.models(services.as_served(settings))),
     ]

@@ -56,6 +56,15 @@ def server_and_log(settings: Settings) -> Iterator[Finding]:
     if running is not None:
         where = f"running at {running['url']} (pid {running['pid']})"
         yield Finding("server", "ok", f"{where}; what follows is as this shell is set")
+        theirs = running.get("ollama", settings.ollama_host)
+        if theirs != settings.ollama_host:
+            yield Finding(
+                "ollama",
+                "note",
+                f"the server speaks to {theirs}, which is looked at here; this shell's is "
+                f"{settings.ollama_host}",
+                "Set OLLAMA_HOST to the same in both, or restart the server.",
+            )
         yield Finding("log", "ok", f"{database(settings)}, held by the server")
         return
     stale = server_file(settings)
@@ -68,6 +77,12 @@ def server_and_log(settings: Settings) -> Iterator[Finding]:
         )
     yield port(settings)
     yield log(settings)
+
+
+def as_served(settings: Settings) -> Settings:
+    """The settings with the Ollama server that a running server speaks to."""
+    running = running_server(settings) or {}
+    return settings.model_copy(update={"ollama_host": running.get("ollama", settings.ollama_host)})
 
 
 def repairs(settings: Settings) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,6 +28,7 @@ import psutil
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
 from workbench.observe.lag import LagSampler
+from workbench.runtimes import Seen
 
 State = Literal["ok", "degraded", "down"]
 
@@ -88,15 +90,20 @@ Probe = Callable[[], Awaitable[Part]]
 
 
 class _Probed:
-    """One part's probe: its last answer, and the one under way."""
+    """One part's probe: its last answer, and the one under way.
 
-    def __init__(self, probe: Probe) -> None:
+    Args:
+        probe: asks it.
+        seen: when it was last well as others have seen it.
+    """
+
+    def __init__(self, probe: Probe, seen: Callable[[], Seen | None]) -> None:
         self._probe = probe
+        self._seen = seen
         self._task: asyncio.Task[Part] | None = None
         self._part: Part | None = None
         self._asked = 0.0
-        self._good_at: dt.datetime | None = None
-        self._good = 0.0
+        self._good: Seen | None = None
 
     def ask(self) -> asyncio.Task[Part] | None:
         """The probe to wait for; None when the last answer is fresh enough."""
@@ -123,8 +130,12 @@ class _Probed:
                 "See what it is busy with; it is asked again as soon as it answers.",
             )
         assert part is not None
-        age_s = time.monotonic() - self._good if self._good_at is not None else None
-        return replace(part, last_good_at=self._good_at, last_good_age_s=age_s)
+        moments = [seen for seen in (self._good, self._seen()) if seen is not None]
+        if not moments:
+            return part
+        last = max(moments, key=lambda seen: seen.monotonic_s)
+        age_s = time.monotonic() - last.monotonic_s
+        return replace(part, last_good_at=last.at, last_good_age_s=age_s)
 
     def _collect(self) -> None:
         if self._task is not None and self._task.done():
@@ -144,7 +155,7 @@ class _Probed:
         except Exception as error:  # a probe that fails is news about its part, not about health
             part = Part("down", f"{type(error).__name__}: {error}")
         if part.state == "ok":
-            self._good_at, self._good = dt.datetime.now(dt.UTC), time.monotonic()
+            self._good = Seen(dt.datetime.now(dt.UTC), time.monotonic())
         return part
 
 
@@ -172,7 +183,10 @@ class HealthMonitor:
             "disk": self._disk,
             "event_loop": self._event_loop,
         }
-        self._probed = {name: _Probed(probe) for name, probe in probes.items()}
+        self._probed = {
+            name: _Probed(probe, partial(engine.runtimes.last_good, name))
+            for name, probe in probes.items()
+        }
 
     def stop(self) -> None:
         """The server is about to stop: nothing new shall be sent to it."""

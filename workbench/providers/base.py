@@ -188,7 +188,10 @@ class Provider(Protocol):
         ...
 
     async def refresh(self) -> None:
-        """Look again at what is in memory, if others may have changed it. Never raises."""
+        """Look again at what is in memory, if others may have changed it.
+
+        Raises why the runtime does not answer.
+        """
         ...
 
     async def close(self) -> None:

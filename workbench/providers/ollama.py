@@ -22,7 +22,8 @@ from workbench.inspection import Inspection
 from workbench.memory import devices
 from workbench.providers import ollama_wire as wire
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
-from workbench.providers.ollama_errors import MalformedAnswer, seam
+from workbench.providers.ollama_errors import seam
+from workbench.providers.ollama_lines import answer_lines
 from workbench.providers.ollama_pids import RunnerFinder, blob_of, is_loopback
 from workbench.providers.ollama_probe import OllamaProbe, inspection
 from workbench.settings import Settings
@@ -32,13 +33,8 @@ if TYPE_CHECKING:
     from workbench.providers.ollama_client import OllamaClient
 
 T = TypeVar("T")
-_Line = tuple[int, dict[str, Any]]
 _Entries = Mapping[str, Mapping[str, Any]]
 
-_READ_AHEAD: Final = 4096
-"""Lines held for a slow consumer before the server is made to wait."""
-_DRAIN_S: Final = 0.05
-"""Wait for the last chunk after the ``done`` line, so that the connection can be used again."""
 _UNLOAD_S: Final = 30.0
 _GONE_S: Final = 5.0
 _LIST_AGAIN_S: Final = 0.05
@@ -202,8 +198,8 @@ class OllamaProvider:
         names = self._names(wire.canonical(model))
         busy = any(self._streams[key] for key in names)
         for key in names:
-            known, until = self._resident.get(key, (None, 0.0))
-            if known is not None and (time.monotonic() < until or busy):
+            known, _ = self._resident.get(key, (None, 0.0))
+            if known is not None and (busy or self._there(key)):
                 return known if key == names[0] else replace(known, name=model)
         return None
 
@@ -249,15 +245,14 @@ class OllamaProvider:
         """Its runners have nothing to give back but themselves."""
 
     async def refresh(self) -> None:
-        """Ask the server what is in memory, if it ever was reached."""
-        if self._client is not None:
-            with suppress(WorkbenchError), self._guard("list_models"):
-                tags, running = await self._tags_and_ps()
-                for key, entry in running.items():
-                    # By its weights its runner is found; one that was deleted has no description.
-                    with suppress(WorkbenchError), self._guard("show"):
-                        if key not in self._shown:
-                            await self._describe(key, wire.name_of(entry), tags.get(key, {}))
+        """Ask the server what is in memory; the errors of an absent server."""
+        with self._guard("list_models"):
+            tags, running = await self._tags_and_ps()
+            for key, entry in running.items():
+                # By its weights its runner is found; one that was deleted has no description.
+                with suppress(WorkbenchError), self._guard("show"):
+                    if key not in self._shown:
+                        await self._describe(key, wire.name_of(entry), tags.get(key, {}))
 
     async def close(self) -> None:
         """Close the connections; models stay as long as their keep_alive says."""
@@ -343,7 +338,7 @@ class OllamaProvider:
         sent_ns = time.monotonic_ns()
         try:
             uncut = {**body, "truncate": False}
-            async with aclosing(self._lines(client, path, uncut, cancel)) as lines:
+            async with aclosing(answer_lines(client, path, uncut, cancel)) as lines:
                 async for t_ns, line in lines:
                     for event in wire.events(line, t_ns, {}):
                         yield event
@@ -366,60 +361,10 @@ class OllamaProvider:
             "retry_ns": time.monotonic_ns() - sent_ns,
         }
         yield warning
-        async with aclosing(self._lines(client, path, body, cancel)) as lines:
+        async with aclosing(answer_lines(client, path, body, cancel)) as lines:
             async for t_ns, line in lines:
                 for event in wire.events(line, t_ns, details):
                     yield event
-
-    async def _lines(
-        self, client: OllamaClient, path: str, body: Mapping[str, Any], cancel: CancellationToken
-    ) -> AsyncGenerator[_Line, None]:
-        """The lines of one answer up to ``done`` or the cancellation.
-
-        A task of its own reads the socket: the stamps stay true when the consumer is slow, and a
-        cancellation closes the connection at once, whatever the consumer does meanwhile. Closing
-        it is what stops Ollama's decoding.
-        """
-        queue: asyncio.Queue[_Line | Exception | None] = asyncio.Queue(_READ_AHEAD)
-
-        async def read() -> None:
-            try:
-                async with aclosing(client.lines(path, body)) as lines:
-                    async for item in lines:
-                        await queue.put(item)
-                await queue.put(None)
-            except Exception as error:
-                await queue.put(error)
-
-        async def stop() -> None:
-            await cancel.wait()
-            reader.cancel()
-            with suppress(asyncio.QueueFull):  # then the consumer is not waiting
-                queue.put_nowait(None)
-
-        reader = asyncio.create_task(read())
-        stopper = asyncio.create_task(stop())
-        try:
-            while True:
-                item = await queue.get()
-                if cancel.cancelled:
-                    return
-                if item is None:
-                    raise MalformedAnswer("the answer ended without its last line")
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-                if item[1].get("done"):
-                    # The last chunk is usually there already; with it the connection can be reused.
-                    await asyncio.wait({reader}, timeout=_DRAIN_S)
-                    return
-        finally:
-            stopper.cancel()
-            # A second cancel would interrupt the closing of the connection, so only one is sent,
-            # and wait(), unlike gather(), passes on none that arrives here meanwhile.
-            if not reader.cancelling():
-                reader.cancel()
-            await asyncio.wait({reader, stopper})
 
     # -- plumbing ----------------------------------------------------------------------------------
 
@@ -433,10 +378,23 @@ class OllamaProvider:
                 yield
         except WorkbenchError as error:
             if error.code is ErrorCode.OLLAMA_UNREACHABLE:
-                self._resident.clear()
+                self._server_gone(error)
             elif model is not None and error.code in _LOST:
                 self._forget(wire.canonical(model))
             raise
+
+    def _server_gone(self, error: WorkbenchError) -> None:
+        """Its models have gone with it."""
+        lost = [known.name for key, (known, _) in self._resident.items() if self._there(key)]
+        self._resident.clear()
+        for name in lost:
+            if self.on_death is not None:
+                self.on_death(name, error)
+
+    def _there(self, key: str) -> bool:
+        """Whether its stay has not run out, under just this name."""
+        _, until = self._resident.get(key, (None, 0.0))
+        return time.monotonic() < until or self._streams[key] > 0
 
     async def _connect(self) -> OllamaClient:
         if self._client is None:

@@ -56,6 +56,8 @@ class Place:
     used_at: dt.datetime | None = None
     ours: bool = False
     """Whether its last load was our doing: a runtime of its own may have had it before."""
+    dead: bool = False
+    """Its process ended while a request was using it."""
 
 
 class Residents:
@@ -129,7 +131,8 @@ class Residents:
             return
         route = place.route
         place.used_at = dt.datetime.now(dt.UTC)
-        if route.provider.counts_against_cache and route.provider.resident(route.name) is None:
+        gone = route.provider.counts_against_cache and route.provider.resident(route.name) is None
+        if gone or place.dead:
             del self.places[model]  # its process died while it answered
         elif keep_alive_s is not None:
             stay_s = self.stay_s(model, keep_alive_s)

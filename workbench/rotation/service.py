@@ -252,27 +252,36 @@ class ModelRotationService:
         await asyncio.shield(unload)
         self._dispatch()
 
-    async def pin(self, route: Route) -> None:
+    async def pin(self, route: Route) -> Sequence[str]:
         """Bring a model into memory and keep it there: it is not evicted, and never expires.
+
+        Returns:
+            The models that were evicted for it.
 
         Raises:
             WorkbenchError: as for a load.
         """
-        await self.load(route, keep_alive_s=FOREVER_S)
+        evicted = await self.load(route, keep_alive_s=FOREVER_S)
         self._residents.pinned.add(route.model)
         self._residents.report(changes.instant("pin", route, "asked for by the user"))
         self._dispatch()
+        return evicted
 
-    async def unpin(self, route: Route, *, keep_alive_s: float) -> None:
-        """Let a model be evicted again; unused, it is unloaded after ``keep_alive_s``."""
+    async def unpin(self, route: Route, *, keep_alive_s: float) -> bool:
+        """Let a model be evicted again; unused, it is unloaded after ``keep_alive_s``.
+
+        Returns:
+            Whether it was pinned.
+        """
         if route.model not in self._residents.pinned:
-            return
+            return False
         self._residents.pinned.discard(route.model)
         self._residents.report(changes.instant("unpin", route, "asked for by the user"))
         if route.provider.resident(route.name) is not None:
             # Also tells a runtime that keeps time itself.
             await self.load(route, keep_alive_s=keep_alive_s)
         self._dispatch()
+        return True
 
     def stay_s(self, model: str, wanted_s: float) -> float:
         """How long a model stays after an answer, in seconds; negative: for ever, it is pinned."""
@@ -316,7 +325,13 @@ class ModelRotationService:
     def forget(self, model: str) -> None:
         """The model's process ended by itself: its place is free, unless a request is using it."""
         self._residents.tell_gone(model)
-        if self._leases.of(model) == 0 and self._residents.places.pop(model, None) is not None:
+        place = self._residents.places.get(model)
+        if place is None:
+            return
+        if self._leases.of(model):
+            place.dead = True
+        else:
+            del self._residents.places[model]
             self._dispatch()
 
     async def close(self, keep_alive_s: float = 0.0) -> None:

@@ -177,7 +177,8 @@ class ModelsTab:
                 done = await self._engine.load(named(chosen))
         except WorkbenchError as problem:
             return await self._show(notices.error_card(problem))
-        return await self._show(notices.note(f"{done['id']} is resident."))
+        gone = f" Evicted for it: {', '.join(done['evicted'])}." if done["evicted"] else ""
+        return await self._show(notices.note(f"{done['id']} is resident.{gone}"))
 
     async def _unload(self, chosen: str | None) -> Any:
         if not named(chosen):
@@ -186,10 +187,11 @@ class ModelsTab:
         pinned = is_pinned(self._engine, model)
         try:
             with logs.correlation(new_id("cor"), source=SOURCE):
-                await self._engine.unload(model)
+                done = await self._engine.unload(model)
         except WorkbenchError as problem:
             return await self._show(notices.error_card(problem))
-        words = "is unloaded, and no longer pinned" if pinned else "is unloaded"
+        words = "is unloaded" if done["was_resident"] else "was not in memory"
+        words += ", and no longer pinned" if pinned else ""
         return await self._show(notices.note(f"{model} {words}."))
 
     async def _turn_pin(self, chosen: str | None) -> Any:
