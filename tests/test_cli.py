@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.live import run_cli
+from workbench.cli import app
+from workbench.client.local import Local
 from workbench.store import Store
-from workbench.types import Options
+from workbench.types import ChatRequest, Options, Priority, StreamEvent, Timeouts
 
 
 def test_compare_prints_answers_and_figures_and_logs_them() -> None:
@@ -72,6 +76,27 @@ def test_every_option_of_a_request_has_its_flag(command: list[str], tmp_path: Pa
     assert set(logged) == {field.name for field in fields(Options)}
 
 
+@pytest.mark.parametrize("command", [["chat", "chunks"], ["compare", "-m", "chunks"]])
+def test_terms_of_a_request_have_flags_too(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[ChatRequest] = []
+
+    def answered(self: Local, requests: list[ChatRequest]) -> Iterator[tuple[int, StreamEvent]]:
+        asked.extend(requests)
+        yield from real(self, requests)
+
+    real = Local.stream
+    monkeypatch.setattr(Local, "stream", answered)
+    limits = ["--timeout", "queue=30", "--timeout", "total_s=90.5"]
+    terms = [*limits, "--priority", "benchmark", "--fallback", "scripted/steady"]
+    done = CliRunner().invoke(app, [*command, "Hi", "-n", "2", *terms])
+    assert done.exit_code == 0, done.output
+    assert asked[0].timeouts == Timeouts(queue_s=30, total_s=90.5)
+    assert asked[0].priority is Priority.BENCHMARK
+    assert asked[0].fallback == "scripted/steady"
+
+
 def test_a_response_format_that_cannot_be_read_is_explained() -> None:
     done = run_cli("chat", "scripted/chunks", "Hi", "--response-format", "{")
     assert done.returncode == 1
@@ -102,6 +127,8 @@ def test_listing_opens_no_log(tmp_path: Path) -> None:
         (["chat", "ollama/no-such", "Hi"], "OLLAMA_UNREACHABLE", "OLLAMA_HOST"),
         (["chat", "steady", "Hi", "--temperature", "nan"], "INVALID_REQUEST", "temperature"),
         (["chat", "steady", "Hi", "-n", "-5"], "INVALID_REQUEST", "max_tokens"),
+        (["chat", "steady", "Hi", "--priority", "x"], "INVALID_REQUEST", "interactive, benchmark"),
+        (["chat", "steady", "Hi", "--timeout", "queue"], "INVALID_REQUEST", "queue=30"),
         (["compare", "-m", "steady", "Hi", "--mode", "fast"], "INVALID_REQUEST", "isolated"),
         (["db", "query", "SELECT 1; SELECT 2"], "STORE_UNAVAILABLE", ""),
         (["models", "pull", "other"], "INVALID_REQUEST", "ollama pull"),

@@ -147,6 +147,22 @@ def test_a_server_file_that_was_left_behind(settings: Settings) -> None:
     assert only(found, "log", "note").message == "nothing is logged yet"
 
 
+def test_a_running_server_may_speak_to_another_ollama(settings: Settings) -> None:
+    path = Path(settings.workbench_db)
+    path.parent.mkdir(parents=True)
+    own = psutil.Process()
+    body = {"pid": own.pid, "started": own.create_time(), "db": str(path), "url": "http://there"}
+    file = path.with_name("server.json")
+    file.write_text(json.dumps({**body, "ollama": "http://127.0.0.1:4711"}))
+    told = only(services.server_and_log(settings), "ollama", "note")
+    assert "http://127.0.0.1:4711" in told.message
+    assert settings.ollama_host in told.message
+    assert services.as_served(settings).ollama_host == "http://127.0.0.1:4711"
+    file.write_text(json.dumps(body))  # as an older version wrote it
+    assert services.as_served(settings) == settings
+    assert not [f for f in services.server_and_log(settings) if f.part == "ollama"]
+
+
 async def test_a_log_from_the_future(
     settings: Settings, store: Store, make_engine: EngineFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

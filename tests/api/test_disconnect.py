@@ -258,13 +258,22 @@ def queue(server: LiveServer, settled: Callable[[dict[str, Any]], bool]) -> dict
         return dict(told)
 
 
-@pytest.mark.parametrize("what", ["load", "pin"])
-def test_a_load_that_waits_ends_with_its_client(small: LiveServer, what: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/models/load", {"model": "huggingface/tiny"}),
+        ("/api/v1/models/pin", {"model": "huggingface/tiny"}),
+        ("/graphql", {"query": 'mutation { loadModel(model: "huggingface/tiny") { id } }'}),
+    ],
+)
+def test_a_load_that_waits_ends_with_its_client(
+    small: LiveServer, path: str, body: dict[str, Any]
+) -> None:
     model = "huggingface/tiny"
     before = count(small, model)
     answering = Caller(small, "/api/v1/generate", request("/api/v1", model, max_tokens=1500))
     wait_for_phases(small, "answering")
-    loading = Caller(small, f"/api/v1/models/{what}", {"model": model})
+    loading = Caller(small, path, body)
     queue(small, lambda told: len(told["waiting"]) == 1)
     loading.hang_up()
     queue(small, lambda told: not told["waiting"])
