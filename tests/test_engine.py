@@ -442,6 +442,41 @@ async def test_full_queue_refuses_and_says_when_to_come_back(
     assert rows == [{"status": "ok", "n": 2}, {"status": "rejected", "n": 1}]
 
 
+async def test_expected_wait_is_the_tokens_left_of_the_answer_ahead(
+    make_engine: EngineFactory,
+) -> None:
+    """The only answer known was cut after 5 tokens; the one under way may have 200."""
+    engine = make_engine({"slow": SLOW})
+    await run(engine, ask("slow", options=Options(max_tokens=5)))
+    long = ask("slow", options=Options(max_tokens=200))
+    ahead = asyncio.create_task(run(engine, long))
+    while not any(one["phase"] == "answering" for one in engine.active()):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    async for event in engine.stream(ask("slow", timing_mode=TimingMode.ISOLATED)):
+        if isinstance(event, QueuedEvent):
+            engine.cancel(long.session_id)
+            assert event.estimate_s is not None
+            assert event.estimate_s > 0.01 * 100, "200 tokens a hundredth of a second apart"
+            break
+    await ahead
+
+
+async def test_pace_of_answers_is_known_from_the_log(make_engine: EngineFactory) -> None:
+    engine = make_engine({"slow": SLOW})
+    await run(engine, ask("slow", options=Options(max_tokens=5)))
+    engine.store.flush()
+    engine = make_engine({"slow": SLOW})
+    unknown_s = engine.rotation.speeds.answer_s("scripted/slow", 200)
+    engine.prewarm()
+    async with asyncio.timeout(30):
+        while engine.rotation.speeds.answer_s("scripted/slow", 200) == unknown_s:
+            await asyncio.sleep(0.01)
+    speeds = engine.rotation.speeds
+    long_s, short_s = (speeds.answer_s("scripted/slow", most) for most in (200, 5))
+    assert long_s > 3 * short_s, "its pace, and not how long it took"
+
+
 async def test_cancel_in_the_queue_is_a_row_too(make_engine: EngineFactory, store: Store) -> None:
     engine = make_engine({"slow": SLOW})
     first = ask("slow", timing_mode=TimingMode.ISOLATED)

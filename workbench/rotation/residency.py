@@ -57,7 +57,7 @@ class Place:
     ours: bool = False
     """Whether its last load was our doing: a runtime of its own may have had it before."""
     dead: bool = False
-    """Its process ended while a request was using it."""
+    """Its process ended while a request was using it, and that was told."""
 
 
 class Residents:
@@ -131,8 +131,8 @@ class Residents:
             return
         route = place.route
         place.used_at = dt.datetime.now(dt.UTC)
-        gone = route.provider.counts_against_cache and route.provider.resident(route.name) is None
-        if gone or place.dead:
+        told = route.provider.counts_against_cache or place.dead
+        if told and route.provider.resident(route.name) is None:
             del self.places[model]  # its process died while it answered
         elif keep_alive_s is not None:
             stay_s = self.stay_s(model, keep_alive_s)
