@@ -15,30 +15,30 @@ from workbench.errors import invalid
 from workbench.types import Timeouts
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-_MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
-_Temperature = Annotated[float, typer.Option(help="0 is greedy: the likeliest token each time.")]
-_Seed = Annotated[int | None, typer.Option(help="Drawn and logged when not given.")]
-_System = Annotated[str | None, typer.Option(help="System prompt.")]
-_TopP = Annotated[float, typer.Option(help="Likeliest tokens up to this probability; 1: all.")]
-_TopK = Annotated[int, typer.Option(help="This many likeliest tokens; 0: all.")]
-_Penalty = Annotated[float, typer.Option("--repetition-penalty", help="1: none.")]
-_Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")]
-_NumCtx = Annotated[int | None, typer.Option(help="Context length; the model's own if not given.")]
-_Logprobs = Annotated[int, typer.Option(help="Alternatives logged with each token; 0: none.")]
-_Overflow = Annotated[
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy: the likeliest token each time.")]
+Seed = Annotated[int | None, typer.Option(help="Drawn and logged when not given.")]
+System = Annotated[str | None, typer.Option(help="System prompt.")]
+TopP = Annotated[float, typer.Option(help="Likeliest tokens up to this probability; 1: all.")]
+TopK = Annotated[int, typer.Option(help="This many likeliest tokens; 0: all.")]
+Penalty = Annotated[float, typer.Option("--repetition-penalty", help="1: none.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")]
+NumCtx = Annotated[int | None, typer.Option(help="Context length; the model's own if not given.")]
+Logprobs = Annotated[int, typer.Option(help="Alternatives logged with each token; 0: none.")]
+Overflow = Annotated[
     str, typer.Option(help="A history beyond the context: truncate (with a warning) or error.")
 ]
-_ResponseFormat = Annotated[
+ResponseFormat = Annotated[
     str | None,
     typer.Option(help="json, a JSON schema, or @FILE with one: the answer is held to it."),
 ]
-_Priority = Annotated[
+Priority = Annotated[
     str, typer.Option(help="interactive, or benchmark: lets interactive requests go first.")
 ]
-_Fallback = Annotated[
+Fallback = Annotated[
     str | None, typer.Option(help="Model that answers if one fails before its first token.")
 ]
-_Timeout = Annotated[
+Timeout = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PHASE=SECONDS",
@@ -47,21 +47,21 @@ _Timeout = Annotated[
 ]
 
 _REQUEST: Final[Mapping[str, tuple[Any, Any]]] = {
-    "max_tokens": (_MaxTokens, 512),
-    "temperature": (_Temperature, 0.7),
-    "seed": (_Seed, None),
-    "system": (_System, None),
-    "top_p": (_TopP, 0.9),
-    "top_k": (_TopK, 50),
-    "repetition_penalty": (_Penalty, 1.0),
-    "stop": (_Stop, None),
-    "num_ctx": (_NumCtx, None),
-    "logprobs": (_Logprobs, 0),
-    "response_format": (_ResponseFormat, None),
-    "overflow": (_Overflow, "truncate"),
-    "priority": (_Priority, "interactive"),
-    "fallback": (_Fallback, None),
-    "timeout": (_Timeout, None),
+    "max_tokens": (MaxTokens, 512),
+    "temperature": (Temperature, 0.7),
+    "seed": (Seed, None),
+    "system": (System, None),
+    "top_p": (TopP, 0.9),
+    "top_k": (TopK, 50),
+    "repetition_penalty": (Penalty, 1.0),
+    "stop": (Stop, None),
+    "num_ctx": (NumCtx, None),
+    "logprobs": (Logprobs, 0),
+    "response_format": (ResponseFormat, None),
+    "overflow": (Overflow, "truncate"),
+    "priority": (Priority, "interactive"),
+    "fallback": (Fallback, None),
+    "timeout": (Timeout, None),
 }
 """All that may be asked of a request: type and default of each option."""
 

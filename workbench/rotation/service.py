@@ -195,7 +195,7 @@ class ModelRotationService:
                 yield slot
             finally:
                 self._learn(route, context, slot)
-            if not cancel.cancelled:
+            if slot.progress.streamed and not cancel.cancelled:
                 self.speeds.answer_took(route.model, _taken(slot))
         finally:
             self._release(ticket, keep_alive_s)
