@@ -314,7 +314,7 @@ def entries(
         elif letter == "d":
             if gguf is None:
                 sys.exit("Peer d needs a GGUF file: give --gguf, or leave it out of --peers.")
-            found["d"] = lambda: LlamaCpp(gguf, max(loads))
+            found["d"] = lambda: LlamaCpp(gguf, max(loads), arguments.llama_threads)
         elif letter == "e":
             for one in variant_ids(f"huggingface/{arguments.model}", arguments.variants):
                 found[f"e:{one}"] = lambda one=one: Ours(one, model_path)  # type: ignore[misc]
@@ -352,6 +352,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="SmolLM2-135M-Instruct", help="folder of the model")
     parser.add_argument("--gguf", type=Path, help="default: the file in MODEL-GGUF")
     parser.add_argument("--cb-options", default="", help="further options of peer c, one string")
+    parser.add_argument("--llama-threads", type=int, help="of peer d; default: the cores")
     parser.add_argument("--cell-limit", type=float, help="s, for peers that cannot batch (20)")
     parser.add_argument("--seed", type=int, default=1, help="of the order of peers")
     parser.add_argument("--no-quality", action="store_true", help="leave the quality gate out")

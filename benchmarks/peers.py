@@ -303,19 +303,26 @@ class Serve(HttpPeer):
 
 
 class LlamaCpp(HttpPeer):
-    """(d) llama.cpp's server on the GGUF file, with a slot for every stream."""
+    """(d) llama.cpp's server on the GGUF file, with a slot for every stream.
+
+    Args:
+        gguf: the file.
+        slots: streams at once.
+        threads: None for as many as there are cores.
+    """
 
     letter = "d"
     title = "llama.cpp"
 
-    def __init__(self, gguf: Path, slots: int) -> None:
+    def __init__(self, gguf: Path, slots: int, threads: int | None = None) -> None:
         super().__init__()
         self._gguf, self._slots = gguf, slots
+        self._threads = ["--threads", str(threads)] if threads else []
 
     def command(self) -> list[str]:
         """The child around xllamacpp."""
         module = [sys.executable, "-m", "benchmarks.llama_server"]
-        return [*module, str(self._gguf), "--slots", str(self._slots)]
+        return [*module, str(self._gguf), "--slots", str(self._slots), *self._threads]
 
     def wait_ready(self, deadline: float) -> None:
         """It prints its address."""
