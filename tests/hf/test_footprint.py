@@ -81,14 +81,13 @@ def test_each_token_of_context_adds_its_keys_and_values(demo: tuple[Path, str]) 
     assert of(*demo, num_ctx=1024).context == 1024
 
 
-def test_a_file_that_stays_mapped_counts(demo: tuple[Path, str]) -> None:
-    root, name = demo
-    size = int(files.resolve(root, name).info.details["expected_bytes"])
-    embedding = 49152 * 576 * 2  # is in the file; a copy otherwise
+def test_matrices_kept_for_prompts_count(demo: tuple[Path, str]) -> None:
+    layer = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
     used = {**PASSED, "prompts_from": 32}
     without, kept = (of(*demo, verdict=used, prompts=prompts) for prompts in (False, True))
     more = kept.answering_bytes["host"] - without.answering_bytes["host"]
-    assert more == size - embedding
+    assert more == pytest.approx(30 * layer * 2, rel=0.001)
+    assert kept.peak_bytes["host"] - without.peak_bytes["host"] == more
     refused = of(*demo, verdict={**PASSED, "prompts_from": 0}, prompts=True)
     assert refused == without
 

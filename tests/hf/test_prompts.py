@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 from tests.hf.conftest import MakeProvider
 from workbench.hf import files, footprint, quality, weights
@@ -73,14 +72,14 @@ def test_prompts_are_read_in_bfloat16_and_steps_are_not(
     assert details["quality"]["prompts_agreement"] >= 0.97
     assert packed.description.details["prompts"] == "packed"
     used: list[int] = []
-    linear = functional.linear
+    product = weights.product
 
-    def counted(x: torch.Tensor, *others: Any) -> torch.Tensor:
+    def counted(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         used.append(x.numel() // x.shape[-1])
         assert x.dtype == torch.bfloat16
-        return linear(x, *others)
+        return product(x, matrix)
 
-    monkeypatch.setattr(functional, "linear", counted)
+    monkeypatch.setattr(weights, "product", counted)
     got = logits(loaded, [PROMPT], 3)
     assert set(used) == {40}  # the prompt, whole, and none of the steps
     expected = logits(packed, [PROMPT], 3)
@@ -104,7 +103,6 @@ def test_what_was_found_is_believed_the_next_time(
     assert again.description.details["prompts"] == "bfloat16"
     for one, other in zip(logits(first, [PROMPT], 2), logits(again, [PROMPT], 2), strict=True):
         assert torch.equal(one, other)
-    # Kept matrices are those of the file, which is mapped; nothing of them is copied.
     kept = [m for m in again.model.modules() if isinstance(m, weights.PromptLinear)]
     assert len(kept) == 14
     without = load_it(folder, first.description.details["quality"], prompts=False)
@@ -139,13 +137,22 @@ def test_prompts_that_would_be_wrong_or_slow_are_read_as_steps_are(
         assert torch.equal(one, other)
 
 
+def test_matrices_laid_out_for_prompts_give_the_same() -> None:
+    generator = torch.Generator().manual_seed(1)
+    matrix = torch.randn(70, 96, generator=generator).bfloat16()
+    for shape in ((5, 96), (2, 17, 96), (1, 130, 96)):
+        x = torch.randn(shape, generator=generator).bfloat16()
+        got = weights.product(x, weights.laid_out(matrix))
+        torch.testing.assert_close(got, torch.nn.functional.linear(x, matrix))
+
+
 def test_weights_of_another_type_are_not_kept(tiny_models: Path) -> None:
     details = load_it(tiny_models / "org/endless").description.details
     assert details["prompts"] == "packed"
     assert details["quality"]["prompts_from"] == 0  # asked, and never again
 
 
-def test_which_files_stay_mapped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_files_are_kept_for_prompts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = files.resolve(folder.parent, folder.name)
     size = int(model.info.details["expected_bytes"])
 

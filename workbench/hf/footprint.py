@@ -114,12 +114,13 @@ def footprint(
         load = weights + (0 if own_type else mapped)
     else:
         kept = _form_bytes(shape, form) + stored * shape.head
-        if prompts and (known_verdict is None or known_verdict.get("prompts_from")):
-            kept = _form_bytes(shape, form) + mapped  # the embedding is in it
         load = max(weights, mapped) + _form_bytes(shape, form)
         if checked:
             logits = 2 * 4 * shape.vocabulary * _CHECK_TOKENS
             load = max(wide, stored) * shape.parameters + _form_bytes(shape, form) + logits
+        if prompts and (known_verdict is None or known_verdict.get("prompts_from")):
+            second = 2 * max(shape.linear - shape.head, 0)  # in bfloat16; the head is in one form
+            kept, load = kept + second, load + second
         if form != "packed":
             load += 2 * 4 * shape.head  # float32 in between, of the largest matrix
     width = 4 if form != "plain" else max(stored, 2)
@@ -134,7 +135,7 @@ def footprint(
 
 
 def keeps_for_prompts(model: ModelFile, options: LoadOptions, limit_bytes: int) -> bool:
-    """Whether the file may stay mapped beside packed weights, to read prompts in bfloat16.
+    """Whether matrices may be kept in bfloat16 beside packed weights, to read prompts with.
 
     Args:
         model: on disk.
