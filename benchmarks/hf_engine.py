@@ -2,13 +2,13 @@
 
 ::
 
-    python -m benchmarks.hf_engine [--quick] [--streams 1 8 32] [--turns 3] [--peers a,b,c,d,e]
+    python -m benchmarks.hf_engine [--quick] [--streams 1 8 32] [--turns 3] [--peers a,b,c,d,e,f]
 
 Peers: (a) plain ``generate``, (b) ``transformers serve``, (c) the same with continuous batching,
-(d) llama.cpp on the GGUF file, (e) the workbench, one entry per variant of the model id. One peer
-process lives at a time; their order is random within each turn. Where (d) and (e) take part, both
-runtimes then answer at once. The whole record goes to a JSON file, the tables to standard output
-and, dated, to ``benchmarks/RESULTS.md``.
+(d) llama.cpp on the GGUF file, (e) the workbench, one entry per variant of the model id, (f) the
+loop of its worker called directly. One peer process lives at a time; their order is random within
+each turn. Where (d) and (e) take part, both runtimes then answer at once. The whole record goes to
+a JSON file, the tables to standard output and, dated, to ``benchmarks/RESULTS.md``.
 
 In pieces, where nobody has the machine for an hour: ``--into FILE`` adds a run's cells to those in
 the file, ``--only`` chooses a part, and ``--only report`` measures nothing::
@@ -42,7 +42,7 @@ from benchmarks import quality, report
 from benchmarks.beside import beside
 from benchmarks.figures import Trace, cell_figures
 from benchmarks.ours import Ours, Refused, layer_cost
-from benchmarks.peers import ROOT, LlamaCpp, Peer, PeerError, Plain, Serve
+from benchmarks.peers import ROOT, Direct, LlamaCpp, Peer, PeerError, Plain, Serve
 from benchmarks.pieces import Differs, merged, quiet
 from benchmarks.prompts import QUALITY, prompts
 from benchmarks.watch import LagSampler, Surroundings
@@ -318,8 +318,10 @@ def entries(
         elif letter == "e":
             for one in variant_ids(f"huggingface/{arguments.model}", arguments.variants):
                 found[f"e:{one}"] = lambda one=one: Ours(one, model_path)  # type: ignore[misc]
+        elif letter == "f":
+            found["f"] = lambda: Direct(folder)
         else:
-            sys.exit(f"There is no peer {letter!r}; choose from a,b,c,d,e.")
+            sys.exit(f"There is no peer {letter!r}; choose from a,b,c,d,e,f.")
     return found
 
 
@@ -341,7 +343,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--streams", type=int, nargs="+", metavar="N", help="default: 1 8 32")
     parser.add_argument("--turns", type=int, help="default: 3")
     parser.add_argument("--tokens", type=int, help="of each answer; default: 64")
-    parser.add_argument("--peers", default="a,b,c,d,e", help="letters, by commas")
+    parser.add_argument("--peers", default="a,b,c,d,e,f", help="letters, by commas")
     parser.add_argument(
         "--variants",
         nargs="+",

@@ -29,6 +29,8 @@ import psutil
 from benchmarks.figures import Trace
 from benchmarks.load import free_port, stream_all
 from benchmarks.watch import family
+from workbench.hf.spawner import waiting
+from workbench.settings import load_settings
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 START_LIMIT_S: Final = 180.0
@@ -217,6 +219,46 @@ class Plain(Peer):
             for index in range(len(prompts))
         ]
         return traces, False
+
+
+class Direct(Peer):
+    """(f) Our worker's own loop over the same prompts, called in its process: no layers above."""
+
+    letter = "f"
+    title = "our loop, called directly"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def command(self) -> list[str]:
+        """The child that reads requests from its input."""
+        return [sys.executable, "-m", "benchmarks.direct_loop", str(self._folder)]
+
+    def environment(self) -> dict[str, str]:
+        """What a worker has."""
+        waits = waiting(load_settings().workbench_wait_policy)
+        return {**super().environment(), **waits, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+    def stdin(self) -> int:
+        """Requests come by a pipe."""
+        return subprocess.PIPE
+
+    def wait_ready(self, deadline: float) -> None:
+        """It says so."""
+        self.read_line(deadline)
+
+    async def ask(
+        self, prompts: Sequence[str], tokens: int, limit_s: float
+    ) -> tuple[list[Trace], bool]:
+        """All prompts at once; stamps are the worker's."""
+        assert self.process.stdin is not None
+        sent = time.monotonic_ns()
+        self.process.stdin.write(json.dumps({"prompts": list(prompts), "max_tokens": tokens}))
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = json.loads(await asyncio.to_thread(self.read_line, time.monotonic() + limit_s))
+        return [Trace(sent, answer["t_ns"], **stream) for stream in answer["streams"]], False
 
 
 class HttpPeer(Peer):

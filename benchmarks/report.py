@@ -82,6 +82,14 @@ def targets(record: Record) -> list[dict[str, Any]]:
             plain,
             list(per_turn(cells, plain, 32, "gap_ratio").values()),
         ),
+        *(
+            (
+                Target(f"{load} streams: throughput that the layers cost", 0.02, at_most=True),
+                plain,
+                [one and 1 - one for one in ratio(plain, "f", load, "whole_tps")],
+            )
+            for load in (1, 8, 32)
+        ),
         (Target("load to ready", 0.5, at_most=True, unit="s"), plain, loads),
         *(
             (

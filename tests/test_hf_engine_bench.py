@@ -146,6 +146,7 @@ def test_targets_from_a_record() -> None:
             cell(plain, 2, 1, 17),
             cell(int8, 1, 1, 30),
             cell(plain, 1, 8, 110),
+            cell("f", 1, 8, 111),
         ],
         "ours": [{"key": plain, "turn": 1, "load_s": [0.3, 0.4, 2.0]}],
         "both": [{"turn": 1, "shares": {"ours": 0.6, "other": 0.5}}],
@@ -158,6 +159,9 @@ def test_targets_from_a_record() -> None:
         "met",  # 5 ms after (a)
         "missed",  # 1.1 times (c)
         "not measured",
+        "not measured",
+        "not measured",
+        "met",  # 0.9 % less than the loop alone
         "not measured",
         "met",
         "met",  # ours keeps 60 % beside the other runtime
