@@ -371,7 +371,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--results",
         type=Path,
-        help="Markdown file to append to; default: benchmarks/RESULTS.md, with --quick none",
+        help="Markdown file to append to; default: for a whole run benchmarks/RESULTS.md",
     )
     return parser.parse_args(argv)
 
@@ -423,7 +423,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record["targets"] = report.targets(record)
     text = report.markdown(record)
     print(text)
-    alone = not (arguments.quick or arguments.into)
+    alone = not (arguments.quick or arguments.into or arguments.only)
     results = arguments.results or (ROOT / "benchmarks/RESULTS.md" if alone else None)
     if results is not None:
         report.append(results, f"Hugging Face engine, {started:%Y-%m-%d %H:%M}", text)
