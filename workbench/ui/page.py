@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import gradio as gr
 
 from workbench.bench.service import Benchmarks
@@ -17,6 +19,29 @@ from workbench.ui.models import ModelsTab
 from workbench.ui.pairs import Pairs
 
 
+_SCHEMAS: Final = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
+
+
+class Page(gr.Blocks):
+    """Blocks that tell the browser no more than it needs.
+
+    The schemas of an API that the page has not are half of what gradio would send. And gradio's
+    script goes through every component that could show that it waits, with each event of any
+    handler, ten times a second while answers come: handlers that show nothing of the kind name none.
+    """
+
+    def get_config_file(self) -> Any:
+        """See ``gradio.Blocks``."""
+        config: Any = super().get_config_file()
+        for component in config["components"]:
+            for name in _SCHEMAS:
+                component.pop(name, None)
+        for handler in config["dependencies"]:
+            if handler["show_progress"] == "hidden":
+                handler["show_progress_on"] = []
+        return config
+
+
 def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
     """The whole page over an engine; mount it with :func:`workbench.ui.theme.mount_options`.
 
@@ -25,7 +50,7 @@ def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
     """
     models, pairs = Catalogue(engine), Pairs(engine)
     # gradio's own telemetry is off: the page talks to nobody but its server.
-    with gr.Blocks(title="Workbench", analytics_enabled=False, fill_width=True) as page:
+    with Page(title="Workbench", analytics_enabled=False, fill_width=True) as page:
         header = Header(engine, pairs)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Compare", id="compare-tab") as compare_tab:
