@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-
-import uvicorn
-
-from workbench import logs
-from workbench.engine import build
-from workbench.providers.scripted import Schedule, ScriptedProvider, Step
-from workbench.server import create_app
-from workbench.settings import load_settings
-from workbench.store import Store
+from tests.page_server import serve
+from workbench.providers.scripted import Schedule, Step
 
 ATTACKS = [
     "<script>window.pwned=1</script>",
@@ -39,20 +31,6 @@ ATTACKS = [
 ]
 
 
-def main() -> None:
-    """Serve until terminated."""
-    logs.configure("WARNING")
-    settings = load_settings(_env_file=None)
-    steps = tuple(Step(0.0, f"{attack}\n\n") for attack in ATTACKS)
-    evil = ScriptedProvider({"evil": Schedule((*steps, Step(0.0, "the end")))})
-    with socket.socket() as listening, Store.open(settings.workbench_db) as store:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        app = create_app(settings, build(settings, store, scripted=evil))
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
-        print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
-        uvicorn.Server(config).run([listening])
-
-
 if __name__ == "__main__":
-    main()
+    steps = tuple(Step(0.0, f"{attack}\n\n") for attack in ATTACKS)
+    serve({"evil": Schedule((*steps, Step(0.0, "the end")))})

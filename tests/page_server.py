@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+from collections.abc import Mapping
 
 import uvicorn
 
@@ -43,14 +45,17 @@ MODELS = {
 }
 
 
-def main() -> None:
-    """Serve until terminated."""
+def serve(models: Mapping[str, Schedule], port: int = 0) -> None:
+    """Serve these until terminated; prints address and token once it listens."""
     logs.configure("WARNING")
     settings = load_settings(_env_file=None)
-    with socket.socket() as listening, Store.open(settings.workbench_db) as store:
-        listening.bind(("127.0.0.1", 0))
+    # With the protocol named: asyncio sends small packets at once only then.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with listening, Store.open(settings.workbench_db) as store:
+        listening.bind(("127.0.0.1", port))
         listening.listen()
-        engine = build(settings, store, scripted=ScriptedProvider(MODELS))
+        engine = build(settings, store, scripted=ScriptedProvider(models))
         app = create_app(settings, engine)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
         print(f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.token, flush=True)
@@ -58,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(MODELS, int(sys.argv[1]) if len(sys.argv) > 1 else 0)

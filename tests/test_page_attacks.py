@@ -23,7 +23,7 @@ def address() -> Iterator[str]:
         [sys.executable, "-m", "tests.evil_server"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    yield process.stdout.readline().strip()
+    yield process.stdout.readline().split()[0]
     process.terminate()
     process.wait(30)
     process.stdout.close()

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 PHASES: Final[Mapping[str, str]] = {
     "retry": "#c53030",
     "queued": "#71717a",
-    "loading": "#b7791f",
+    "loading": "#96600f",
     "dispatch": "#71717a",
     "prompt": "#7c5cbf",
-    "thinking": "#2b8a9b",
+    "thinking": "#1f7685",
     "answering": "#6488ed",
     "done": "#2f855a",
 }

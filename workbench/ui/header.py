@@ -39,7 +39,7 @@ class Header:
     def __init__(self, engine: Engine, pairs: Pairs) -> None:
         self._engine = engine
         self._pairs = pairs
-        html('<span class="wb-name">Workbench</span>', elem_id="brand")
+        html('<h1 class="wb-name">Workbench</h1>', elem_id="brand")
         self._machine = html("", elem_id="machine")
         self._banner = html("", elem_id="log-banner", elem_classes=["wb-notices"])
         self._outputs = [self._machine, self._banner]

@@ -57,7 +57,16 @@
     },
     { capture: true, passive: true },
   );
-  new MutationObserver(() => panes() && activate(panes().dataset.active)).observe(document.body, {
+  // What gradio's own markup lacks: the arrow of a folded thought is a button without a name within
+  // another one, and the name of an empty plot belongs to nothing.
+  const unnest = () => {
+    for (const empty of document.querySelectorAll(".empty[aria-label]:not([role])")) empty.setAttribute("role", "img");
+    for (const arrow of document.querySelectorAll(".wb-chat .title button:enabled")) {
+      arrow.disabled = true;
+      arrow.setAttribute("aria-hidden", "true");
+    }
+  };
+  new MutationObserver(() => panes() && (activate(panes().dataset.active), unnest())).observe(document.body, {
     childList: true,
     subtree: true,
   });

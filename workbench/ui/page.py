@@ -18,7 +18,6 @@ from workbench.ui.insight import InsightTab
 from workbench.ui.models import ModelsTab
 from workbench.ui.pairs import Pairs
 
-
 _SCHEMAS: Final = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
 
 
@@ -27,7 +26,7 @@ class Page(gr.Blocks):
 
     The schemas of an API that the page has not are half of what gradio would send. And gradio's
     script goes through every component that could show that it waits, with each event of any
-    handler, ten times a second while answers come: handlers that show nothing of the kind name none.
+    handler, ten times a second while answers come; those that show nothing of the kind name none.
     """
 
     def get_config_file(self) -> Any:
