@@ -21,7 +21,7 @@ from workbench.ui.pairs import Pairs
 _SCHEMAS: Final = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
 
 
-class Page(gr.Blocks):
+class Page(gr.Blocks):  # type: ignore[misc]  # gradio has no types that mypy could follow
     """Blocks that tell the browser no more than it needs.
 
     The schemas of an API that the page has not are half of what gradio would send. And gradio's
