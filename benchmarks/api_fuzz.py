@@ -1,6 +1,6 @@
 """Requests made from the schemas, right and wrong ones, against a real server.
 
-    python -m benchmarks.api_fuzz [--examples 1000] [--only TEXT] [--patience 60] [--json]
+    python -m benchmarks.api_fuzz [--examples 1000] [--only TEXT] [--seed 0] [--json]
 
 For every operation of the OpenAPI document and every field of the GraphQL schema: half the examples
 follow the schema, half break it (schemathesis makes both). Then hand-picked hostile values in every
@@ -25,7 +25,7 @@ from typing import Any
 
 import requests
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import load_all_checks
@@ -74,10 +74,14 @@ class Fuzzer:
         token: of its owner.
         examples: for each operation.
         patience_s: the longest that any answer may take.
+        drawn: seed of the examples; runs with different ones add up.
     """
 
-    def __init__(self, url: str, token: str, examples: int, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, url: str, token: str, examples: int, patience_s: float = PATIENCE_S, drawn: int = 0
+    ) -> None:
         load_all_checks()
+        self._drawn = drawn
         self._patience_s = patience_s
         self._url = url
         self._token = token
@@ -137,11 +141,11 @@ class Fuzzer:
         return outcome
 
     def _examine(self, outcome: Outcome, strategy: Any, judge: Any, examples: int) -> None:
+        @seed(self._drawn)
         @settings(
             max_examples=max(1, examples),
             deadline=None,
             database=None,
-            derandomize=True,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
@@ -352,6 +356,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--only", default="", help="parts of operations' names, with commas")
     parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     from tests.live import LiveServer
@@ -362,7 +367,8 @@ def main() -> None:
         os.environ.pop("HF_TOKEN", None)
         with LiveServer(Path(folder), **environment) as server:
             token = server.announced()["token"]
-            fuzzer = Fuzzer(server.url, token, arguments.examples, arguments.patience)
+            chosen = arguments.examples, arguments.patience, arguments.seed
+            fuzzer = Fuzzer(server.url, token, *chosen)
             for outcome in _all(fuzzer, arguments.only):
                 outcomes.append(outcome)
                 told = ", ".join(f"{n} x {s}" for s, n in sorted(outcome.statuses.items()))

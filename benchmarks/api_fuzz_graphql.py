@@ -1,6 +1,6 @@
 """Malformed GraphQL: bodies and queries that are wrong, and WebSockets that do not keep to it.
 
-    python -m benchmarks.api_fuzz_graphql [--examples 1000] [--patience 60]
+    python -m benchmarks.api_fuzz_graphql [--examples 1000] [--only malformed] [--seed 0]
 
 The counterpart of ``api_fuzz``, whose GraphQL examples all follow the schema. Against a real
 server. What counts as a failure: an answer 500, an error without a code or with INTERNAL, no answer
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import requests
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -136,7 +136,9 @@ class Found:
             self.failures.append(what)
 
 
-def malformed(server: LiveServer, examples: int, patience_s: float = PATIENCE_S) -> Found:
+def malformed(
+    server: LiveServer, examples: int, patience_s: float = PATIENCE_S, drawn: int = 0
+) -> Found:
     """Bodies of ``POST /graphql``."""
     found = Found("malformed bodies")
     session = requests.Session()
@@ -161,11 +163,13 @@ def malformed(server: LiveServer, examples: int, patience_s: float = PATIENCE_S)
         if why := _wrong(answer):
             found.fail(f"{why}: {body[:400]!r}")
 
-    _examples(bodies, examples, found, ask)
+    _examples(bodies, examples, found, ask, drawn)
     return found
 
 
-def hostile(server: LiveServer, examples: int, patience_s: float = PATIENCE_S) -> Found:
+def hostile(
+    server: LiveServer, examples: int, patience_s: float = PATIENCE_S, drawn: int = 0
+) -> Found:
     """WebSockets that begin well or not, send what they like and vanish."""
     found = Found("hostile WebSockets")
     address = server.url.replace("http", "ws") + "/graphql"
@@ -188,7 +192,7 @@ def hostile(server: LiveServer, examples: int, patience_s: float = PATIENCE_S) -
                 connection.socket.close()  # half open: the server's side is not told
         assert requests.get(f"{server.url}/health/live", timeout=patience_s).status_code == 200
 
-    _examples(st.tuples(handshakes, frames, st.booleans()), examples, found, talk)
+    _examples(st.tuples(handshakes, frames, st.booleans()), examples, found, talk, drawn)
     with server.client() as http:
         until = time.monotonic() + patience_s
         while running := http.get("/api/v1/streams").json()["streams"]:
@@ -222,13 +226,17 @@ def _conversation(
 
 
 def _examples(
-    strategy: st.SearchStrategy[Any], count: int, found: Found, check: Callable[[Any], None]
+    strategy: st.SearchStrategy[Any],
+    count: int,
+    found: Found,
+    check: Callable[[Any], None],
+    drawn: int,
 ) -> None:
+    @seed(drawn)
     @settings(
         max_examples=count,
         deadline=None,
         database=None,
-        derandomize=True,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
@@ -270,6 +278,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds")
+    parser.add_argument("--only", choices=["malformed", "hostile"])
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     failed = 0
     with (
@@ -277,7 +287,10 @@ def main() -> None:
         LiveServer(Path(folder), WORKBENCH_RATE_LIMIT="0") as server,
     ):
         for ask in (malformed, hostile):
-            found = check_log(server, ask(server, arguments.examples, arguments.patience))
+            if arguments.only not in (None, ask.__name__):
+                continue
+            chosen = arguments.examples, arguments.patience, arguments.seed
+            found = check_log(server, ask(server, *chosen))
             ends = ", ".join(f"{count} x {end}" for end, count in found.ends.most_common())
             print(
                 f"{found.kind}: {found.examples} examples; {ends}; slowest {found.slowest_s:.2f} s"
