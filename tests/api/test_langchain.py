@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -59,10 +59,23 @@ def test_functions(chat: Chat, model: str) -> None:
 class Color(BaseModel):
     """A color."""
 
-    hue: int
+    hue: Literal["red", "blue"]
 
 
 def test_structured_output(chat: Chat) -> None:
-    llm = chat(OLLAMA, max_tokens=60)
-    got = llm.with_structured_output(Color, method="json_schema").invoke("A color, please.")
+    """As LangChain asks for it unless told otherwise."""
+    got = chat(OLLAMA, max_tokens=60).with_structured_output(Color).invoke("A color, please.")
     assert isinstance(got, Color)
+
+
+@pytest.mark.parametrize("model", [OLLAMA_TOOLS, CALLER])
+def test_functions_and_usage_in_a_stream(chat: Chat, model: str) -> None:
+    llm = chat(model, max_tokens=40).bind_tools([WEATHER])
+    whole = None
+    for chunk in llm.stream("Weather in Paris?"):
+        whole = chunk if whole is None else whole + chunk
+    assert whole is not None
+    (call,) = whole.tool_calls
+    assert call["name"] == "get_weather"
+    assert whole.usage_metadata is not None
+    assert whole.usage_metadata["output_tokens"] > 0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import llguidance.hf
 import torch
 from llguidance import LLMatcher, LLTokenizer
 
 from workbench.errors import WorkbenchError, invalid
+
+_SPACE: Final = {"whitespace_pattern": r"( |\n{1,2}[ \t]{0,20})?"}
+"""Between the signs of JSON, as llama.cpp has it: a small model may else never end its spaces."""
 
 
 class JsonGrammar:
@@ -28,7 +31,7 @@ class JsonGrammar:
     def __init__(self, tokenizer: LLTokenizer, response_format: Mapping[str, Any]) -> None:
         schema = _schema(response_format)
         try:
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_SPACE)
             self._matcher = LLMatcher(tokenizer, grammar)
         except ValueError as error:
             raise _unusable(str(error)) from None
