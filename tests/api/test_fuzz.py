@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # schemathesis' own
 def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzer]:
     """A server of its own: what is asked of it may be anything."""
     with LiveServer(tmp_path_factory.mktemp("fuzz"), WORKBENCH_RATE_LIMIT="0") as server:
-        yield Fuzzer(server.url, server.announced()["token"], examples=6)
+        yield Fuzzer(server.url, server.announced()["token"], examples=4)
 
 
 def well(outcome: Outcome) -> None:
@@ -50,5 +50,5 @@ def test_malformed_graphql(tmp_path: Path) -> None:
     """On a server of its own, whose log must hold no defect."""
     with LiveServer(tmp_path, WORKBENCH_RATE_LIMIT="0") as server:
         for ask in (api_fuzz_graphql.malformed, api_fuzz_graphql.hostile):
-            found = api_fuzz_graphql.check_log(server, ask(server, 25))
+            found = api_fuzz_graphql.check_log(server, ask(server, 15))
             assert not found.failures, f"{found.kind}: {found.failures}"
