@@ -7,6 +7,8 @@
     flips   one random bit is flipped, in turn in the write-ahead log, the database file and the
             spool of a copy
 
+A long run can be made in parts: ``--folder F --part 1/10`` and so on.
+
 After each the log must open, hold every session that was acknowledged, whole, and number them
 without a gap; or the report of the repair must name that something is lost. How far it is goes to
 stderr; JSON comes last.
@@ -93,12 +95,15 @@ def child(path: str, eager: bool, threads: int, once: bool) -> None:
     from threading import Thread
 
     store = Store.open(path, durability=EAGER if eager else LAZY)
+    if once:  # the views are out of the way, so that the write-ahead log is that of a session
+        assert store._database is not None
+        store._database.checkpoint()
     os.write(1, b"open\n")
 
     def produce(seed: int) -> None:
         chance = random.Random(seed + os.getpid())
         while True:
-            session = make_session(chance, chance.randrange(1, 40))
+            session = make_session(chance, 2 if once else chance.randrange(1, 40))
             receipt = store.log_session(session, ASKED)
             (receipt if eager else receipt.stored).result()
             os.write(1, f"{session.session_id}\n".encode())
@@ -200,14 +205,18 @@ def prepared(
 ) -> tuple[Path, set[str]]:
     """A log with rows in the database file, in the write-ahead log and in the spool."""
     path = folder / "origin" / "workbench.duckdb"
+    told = folder / "acknowledged"
+    if told.exists():
+        return path, set(told.read_text().split())
     known: set[str] = set()
     chance = random.Random(1)
     with Store.open(path) as store:
-        for _ in range(40):
+        for _ in range(1 if once else 40):  # an entry of the write-ahead log grows with the file
             session = make_session(chance, 8)
             store.log_session(session, ASKED).result()
             known.add(session.session_id)
     known |= run_and_kill(path, 0, at_least=sessions, eager=False, threads=threads, once=once)
+    told.write_text("\n".join(sorted(known)))
     return path, known
 
 
@@ -218,26 +227,26 @@ def copy_log(origin: Path, folder: Path) -> Path:
     return folder / origin.name
 
 
-def cuts(folder: Path, count: int | None, seed: int) -> Tally:
+def cuts(folder: Path, count: int | None, seed: int, part: slice = slice(None)) -> Tally:
     """Cut the write-ahead log at every byte, or at ``count`` random ones."""
     tally, chance = Tally(), random.Random(seed)
     origin, known = (
-        prepared(folder, 1, threads=1, once=True) if count is None else prepared(folder, 60)
+        prepared(folder, 1, threads=1, once=True) if count is None else (prepared(folder, 60))
     )
     size = wal_of(origin).stat().st_size
     places = range(size) if count is None else sorted(chance.sample(range(size), count))
-    for place in places:
+    for place in places[part]:
         path = copy_log(origin, folder / "cut")
         os.truncate(wal_of(path), place)
         look(path, known, tally, f"cut at {place} of {size}")
     return tally
 
 
-def flips(folder: Path, count: int, seed: int) -> Tally:
+def flips(folder: Path, count: int, seed: int, part: slice = slice(None)) -> Tally:
     """Flip one bit of the write-ahead log, the database file or the spool."""
     tally, chance = Tally(), random.Random(seed)
     origin, known = prepared(folder, 60)
-    for attempt in range(count):
+    for attempt in range(count)[part]:
         path = copy_log(origin, folder / "flip")
         spools = sorted(spool_of(path).glob("spool-*.ndjson"))
         victim = [wal_of(path), path, chance.choice(spools)][attempt % 3]
@@ -257,17 +266,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("kind", choices=["kills", "cuts", "flips"])
     parser.add_argument("--count", type=int, help="default: 1000; cuts: at every byte")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where the logs are made (default: a new one)")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the log that is harmed here, for runs in parts"
+    )
+    parser.add_argument("--part", default="1/1", help="of the attempts: 2/7 makes every seventh")
     given = parser.parse_args(arguments)
     logs.configure("CRITICAL")
-    with tempfile.TemporaryDirectory(dir=given.folder, prefix="store-torture-") as made:
-        folder = Path(made)
+    number, parts = map(int, given.part.split("/"))
+    part = slice(number - 1, None, parts)
+    with tempfile.TemporaryDirectory(prefix="store-torture-") as made:
+        folder = given.folder or Path(made)
+        folder.mkdir(parents=True, exist_ok=True)
         if given.kind == "kills":
-            tally = kills(folder, given.count or 1000, given.seed)
+            tally = kills(folder, (given.count or 1000) // parts, given.seed + number)
         elif given.kind == "cuts":
-            tally = cuts(folder, given.count, given.seed)
+            tally = cuts(folder, given.count, given.seed, part)
         else:
-            tally = flips(folder, given.count or 1000, given.seed)
+            tally = flips(folder, given.count or 1000, given.seed + number, part)
     print(json.dumps({"kind": given.kind, **tally.figures()}, indent=2))
 
 
