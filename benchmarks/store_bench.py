@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime as dt
+import gc
 import json
 import random
 import statistics
@@ -107,6 +108,12 @@ def samples_of(session: StreamSession, count: int) -> tuple[MemorySample, ...]:
     )
 
 
+def freeze() -> None:
+    """Leave what there is to itself, as the server does: garbage is looked for in what comes."""
+    gc.collect()
+    gc.freeze()
+
+
 def measure_writer(
     path: Path, *, producers: int, sessions: int, tokens: int, samples: int
 ) -> dict[str, Any]:
@@ -116,6 +123,7 @@ def measure_writer(
     items = [(session, samples_of(session, samples)) for session in made]
     waits: list[list[int]] = [[] for _ in range(producers)]
     ready = threading.Barrier(producers + 1)
+    freeze()
 
     with Store.open(path) as store:
 
@@ -169,6 +177,7 @@ async def measure_streams(path: Path, *, turns: int, streams: int, tokens: int) 
     log_session, begin = store.log_session, engine._journal.begin
     nothing = Receipt()
     nothing.settle(None)
+    freeze()
 
     async def play() -> tuple[StreamSession, float]:
         request = ChatRequest("scripted/fast", ASKED, Options(max_tokens=tokens))
