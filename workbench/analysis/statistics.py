@@ -15,7 +15,7 @@ heavy the tails and however unlike the prompts, and that evenness is all that th
 Over 10 to 30 prompts in ``benchmarks/aa_calibration.py`` it errs in 4.2 to 5.7 % for 5 %. There
 the percentile bootstrap errs in up to 9 % (expanded as Hesterberg proposes, 2015), the studentised
 one in up to 12 %, BCa in up to 25 %, for all three take a few far values at their word; Student's t
-is too wide by as much (1 to 4 %). What none of them mends: the mean difference in seconds of models
+is too wide (down to 1 %). What none of them mends: the mean difference in seconds of models
 that do differ, over prompts of which few are very long. Ratios do not suffer from that.
 """
 
