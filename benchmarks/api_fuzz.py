@@ -1,6 +1,6 @@
 """Requests made from the schemas, right and wrong ones, against a real server.
 
-    python -m benchmarks.api_fuzz [--examples 1000] [--only TEXT] [--seed 0] [--json]
+    python -m benchmarks.api_fuzz [--examples 1000] [--only TEXT] [--seed 0] [--seconds 0]
 
 For every operation of the OpenAPI document and every field of the GraphQL schema: half the examples
 follow the schema, half break it (schemathesis makes both). Then hand-picked hostile values in every
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -37,6 +38,9 @@ PATIENCE_S = 60.0
 DEFECTS = ("request_failed", "graphql_failed", "feed_failed", "stream_task_failed", "Task ex")
 """What a line of the server's log says when something of ours broke."""
 
+_ROUND = 100
+"""Examples of an operation, right and wrong, before the next draw: what was stopped is even too."""
+
 _QUICK = "scripted/tools"
 
 OWNERS = ("/api/v1/query", "/api/v1/tables", "/api/v1/log", "/api/v1/log/verify")
@@ -53,6 +57,8 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
     slowest_s: float = 0.0
+    cut: bool = False
+    """Stopped before all were made."""
 
     def took(self, seconds: float, status: int) -> None:
         """Count an answer."""
@@ -129,19 +135,34 @@ class Fuzzer:
         modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
         if name.startswith("graphql"):
             modes = modes[:1]
-        for mode in modes:
-            strategy = operation.as_strategy(generation_mode=mode)
-            try:
-                self._examine(outcome, strategy, judge, self._examples // len(modes))
-            except Unsatisfiable:
-                pass  # nothing of it can be wrong
-            except Exception as error:
-                outcome.fail(f"{type(error).__name__}: {str(error)[:300]}")
+        try:
+            for number, examples in enumerate(_rounds(self._examples)):
+                before = outcome.examples
+                for mode in modes:
+                    strategy = operation.as_strategy(generation_mode=mode)
+                    drawn = f"{self._drawn} {number}"
+                    self._one_kind(outcome, strategy, judge, examples // len(modes), drawn)
+                if outcome.failures or outcome.examples - before < examples // 2:
+                    break  # all that there is has been asked
+        except KeyboardInterrupt:
+            outcome.cut = True
         outcome.seconds = time.monotonic() - began
         return outcome
 
-    def _examine(self, outcome: Outcome, strategy: Any, judge: Any, examples: int) -> None:
-        @seed(self._drawn)
+    def _one_kind(
+        self, outcome: Outcome, strategy: Any, judge: Any, examples: int, drawn: str
+    ) -> None:
+        try:
+            self._examine(outcome, strategy, judge, examples, drawn)
+        except Unsatisfiable:
+            pass  # nothing of it can be wrong
+        except Exception as error:
+            outcome.fail(f"{type(error).__name__}: {str(error)[:300]}")
+
+    def _examine(
+        self, outcome: Outcome, strategy: Any, judge: Any, examples: int, drawn: str
+    ) -> None:
+        @seed(drawn)
         @settings(
             max_examples=max(1, examples),
             deadline=None,
@@ -237,6 +258,11 @@ class Fuzzer:
         outcome.took(time.monotonic() - sent, response.status_code)
         if why := _defect(response):
             outcome.fail(f"{why}: {verb} {path} {body[:300]!r}")
+
+
+def _rounds(examples: int) -> list[int]:
+    whole, rest = divmod(examples, _ROUND)
+    return [_ROUND] * whole + ([rest] if rest else [])
 
 
 def _wanted(only: str, name: str) -> bool:
@@ -357,16 +383,19 @@ def main() -> None:
     parser.add_argument("--only", default="", help="parts of operations' names, with commas")
     parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=int, default=0, help="stop then; 0: at the end")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     from tests.live import LiveServer
 
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         environment = {"WORKBENCH_RATE_LIMIT": "0", "HF_MODEL_PATH": f"{folder}/models"}
         os.environ.pop("HF_TOKEN", None)
         with LiveServer(Path(folder), **environment) as server:
             token = server.announced()["token"]
+            signal.alarm(arguments.seconds)
             chosen = arguments.examples, arguments.patience, arguments.seed
             fuzzer = Fuzzer(server.url, token, *chosen)
             for outcome in _all(fuzzer, arguments.only):
@@ -374,11 +403,14 @@ def main() -> None:
                 told = ", ".join(f"{n} x {s}" for s, n in sorted(outcome.statuses.items()))
                 print(
                     f"{outcome.operation}: {outcome.examples} examples in {outcome.seconds:.0f} s, "
-                    f"slowest {outcome.slowest_s:.2f} s; {told}",
+                    f"slowest {outcome.slowest_s:.2f} s; {told}{' (stopped)' * outcome.cut}",
                     flush=True,
                 )
                 for failure in outcome.failures:
                     print(f"    FAILED {failure}", flush=True)
+                if outcome.cut:
+                    break
+            signal.alarm(0)
             with server.client() as http:
                 assert http.get("/health/live").status_code == 200
             broken = Outcome("the server's log", failures=defects(server.read_log()))
