@@ -143,8 +143,9 @@ async def test_keep_alive_of_zero_unloads_at_once() -> None:
     async with desk.slot("a", keep_alive_s=0):
         pass
     async with asyncio.timeout(5):
-        while desk.provider.loaded:
+        while desk.changes[-1].event != "unload":
             await asyncio.sleep(0.01)
+    assert desk.provider.loaded == []
     assert desk.changes[-1].reason == "keep_alive passed"
     await desk.service.close()
 
@@ -323,6 +324,27 @@ async def test_load_that_cannot_work_evicts_nobody() -> None:
         await desk.ask("b")
     assert desk.provider.loaded == ["a"]
     assert desk.events() == [("load", "a"), ("refuse", "b")]
+
+
+async def test_many_requests_at_once_ask_a_runtime_once_whether_the_model_is_there() -> None:
+    desk = Desk()
+    asked: list[str] = []
+    may_answer = asyncio.Event()
+
+    async def check(model: str) -> None:
+        asked.append(model)
+        await may_answer.wait()
+        raise WorkbenchError(ErrorCode.HF_MODEL_NOT_FOUND, f"There is no {model}.")
+
+    desk.provider.check = check  # type: ignore[method-assign]
+    leaves, *stay = [await desk.asking("a") for _ in range(5)]
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    may_answer.set()
+    told = await asyncio.gather(*stay, return_exceptions=True)
+    assert asked == ["a"]
+    assert [getattr(one, "code", None) for one in told] == [ErrorCode.HF_MODEL_NOT_FOUND] * 4
+    assert desk.events() == [("refuse", "a")] * 4
 
 
 async def test_load_that_failed_just_now_evicts_nobody_again() -> None:

@@ -24,6 +24,7 @@ from workbench.rotation import changes, refusals
 from workbench.rotation.changes import ResidencyChange
 from workbench.rotation.context import ORDINARY, Context, Densities, densities, learn
 from workbench.rotation.dispatcher import Dispatcher
+from workbench.rotation.entrance import Entrance
 from workbench.rotation.leases import Leases, Progress
 from workbench.rotation.overview import Overview, Preview
 from workbench.rotation.picture import UNKNOWN, Picture, view
@@ -108,6 +109,7 @@ class ModelRotationService:
         )
         self._dispatch = self._dispatcher.dispatch
         self._densities: dict[str, Densities] = defaultdict(densities)
+        self._entrance = Entrance(book, self._residents.loading)
 
     @property
     def running(self) -> Mapping[str, int]:
@@ -405,13 +407,8 @@ class ModelRotationService:
 
     async def _check(self, route: Route, num_ctx: int | None) -> None:
         """What is wrong with a model is said before anybody waits or leaves for it."""
-        if self._book is not None:
-            await self._book.prepare(route, num_ctx)
-        known = route.provider.resident(route.name) is not None
-        if known or route.model in self._residents.loading:
-            return
         try:
-            await route.provider.check(route.name)
+            await self._entrance.check(route, num_ctx)
         except WorkbenchError as error:
             refusal = changes.instant("refuse", route, str(error), ok=False, code=error.code)
             self._residents.report(refusal)
