@@ -9,8 +9,8 @@ that any two fit and no three. The memory that is compared with it is measured b
 script every 50 ms: PSS of all workers and runners, whatever the engine believes.
 
 - ``rotate``: 200 requests from 8 clients, each for a model drawn at random.
-- ``burst``: rapid switching beside two long answers, then three times 500 requests at once against
-  a queue of 64 that nothing leaves, as one request runs alone.
+- ``burst``: rapid switching beside two long answers, then six times 500 requests at once against a
+  queue of 64 that nothing leaves, as one request runs alone.
 - ``idle``: the scheduler with two models in memory, with nobody waiting and with 64 waiting.
 """
 
@@ -47,6 +47,7 @@ from workbench.types import (
     StreamSession,
     TimingMode,
 )
+from workbench.upkeep import collect
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 GGUF: Final = ROOT / "data/models/huggingface/SmolLM2-135M-Instruct-GGUF"
@@ -285,14 +286,14 @@ async def rotate(stage: Stage, requests: int, clients: int = 8, seed: int = 1) -
 
 
 async def burst(
-    stage: Stage, size: int = 500, bursts: int = 3, switches: int = 24, n_long: int = 400
+    stage: Stage, size: int = 500, bursts: int = 6, switches: int = 24, n_long: int = 400
 ) -> dict[str, Any]:
     """Switch rapidly beside long answers, then ask far more than the queue takes, at once."""
     engine, models = stage.engine, stage.models
     long = [asyncio.create_task(ask(stage, models[0], n_long)) for _ in range(2)]
     switched = [await ask(stage, models[1 + i % (len(models) - 1)], 2) for i in range(switches)]
     switched += await asyncio.gather(*long)
-    memory, results = [], []
+    memory, results = [_own_mb()], []
     for number in range(bursts):
         # While it runs alone nobody else goes on, so the queue fills up exactly.
         alone = Alone(stage)
@@ -317,15 +318,22 @@ async def burst(
         )
         for model in models:
             await engine.unload(model)
-        memory.append(round(psutil.Process().memory_full_info().uss / 1e6))
+        memory.append(_own_mb())
+    collect()
     return {
         "switching": _outcomes(switched),
         "bursts": results,
-        "engine_uss_mb_after_each": memory,
+        "engine_uss_mb_before_and_after_each": memory,
+        "engine_uss_mb_free_memory_given_back": _own_mb(),
         "left_waiting": len(engine.rotation.queue),
         "left_running": len(engine.rotation.running),
         "left_held_mb": round(Sampler(stage.runners).now_bytes() / 1e6),
     }
+
+
+def _own_mb() -> int:
+    """Memory of this process alone, what its allocators keep free included."""
+    return round(psutil.Process().memory_full_info().uss / 1e6)
 
 
 # -- 3: idle ---------------------------------------------------------------------------------------
