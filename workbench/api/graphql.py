@@ -32,6 +32,7 @@ from workbench.api import graphql_types as types
 from workbench.api.calls import Generate
 from workbench.api.feeds import Feeds
 from workbench.api.graphql_types import Long, build
+from workbench.api.problems import wrong_field
 from workbench.api.streaming import while_connected
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError, invalid
@@ -270,9 +271,7 @@ def _call(input: types.StreamMessageInput) -> Generate:
     try:
         return Generate.model_validate(input.body())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise invalid(f"{where}: {first['msg']}.", option=where) from None
+        raise wrong_field(error.errors()[0]) from None
 
 
 class Explained(SchemaExtension):

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from workbench.api.problems import Problem
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.api.problems import Problem, wrong_field
+from workbench.errors import ErrorCode, WorkbenchError
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
@@ -60,15 +60,7 @@ async def _told(request: Request, error: Exception) -> Response:
 
 async def _bad_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    expected = first.get("ctx", {}).get("expected")
-    fix = (
-        f"Use {expected}." if isinstance(expected, str) else "GET /api/docs describes every field."
-    )
-    told = invalid(f"{where or 'The body'}: {message}.", fix=fix, option=where or None)
-    return _answer(request, told)
+    return _answer(request, wrong_field(error.errors()[0]))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -6,12 +6,13 @@ That is ``application/problem+json``, and below ``/v1`` the form that OpenAI's c
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, invalid
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -23,6 +24,15 @@ _OPENAI_TYPES: Final = {
     403: "permission_error",
     429: "rate_limit_error",
 }
+
+
+def wrong_field(found: Mapping[str, Any]) -> WorkbenchError:
+    """What is wrong with a field of a body, from pydantic's words for it."""
+    where = ".".join(str(part) for part in found["loc"] if part != "body")
+    message = found["msg"].removeprefix("Value error, ").rstrip(".")
+    expected = found.get("ctx", {}).get("expected")
+    fix = f"Use {expected}." if isinstance(expected, str) else "See GET /api/docs."
+    return invalid(f"{where or 'The body'}: {message}.", fix=fix, option=where or None)
 
 
 class Problem(JSONResponse):
