@@ -37,6 +37,7 @@ from workbench.providers.scripted import Schedule, steady
 PANES: Final = 6
 RATE_PER_S: Final = 50
 OPENINGS: Final = 5
+PATIENCE_MS: Final = 240_000
 KEY_EVERY_S: Final = 0.7
 MEMORY_EVERY_S: Final = 10.0
 USABLE: Final = (
@@ -129,6 +130,7 @@ def opened(browser: Browser) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder, LiveServer(Path(folder)) as server:
             up = time.perf_counter()
             page = browser.new_page()
+            page.set_default_timeout(PATIENCE_MS)
             page.goto(f"{server.url}/?models=scripted/steady", wait_until="commit")
             page.wait_for_function(USABLE)
             first.append(time.perf_counter() - up)
@@ -152,6 +154,7 @@ def streamed(browser: Browser, minutes: float) -> dict[str, Any]:
         without(server, models, tokens)
         headless = rates(server)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(f"{server.url}/?models={','.join(models)}&max_tokens={tokens}&prompt=Talk")
         page.wait_for_function(USABLE)
         page.evaluate(KEYS)
@@ -236,6 +239,7 @@ def crowded(browser: Browser, users: int) -> dict[str, Any]:
         pages: list[Page] = []
         for number in range(users):
             page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+            page.set_default_timeout(PATIENCE_MS)
             began = time.perf_counter()
             page.goto(
                 f"{server.url}/?models=scripted/talk1,scripted/talk2&prompt=secret{number:03}"

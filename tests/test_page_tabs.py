@@ -1,19 +1,87 @@
-"""All tabs in a real browser: usable by everybody (axe), and by keyboard alone."""
+"""All tabs in a real browser: benchmarks, usable by everybody (axe), over a restart.
+
+With ``SCREENSHOTS=data/screenshots`` the tests make the README's pictures as they go.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.test_page import SOON, ask
+from tests.conftest import ROOT
+from tests.live import free_port
+from tests.test_page import SOON, Pane, ask
 from tests.test_page import browser as browser
-from tests.test_page_compare import Open, ended
+from tests.test_page_compare import Log, Open, ended
 from tests.test_page_compare import address as address
+from tests.test_page_compare import log as log
 from tests.test_page_compare import open_page as open_page
-from tests.test_page_compare import server as server
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+SPEC = """name = "{name}"
+models = ["scripted/{a}", "scripted/{b}"]
+repeats = {repeats}
+prompts = {{ count = {count}, output_tokens = 2000 }}
+"""
+
+
+class Served:
+    """A server of scripted models on a port of its own, which can be ended and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.start()
+
+    def start(self) -> None:
+        """It listens when this returns."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.page_server", str(self._port)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                "PATH": "/usr/bin:/bin",
+                "WORKBENCH_DB": str(self._folder / "log.duckdb"),
+                "WORKBENCH_BENCHMARKS": str(self._folder / "benchmarks"),
+                "HF_MODEL_PATH": str(self._folder / "models"),
+                "HF_HUB_CACHE": str(self._folder / "hub"),
+                "OLLAMA_HOST": "127.0.0.1:9",
+                "WORKBENCH_OFFLINE": "true",
+            },
+        )
+        assert self._process.stdout is not None
+        self.address, self.token = self._process.stdout.readline().split()
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    running = Served(tmp_path_factory.mktemp("page"))
+    yield running
+    running.end()
+
+
+@pytest.fixture(scope="module")
+def server(served: Served) -> list[str]:
+    """Address and token."""
+    return [served.address, served.token]
 
 
 def tabs(page: Page) -> list[str]:
@@ -22,14 +90,24 @@ def tabs(page: Page) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in found if name.strip()))
 
 
-def serious(page: Page) -> list[str]:
-    """What axe finds that keeps people from using the page."""
+def serious(page: Page, scheme: str) -> list[str]:
+    """What axe finds that keeps people from using the page; in the dark only colours differ."""
+    rules = {"runOnly": ["color-contrast"]} if scheme == "dark" else None
     return [
         f"{found['id']}: {node['target']} {node['failureSummary']}"
-        for found in Axe().run(page).response["violations"]
+        for found in Axe().run(page, options=rules).response["violations"]
         if found["impact"] in ("serious", "critical")
         for node in found["nodes"]
     ]
+
+
+def picture(page: Page, name: str) -> None:
+    """The page as a small file for the README, if this run is to make them."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        shot = Image.open(BytesIO(page.screenshot())).convert("RGB")
+        shot.quantize(96, dither=Image.Dither.NONE).save(
+            ROOT / folder / f"{name}.png", optimize=True
+        )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -46,7 +124,9 @@ def test_everybody_can_use_every_tab(open_page: Open, scheme: str) -> None:
         page.wait_for_function(
             "() => document.getAnimations().every(a => a.playState !== 'running')"
         )
-        assert serious(page) == [], name
+        assert serious(page, scheme) == [], name
+        if scheme == "light" and name not in ("Compare", "Benchmarks"):
+            picture(page, name.lower())
 
 
 def test_the_main_job_by_keyboard_alone(open_page: Open) -> None:
@@ -70,3 +150,123 @@ def test_the_main_job_by_keyboard_alone(open_page: Open) -> None:
         page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#models-table")).to_contain_text("scripted/fox", timeout=SOON)
+
+
+def benchmarks(page: Page) -> Page:
+    page.get_by_role("tab", name="Benchmarks").click()
+    expect(page.locator("#bench-text textarea")).to_be_visible(timeout=SOON)
+    return page
+
+
+def write(page: Page, **keys: object) -> None:
+    given = {"name": "x", "a": "fox", "b": "cat", "repeats": 1, "count": 6, **keys}
+    page.locator("#bench-text textarea").fill(SPEC.format(**given))
+
+
+def done(page: Page) -> int:
+    found = page.locator("#bench-live [data-metric=trials]").get_attribute("data-value")
+    return int(found or 0)
+
+
+def test_from_a_spec_to_its_finding_and_two_runs_compared(open_page: Open) -> None:
+    page = benchmarks(open_page("fox", "cat"))
+    told = page.locator("#bench-outline")
+    write(page, repeats='"often"')
+    expect(told).to_contain_text("line 3: repeats", timeout=SOON)
+    expect(told.locator(".wb-line")).to_contain_text("often")
+    for name in ("first", "second"):
+        write(page, name=name)
+        expect(told).to_contain_text("2 cells, 12 trials", timeout=SOON)
+        expect(page.locator("#bench-start")).to_be_enabled(timeout=SOON)
+        page.locator("#bench-start").click()
+        # It opens by itself when it has ended, with a sentence; then come chart and figures.
+        expect(page.locator("#bench-findings h2")).to_have_text(name, timeout=60_000)
+    sentence = page.locator("#bench-findings .findings li").first
+    expect(sentence).to_contain_text(re.compile(r"6 prompts"))
+    expect(page.locator("#bench-chart-1 .js-plotly-plot")).to_be_visible(timeout=SOON)
+    expect(page.locator("#bench-figures")).to_contain_text("Comparisons, 95 % intervals")
+    expect(page.locator("#bench-figures summary")).to_have_text("Answers (12 of 12)")
+    picture(page, "benchmarks")
+    page.locator("#bench-against input").click()
+    page.get_by_role("option", name=re.compile("first")).first.click()
+    expect(page.locator("#bench-diff h2")).to_contain_text(
+        re.compile("first .* → second"), timeout=SOON
+    )
+    expect(page.locator("#bench-diff table").first).to_contain_text("ttft_s")
+    with page.expect_popup() as opened:
+        page.locator("#bench-findings .wb-links a", has_text="report").click()
+    report = opened.value
+    expect(report.locator("h1")).to_have_text("second", timeout=SOON)
+    expect(report.locator(".js-plotly-plot").first).to_be_visible(timeout=SOON)
+    with page.expect_download() as file:
+        page.locator("#bench-findings .wb-links a", has_text="all rows").click()
+    assert file.value.suggested_filename.endswith("-trials.csv")
+
+
+def test_a_run_is_found_again_stopped_and_resumed(open_page: Open, log: Log) -> None:
+    page = benchmarks(open_page("fox", "cat"))
+    write(page, name="long one", a="steady", b="chunks", count=80)
+    expect(page.locator("#bench-outline")).to_contain_text("160 trials", timeout=SOON)
+    page.locator("#bench-start").click()
+    live = page.locator("#bench-live .wb-run")
+    expect(live).to_contain_text("long one", timeout=SOON)
+    page.reload()
+    expect(benchmarks(page).locator("#bench-live .wb-run")).to_contain_text(
+        "long one", timeout=SOON
+    )
+    seen = done(page)
+    page.wait_for_function(
+        "seen => +document.querySelector('#bench-live [data-metric=trials]').dataset.value > seen",
+        arg=seen,
+        timeout=60_000,
+    )
+
+    # Another user finds it, cannot start a second one, and may stop it.
+    other = benchmarks(open_page("fox", "cat"))
+    expect(other.locator("#bench-live .wb-run")).to_contain_text("long one", timeout=SOON)
+    expect(other.locator("#bench-start")).to_be_disabled(timeout=SOON)
+    other.locator("#bench-stop").click()
+    for one in (page, other):
+        expect(one.locator("#bench-live .wb-run")).to_have_count(0, timeout=SOON)
+        expect(one.locator("#bench-start")).to_be_enabled(timeout=SOON)
+    ((run_id, before),) = log(
+        "SELECT run_id, count(*) FROM benchmark_trials JOIN benchmark_runs r USING (run_id) "
+        "WHERE r.name = 'long one' AND r.status = 'cancelled' GROUP BY run_id"
+    )
+    expect(page.locator("#bench-findings h2")).to_have_text("long one", timeout=SOON)
+    page.locator("#bench-resume").click()
+    expect(live).to_have_attribute("data-run", run_id, timeout=SOON)
+    assert done(page) >= before
+    page.locator("#bench-stop").click()
+    expect(live).to_have_count(0, timeout=SOON)
+
+
+def test_a_form_writes_the_spec(open_page: Open) -> None:
+    page = benchmarks(open_page("fox", "cat"))
+    page.get_by_role("button", name=re.compile("Build one")).click()
+    page.locator("#bench-form-models input").click()
+    page.get_by_role("option", name=re.compile("scripted.fox")).first.click()
+    text = page.locator("#bench-text textarea")
+    expect(text).to_have_value(re.compile(r'models = \["scripted/fox"\]'), timeout=SOON)
+    page.locator("#bench-form-repeats input").fill("7")
+    expect(text).to_have_value(re.compile("repeats = 7"), timeout=SOON)
+    expect(page.locator("#bench-outline")).to_contain_text("7 repeats", timeout=SOON)
+
+
+def test_a_server_that_restarts_gets_its_page_back(open_page: Open, served: Served) -> None:
+    """The last test of this file: tokens of the first server are worth nothing afterwards."""
+    page = open_page("long", "fox")
+    ask(page, "What is it?")
+    Pane(page, 1).expect_phase("answering")
+    page.locator("#prompt textarea").fill("a draft")
+    served.end()
+    lost = page.get_by_text("Connection to the server was lost")
+    expect(lost).to_be_visible(timeout=60_000)
+    served.start()
+    # The page loads itself anew: same models, what was being typed, nothing under way.
+    Pane(page, 1).expect_phase("idle", timeout=60_000)
+    expect(Pane(page, 1).model).to_have_value(re.compile("scripted/long"), timeout=SOON)
+    expect(page.locator("#prompt textarea")).to_have_value("a draft", timeout=SOON)
+    ask(page, "And again?")
+    ended(page, 2)
+    expect(Pane(page, 2).chat).to_contain_text("It is red.")

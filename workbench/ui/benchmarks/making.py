@@ -174,7 +174,8 @@ def _outline(found: library.Outline) -> str:
     words = (
         f"{models} model{'' if models == 1 else 's'}, "
         f"{found.cells:,} cell{'' if found.cells == 1 else 's'}, {trials}, "
-        f"{found.spec.mode.value}, {found.spec.repeats:,} repeats"
+        f"{found.spec.mode.value}, "
+        f"{found.spec.repeats:,} repeat{'' if found.spec.repeats == 1 else 's'}"
     )
     return f'<div class="wb-notice" data-kind="note" data-outline="ok">{escape(words)}</div>'
 
