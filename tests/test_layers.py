@@ -20,6 +20,7 @@ ASIDE = {
     "votes",
     "exports",
     "queries",
+    "library",
 }  # what a face does with answers, without the face
 LAYERS: list[tuple[str, set[str]]] = [
     ("values", {"types", "metrics", "settings", "errors", "logs", "wire", "figures", "inspection"}),

@@ -188,6 +188,42 @@ def test_what_is_shared_opens_again_and_what_was_said_is_exported(open_page: Ope
     assert Pane(page, 1).strip.get_attribute("data-phase") == "idle"
 
 
+def test_presets_and_prompts_are_kept_and_used_again(open_page: Open) -> None:
+    page = open_page("fox", "cat", query="&temperature=0&own2=seed%3D7")
+
+    def unfold() -> None:
+        page.get_by_role("button", name="Presets and prompts").click()
+
+    unfold()
+    names, presets = page.locator("#prompt-library-name input"), page.locator("#preset-name input")
+    names.fill("json")
+    page.get_by_role("option", name="Strict JSON").click()
+    page.locator("#prompt-library-use").click()
+    message = page.locator("#prompt textarea")
+    expect(message).to_have_value(re.compile("capital of Japan"), timeout=SOON)
+    message.fill("Is it?")
+    names.fill("Mine")
+    page.locator("#prompt-library-save").click()
+    presets.fill("Two animals")
+    page.locator("#preset-save").click()
+    presets.fill("Two")
+    expect(page.get_by_role("option", name="Two animals")).to_be_visible(timeout=SOON)
+
+    other = open_page("lines")  # another user, another comparison
+    ask(other, "Go.")
+    ended(other, 1)
+    other.get_by_role("button", name="Presets and prompts").click()
+    other.locator("#preset-name input").fill("Two")
+    other.get_by_role("option", name="Two animals").click()
+    other.locator("#preset-use").click()
+    expect(other.locator("#pane-2-model input")).to_have_value(re.compile("cat"), timeout=SOON)
+    expect(other.locator("#prompt textarea")).to_have_value("Is it?")
+    expect(other.locator("#pane-2-own input, #pane-2-own textarea")).to_have_value("seed=7")
+    expect(Pane(other, 1).chat).not_to_contain_text("Go.")
+    other.locator("#preset-delete").click()
+    expect(other.locator("#preset-name input")).to_have_value("", timeout=SOON)
+
+
 def test_narrow_window_shows_panes_as_tabs(open_page: Open) -> None:
     page = open_page("fox", "cat", viewport={"width": 900, "height": 900}, color_scheme="dark")
     ask(page, "What is it?")

@@ -49,13 +49,14 @@ class Arranging:
             [*desk.layout_outputs, *desk.models, *(p.badge for p in desk.panes)],
             **AT_ONCE,
         )
-        desk.composer.clear.click(
-            self._clear,
-            desk.shown,
-            [desk.isolate, *desk.picture, *desk.turns]
-            + [button for p in desk.panes for button in (p.again, p.spread)],
-            **AT_ONCE,
-        )
+        desk.composer.clear.click(self.cleared, desk.shown, self.cleared_outputs, **AT_ONCE)
+
+    @property
+    def cleared_outputs(self) -> list[Any]:
+        """What :meth:`cleared` speaks of."""
+        desk = self._desk
+        buttons = [button for one in desk.panes for button in (one.again, one.spread)]
+        return [desk.isolate, *desk.picture, *desk.turns, *buttons]
 
     def _chooser(self, number: int) -> Callable[..., Any]:
         async def chosen(
@@ -135,7 +136,8 @@ class Arranging:
 
         return spread
 
-    async def _clear(self, request: gr.Request, shown: tuple[int, ...]) -> Updates:
+    async def cleared(self, request: gr.Request, shown: tuple[int, ...]) -> Updates:
+        """A new conversation in every pane; what was said is in the log."""
         desk = self._desk
         desk.runs.forget(request.session_hash)
         off = gr.update(interactive=False)

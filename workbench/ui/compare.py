@@ -16,8 +16,10 @@ from typing import Any
 
 import gradio as gr
 
+from workbench.discovery import database
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError, invalid
+from workbench.library import Library
 from workbench.setups import Setup, line
 from workbench.types import TimingMode
 from workbench.ui import asking, composer, drawing, notices, pane, strip, tabs, timeline
@@ -44,6 +46,7 @@ from workbench.ui.markup import html
 from workbench.ui.pairs import Pairs
 from workbench.ui.runs import Run, Runs
 from workbench.ui.sharing import Sharing
+from workbench.ui.shelf import Shelf
 from workbench.ui.timeline import Row
 from workbench.ui.voting import Voting
 
@@ -58,10 +61,10 @@ class CompareTab:
     """
 
     def __init__(self, engine: Engine, models: Catalogue, pairs: Pairs) -> None:
-        self._desk, self._differences, self._voting, self._sharing = _lay_out(engine)
+        self._desk, self._differences, self._voting, self._sharing, self._shelf = _lay_out(engine)
         self._pairs = pairs
         self._choosing = Choosing(self._desk, models, pairs)
-        Arranging(self._desk, self._choosing)
+        self._arranging = Arranging(self._desk, self._choosing)
         self._tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
         self._wire()
 
@@ -89,6 +92,13 @@ class CompareTab:
         for event in begun:
             self.then_stream(event.success)
         self._sharing.button.click(self._share, [*words, *context], self._sharing.address, **QUIET)
+        self._shelf.wire(desk.composer.prompt)
+        presets = self._shelf.presets
+        loaded = [*self._opened_outputs, *self._arranging.cleared_outputs, *self._after]
+        presets.save.click(
+            self._keep, [presets.name, *words, *context], self._shelf.outputs, **QUIET
+        )
+        presets.use.click(self._load, presets.name, [*dict.fromkeys(loaded)], **QUIET)
         desk.composer.stop.click(self._stopper(None), **AT_ONCE)
         desk.composer.per_pane.input(
             lambda wanted: [gr.update(visible=wanted) for _ in desk.own],
@@ -116,16 +126,8 @@ class CompareTab:
     def outputs(self) -> list[Any]:
         """All of the tab but the answers; what opening speaks of, and :meth:`put`."""
         desk = self._desk
-        outputs = [
-            desk.told,
-            *self._choosing.outputs,
-            *desk.layout_outputs,
-            *desk.composer.fields,
-            *desk.own,
-            *desk.busy_outputs,
-            self._choosing.listed,
-        ]
-        return [*dict.fromkeys(outputs)]
+        opened = [*self._opened_outputs, *desk.busy_outputs]
+        return [*dict.fromkeys([desk.told, *opened, self._choosing.listed])]
 
     def on_load(self, page: gr.Blocks) -> None:
         """Fill the page when it opens, or give it back what its tab had."""
@@ -244,17 +246,43 @@ class CompareTab:
     async def _share(self, request: gr.Request, prompt: str, *values: Any) -> Updates:
         """The address of what stands on the page now, asked or not."""
         try:
-            ask, rest = self._asked(prompt if prompt.strip() else "-", *values)
-            shown, models, _ = split(*rest)
-            placed = {n: place for place, n in enumerate(shown, start=1)}
-            setup = replace(
-                ask.setup(tuple(models[n] for n in shown)),
-                prompt=prompt,
-                own={placed[n]: own for n, own in ask.own.items()},
-            )
-            return self._sharing.shared(request, setup)
+            return self._sharing.shared(request, self._setup(prompt, *values))
         except WorkbenchError as problem:
             raise message(problem) from None
+
+    async def _keep(self, name: str | None, prompt: str, *values: Any) -> Updates:
+        """What stands on the page now, as a preset."""
+        try:
+            setup = self._setup(prompt, *values)
+        except WorkbenchError as problem:
+            raise message(problem) from None
+        name = (name or "").strip()
+        return await self._shelf.kept(
+            lambda: self._shelf.library.save_preset(name, setup), presets=name
+        )
+
+    async def _load(self, request: gr.Request, name: str | None) -> Updates:
+        """A new conversation under a preset."""
+        self._refuse_second(request)
+        setup = await self._shelf.preset(name)
+        usual = await self._choosing.fresh()
+        blind = self._pairs.blind(request.session_hash)
+        return merged(
+            await self._arranging.cleared(request, ()),
+            self._opened(setup, usual, blind),
+            self._offers(None),
+        )
+
+    def _setup(self, prompt: str, *values: Any) -> Setup:
+        """What stands on the page, with the panes in view counted from 1."""
+        ask, rest = self._asked(prompt if prompt.strip() else "-", *values)
+        shown, models, _ = split(*rest)
+        placed = {n: place for place, n in enumerate(shown, start=1)}
+        return replace(
+            ask.setup(tuple(models[n] for n in shown)),
+            prompt=prompt,
+            own={placed[n]: own for n, own in ask.own.items()},
+        )
 
     def _stopper(self, number: int | None) -> Callable[..., Any]:
         async def stop(request: gr.Request) -> None:
@@ -318,6 +346,13 @@ class CompareTab:
             self._filled(setup, wanted, setup.own, blind), self._desk.layout(None, shown, wanted)
         )
 
+    @property
+    def _opened_outputs(self) -> list[Any]:
+        """What :meth:`_opened` speaks of."""
+        desk = self._desk
+        composer = desk.composer
+        return [*self._choosing.outputs, *desk.layout_outputs, *composer.fields, *desk.own]
+
     def _filled(self, setup: Setup, models: list[str | None], own: Any, blind: bool) -> Updates:
         desk = self._desk
         fields = zip(desk.composer.fields, composer.fill(setup), strict=True)
@@ -334,7 +369,7 @@ class CompareTab:
         self._desk.runs.leave(request.session_hash)
 
 
-def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing]:
+def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing, Shelf]:
     """Lay the tab out at the current place."""
     first = tuple(range(1, pane.FIRST_SHOWN + 1))
     with gr.Column(elem_id="compare"):
@@ -372,6 +407,7 @@ def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing]:
                 "Diff  Alt+D", size="sm", elem_id="diff-toggle", elem_classes=["wb-small"], scale=0
             )
         asked = composer.build()
+        shelf = Shelf(Library(database(engine.settings).with_name("library.json")))
     shown = gr.State(first)
     desk = Desk(
         engine=engine,
@@ -388,4 +424,4 @@ def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing]:
     )
     differences.wire(desk, diff)
     voting.wire(desk)
-    return desk, differences, voting, sharing
+    return desk, differences, voting, sharing, shelf
