@@ -40,6 +40,7 @@ MODELS = {
     "cat": Schedule((_said("The quick grey cat jumps.\n\n"), _said("It is old."))),
     "maths": Schedule((_said("Let me see.", "reasoning"), _said(MATHS))),
     "lines": Schedule((_said(LINES),)),
+    "seer": Schedule((_said("I see something."),), sees=True),
     "nothing": Schedule(()),
     "failing": Schedule(steady(3, first_s=0.01, gap_s=0.01), error=ErrorCode.HF_GENERATION_FAILED),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from workbench.types import (
     ChatRequest,
     DoneEvent,
     ErrorEvent,
+    Image,
     LoadingEvent,
     Message,
     Options,
@@ -596,3 +598,25 @@ async def test_nothing_of_a_session_stays_in_memory(make_engine: EngineFactory) 
 def live_sessions() -> list[LiveSession]:
     gc.collect()
     return [item for item in gc.get_objects() if type(item) is LiveSession]
+
+
+async def test_images_go_to_models_that_see_within_the_bound(
+    make_engine: EngineFactory, settings: Settings
+) -> None:
+    says = Schedule(steady(2, first_s=0.01, gap_s=0.01))
+    engine = make_engine({"seer": replace(says, sees=True), "blind": says})
+    image = Image.of(b"\xff\xd8\xff picture")
+
+    def asked(model: str, *images: Image) -> ChatRequest:
+        return ChatRequest(f"scripted/{model}", (Message("user", "Look.", images=images),))
+
+    seen = [event async for event in engine.stream(asked("seer", image))][-1]
+    assert isinstance(seen, DoneEvent)
+    (kept,) = seen.session.details["images"]
+    assert (kept["media_type"], kept["size_bytes"]) == ("image/jpeg", 11)
+    assert kept["sha256"].startswith("91c5c342")
+    with pytest.raises(WorkbenchError, match="scripted/blind takes no images"):
+        await anext(engine.stream(asked("blind", image)))
+    many = Image.of(b"\xff\xd8\xff" + bytes(settings.workbench_max_image_bytes))
+    with pytest.raises(WorkbenchError, match="WORKBENCH_MAX_IMAGE_BYTES"):
+        await anext(engine.stream(asked("seer", many)))

@@ -18,6 +18,8 @@ from tests.test_page import browser as browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
+PICTURE = b"\x89PNG\r\n\x1a\n and so on"
+
 Log = Callable[[str], list[list[Any]]]
 Open = Callable[..., Page]
 ENDED = re.compile("done|error|cancelled")
@@ -222,6 +224,37 @@ def test_presets_and_prompts_are_kept_and_used_again(open_page: Open) -> None:
     expect(Pane(other, 1).chat).not_to_contain_text("Go.")
     other.locator("#preset-delete").click()
     expect(other.locator("#preset-name input")).to_have_value("", timeout=SOON)
+
+
+def test_images_go_to_models_that_see(open_page: Open, log: Log) -> None:
+    page = open_page("seer", "fox")
+    files = page.locator("#image-files")
+    files.set_input_files({"name": "a.gif", "mimeType": "image/png", "buffer": b"GIF89a"})
+    expect(page.locator("body")).to_contain_text("no picture in PNG or JPEG", timeout=SOON)
+    picture = {"name": "a.png", "mimeType": "image/png", "buffer": PICTURE}
+    files.set_input_files([picture, picture])
+    expect(page.locator("#drop-images")).to_contain_text("2 images", timeout=SOON)
+    page.locator("#drop-images").click()
+    expect(page.locator("#drop-images")).to_have_count(0, timeout=SOON)
+    files.set_input_files(picture)
+    expect(page.locator("#drop-images")).to_contain_text("1 image", timeout=SOON)
+    ask(page, "What is it?")
+    seer, fox = Pane(page, 1), Pane(page, 2)
+    expect(seer.chat).to_contain_text("I see something.", timeout=SOON)
+    expect(seer.chat).to_contain_text("with an image")
+    expect(fox.notice).to_contain_text("scripted/fox takes no images", timeout=SOON)
+    expect(page.locator("#drop-images")).to_have_count(0, timeout=SOON)
+    expect(page.locator("#run")).to_be_enabled(timeout=SOON)
+    page.locator("#pane-1-again").click()  # the same question, its image too
+    expect(page.locator("#run")).to_be_enabled(timeout=SOON)
+    seen = (
+        "SELECT details->'images'->0->>'size_bytes' FROM stream_sessions WHERE model LIKE '%seer'"
+    )
+    for _ in range(100):
+        if len(rows := log(seen)) == 2:
+            break
+        page.wait_for_timeout(100)
+    assert rows == [[str(len(PICTURE))]] * 2
 
 
 def test_narrow_window_shows_panes_as_tabs(open_page: Open) -> None:

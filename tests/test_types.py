@@ -15,6 +15,7 @@ from workbench.types import (
     ChatRequest,
     DoneEvent,
     ErrorEvent,
+    Image,
     MemoryEvent,
     Message,
     ModelInfo,
@@ -150,16 +151,29 @@ def test_events_survive_json(event: StreamEvent) -> None:
         assert again == event
 
 
+PICTURE = Image.of(b"\x89PNG\r\n\x1a\n picture")
+
+
 def test_requests_survive_json() -> None:
     request = ChatRequest(
         "a/b",
-        (Message("system", "x"), Message("user", "y")),
+        (Message("system", "x"), Message("user", "y", images=(PICTURE,))),
         options=Options(stop=("z",), max_tokens=3),
         timing_mode=TimingMode.INTERLEAVED,
         timeouts=Timeouts(total_s=4.0),
         intended_ns=12,
     )
     assert wire.decode_request(json.loads(json.dumps(wire.encode_request(request)))) == request
+
+
+@pytest.mark.parametrize("file", [b"", b"GIF89a", b"<svg/>"])
+def test_what_is_no_picture_is_refused(file: bytes) -> None:
+    with pytest.raises(WorkbenchError, match="no picture"):
+        Image.of(file)
+    with pytest.raises(WorkbenchError, match="no picture"):
+        Image("image/png", "not base64!")
+    with pytest.raises(WorkbenchError, match="has no images"):
+        Message("assistant", "x", images=(PICTURE,))
 
 
 def test_models_survive_json() -> None:

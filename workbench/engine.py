@@ -147,7 +147,7 @@ class Engine:
         """
         self._validate(request)
         try:
-            route = await self.router.resolve(request.model)
+            route = await self._route(request, request.model)
         except WorkbenchError as error:
             self.store.log_error(error, model=request.model, correlation_id=request.correlation_id)
             self._tell("request_refused", request, error)
@@ -165,7 +165,7 @@ class Engine:
         fallback = self._fallback(request, route, failed)
         assert fallback is not None
         try:
-            other = await self.router.resolve(fallback)
+            other = await self._route(request, fallback)
         except WorkbenchError as error:
             yield _warning(failed, "NO_FALLBACK", f"The fallback {fallback} is no help: {error}")
             yield failed
@@ -450,6 +450,26 @@ class Engine:
             for info in models
         ]
 
+    async def _route(self, request: ChatRequest, model: str) -> Route:
+        """The way to a model that can take the request.
+
+        Raises:
+            WorkbenchError: as ``router.resolve``; ``INVALID_REQUEST`` for images to one that is
+                blind.
+        """
+        route = await self.router.resolve(model)
+        if any(message.images for message in request.messages):
+            info = await route.provider.show(route.name)
+            if not info.takes_images:
+                raise invalid(
+                    f"{route.model} takes no images.",
+                    fix="Choose a model whose runtime says that it sees (Ollama: `vision` among "
+                    "the capabilities of `ollama show`), or leave the images out.",
+                    capability="images",
+                    model=route.model,
+                )
+        return route
+
     def _validate(self, request: ChatRequest) -> None:
         messages = request.messages
         if request.raw and (len(messages) != 1 or request.tools or request.forced):
@@ -464,6 +484,14 @@ class Engine:
             raise invalid(
                 f"The last message has the role {last.role!r}.",
                 fix="End the history with a user message.",
+            )
+        seen = sum(image.size_bytes for message in messages for image in message.images)
+        if seen > self.settings.workbench_max_image_bytes:
+            raise invalid(
+                f"The images of this conversation are {seen:,} bytes; the limit is "
+                f"{self.settings.workbench_max_image_bytes:,}.",
+                fix="Make them smaller, begin a new conversation, or raise "
+                "WORKBENCH_MAX_IMAGE_BYTES.",
             )
         limit = self.settings.workbench_max_prompt_bytes
         try:

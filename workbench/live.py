@@ -13,6 +13,7 @@ from workbench.metrics import NS
 from workbench.types import (
     DoneEvent,
     ErrorEvent,
+    Image,
     LoadingEvent,
     MemoryEvent,
     PromptEvent,
@@ -49,6 +50,7 @@ class LiveAnswer:
 
     model: str
     prompt: str = ""
+    images: tuple[Image, ...] = ()
     conversation_id: str = ""
     asked: int = field(default_factory=time.monotonic_ns)
     phase: str = "queued"

@@ -91,6 +91,7 @@ class LiveSession:
         self.mailbox = Mailbox(parts.settings.hf_stream_chunk_size)
         seed = request.options.seed
         self.seed = seed if seed is not None else random.getrandbits(31)
+        self._images = [image.facts() for message in request.messages for image in message.images]
         self.created_at = dt.datetime.now(dt.UTC)
         self.queued = time.monotonic_ns()
         self.slot: int | None = None
@@ -522,6 +523,7 @@ class LiveSession:
                 **(finish.details if finish else {}),
                 **self._attempts(),
                 **self._tools(),
+                **({"images": self._images} if self._images else {}),
                 **({"raw": True} if request.raw else {}),
             },
         )

@@ -154,6 +154,7 @@ class Settings(BaseSettings):
 
     # bounds and waits
     workbench_max_prompt_bytes: int = Field(262_144, ge=1)
+    workbench_max_image_bytes: Bytes = 20 * 10**6
     workbench_max_history: int = Field(400, ge=1)
     workbench_max_body: Bytes = 8 * 2**20
     workbench_max_header_bytes: int = Field(16_384, ge=1024, le=2**20)

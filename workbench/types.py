@@ -6,7 +6,9 @@ processes) unless a name says otherwise; sizes are bytes.
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -80,17 +82,61 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture beside the text of a message: ``data`` is its file in base64."""
+
+    media_type: str
+    data: str
+
+    SIGNATURES: ClassVar[Mapping[str, bytes]] = {
+        "image/png": b"\x89PNG\r\n\x1a\n",
+        "image/jpeg": b"\xff\xd8\xff",
+    }
+    """What runtimes can read, by how such a file begins."""
+
+    def __post_init__(self) -> None:
+        begins = self.SIGNATURES.get(self.media_type)
+        try:
+            file = base64.b64decode(self.data, validate=True)
+        except ValueError:
+            file = b""
+        if begins is None or not file.startswith(begins):
+            raise invalid("This is no picture in PNG or JPEG.", fix="Convert it first.")
+
+    @classmethod
+    def of(cls, file: bytes) -> Image:
+        """From the bytes of a file; what it is, it says itself.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``, it is neither PNG nor JPEG.
+        """
+        kinds = [kind for kind, begins in cls.SIGNATURES.items() if file.startswith(begins)]
+        return cls(kinds[0] if kinds else "", base64.b64encode(file).decode())
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return len(self.data) // 4 * 3 - self.data[-2:].count("=")
+
+    def facts(self) -> dict[str, Any]:
+        """What the log keeps of it: the file itself would be most of the log."""
+        digest = hashlib.sha256(base64.b64decode(self.data)).hexdigest()
+        return {"media_type": self.media_type, "size_bytes": self.size_bytes, "sha256": digest}
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation, in the OpenAI form.
 
     ``tool_calls`` are those an assistant message made, ``tool_call_id`` the one that a ``tool``
-    message answers.
+    message answers, ``images`` what the user shows beside the text.
     """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    images: tuple[Image, ...] = ()
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -100,6 +146,8 @@ class Message:
             )
         if not isinstance(self.content, str):
             raise invalid("Message content must be text.", fix="Pass a string.")
+        if self.images and self.role != "user":
+            raise invalid(f"A message of the {self.role} has no images.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +358,11 @@ class ModelInfo:
     last_used_at: dt.datetime | None = None
     problem: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a message to it may have images, as its runtime says."""
+        return "vision" in (self.details.get("capabilities") or ())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

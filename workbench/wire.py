@@ -16,6 +16,7 @@ from workbench.types import (
     ChatRequest,
     DoneEvent,
     ErrorEvent,
+    Image,
     LoadingEvent,
     MemoryEvent,
     Message,
@@ -87,7 +88,8 @@ def decode_request(body: Mapping[str, Any]) -> ChatRequest:
 def decode_message(body: Mapping[str, Any]) -> Message:
     """The message that ``asdict`` described."""
     calls = tuple(ToolCall(**call) for call in body.get("tool_calls", ()))
-    return Message(**{**body, "tool_calls": calls})
+    images = tuple(Image(**image) for image in body.get("images", ()))
+    return Message(**{**body, "tool_calls": calls, "images": images})
 
 
 def encode_session(session: StreamSession) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tests.providers.ollama_support import ask, done, says
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers import ollama_wire as wire
 from workbench.providers.ollama_errors import MalformedAnswer
-from workbench.types import ChatRequest, ProviderFinish, ProviderToken
+from workbench.types import ChatRequest, Image, Message, ProviderFinish, ProviderToken
 
 
 @pytest.mark.parametrize(
@@ -295,3 +295,15 @@ def test_a_runners_memory_is_file_cache_and_buffers(
     cache = 2 * 30 * 3 * 64 * 2 * tokens  # keys and values, layers, heads, size, float16
     assert peak == int(size * 1.05 + cache + 60 * 2**20)
     assert wire.peak_bytes({}, shown, num_ctx) is None
+
+
+def test_images_stand_beside_the_text_as_ollamas_own_client_sends_them() -> None:
+    image = Image.of(b"\x89PNG\r\n\x1a\n picture")
+    request = ChatRequest("ollama/m", (Message("user", "Look.", images=(image,)),))
+    (sent,) = wire.chat_body(request, "m", 1, 60)["messages"]
+    theirs = ollama.Message(
+        role="user", content="Look.", images=[ollama.Image(value=b"\x89PNG\r\n\x1a\n picture")]
+    )
+    assert sent == theirs.model_dump(exclude_none=True)
+    assert wire.model_info("m", {"capabilities": ["completion", "vision"]}, None).takes_images
+    assert not wire.model_info("m", {"capabilities": ["completion"]}, None).takes_images

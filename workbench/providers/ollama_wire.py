@@ -133,6 +133,8 @@ def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     for message in messages:
         entry: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.images:
+            entry["images"] = [image.data for image in message.images]
         if message.tool_calls:
             entry["tool_calls"] = [
                 {"id": call.id, "function": {"name": call.name, "arguments": _arguments(call)}}

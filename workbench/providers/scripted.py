@@ -56,6 +56,8 @@ class Schedule:
     description: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     """Asked for after the last step, if the request offers functions at all."""
+    sees: bool = False
+    """Whether it takes images, of which it makes nothing."""
 
 
 def steady(
@@ -155,7 +157,10 @@ class ScriptedProvider:
             format="schedule",
             chat_template=True,
             digest=f"script:{model}",
-            details={"description": schedule.description},
+            details={
+                "description": schedule.description,
+                **({"capabilities": ["completion", "vision"]} if schedule.sees else {}),
+            },
         )
 
     async def check(self, model: str) -> None:

@@ -81,7 +81,7 @@ def _decode(item: Mapping[str, Any], environment_id: str | None) -> Item:
     ]
     return SessionItem(
         wire.decode_session(item["session"]),
-        tuple(Message(**message) for message in item.get("messages", ())),
+        tuple(wire.decode_message(message) for message in item.get("messages", ())),
         tuple(samples),
         environment_id,
     )

@@ -89,7 +89,7 @@ def plan(
     requests = {
         pane: ChatRequest(
             model=model,
-            messages=to_send(turns[pane], model, ask.system, ask.prompt),
+            messages=to_send(turns[pane], model, ask.system, ask.prompt, ask.images),
             options=ask.of(pane),
             timing_mode=ask.mode,
             conversation_id=conversation_id(turns[pane], model),
@@ -102,6 +102,7 @@ def plan(
         pane: LiveAnswer(
             model=request.model,
             prompt=ask.prompt,
+            images=ask.images,
             conversation_id=request.conversation_id,
             asked=now,
         )

@@ -44,6 +44,7 @@ from workbench.ui.desk import (
 from workbench.ui.differences import Differences
 from workbench.ui.markup import html
 from workbench.ui.pairs import Pairs
+from workbench.ui.picturing import Picturing
 from workbench.ui.runs import Run, Runs
 from workbench.ui.sharing import Sharing
 from workbench.ui.shelf import Shelf
@@ -64,6 +65,7 @@ class CompareTab:
         self._desk, self._differences, self._voting, self._sharing, self._shelf = _lay_out(engine)
         self._pairs = pairs
         self._choosing = Choosing(self._desk, models, pairs)
+        Picturing(self._desk)
         self._arranging = Arranging(self._desk, self._choosing)
         self._tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
         self._wire()
@@ -72,7 +74,8 @@ class CompareTab:
 
     def _wire(self) -> None:
         desk = self._desk
-        words = [*desk.composer.inputs, desk.composer.per_pane, *desk.own]
+        box = desk.composer
+        words = [*box.inputs, box.per_pane, box.pictures.kept, *desk.own]
         context = [desk.shown, *desk.models, *desk.turns]
         outputs = [*self._after, *desk.busy_outputs]
         begun = [
@@ -142,7 +145,10 @@ class CompareTab:
         self._refuse_second(request)
         try:
             ask, rest = self._asked(*values)
-            return self._start(request, asking.plan(ask, *split(*rest)), prompt="")
+            return {
+                **self._start(request, asking.plan(ask, *split(*rest)), prompt=""),
+                **self._desk.composer.pictures.show(()),
+            }
         except WorkbenchError as problem:
             raise message(problem) from None
 
@@ -169,6 +175,7 @@ class CompareTab:
                 raise nothing()
             try:
                 ask, rest = self._asked(history[-1].prompt, *values)
+                ask = replace(ask, images=history[-1].images)
                 shown, models, turns = split(*rest)
                 run = self._desk.run_of(request)
                 return self._start(
@@ -191,10 +198,12 @@ class CompareTab:
         """The composer's question, and the values that follow it."""
         cut = len(self._desk.composer.inputs)
         ask = composer.read(*values[:cut])
-        per_pane, own, rest = values[cut], values[cut + 1 :], values[cut + 1 + pane.COUNT :]
+        per_pane, images, *others = values[cut:]
+        own, rest = others, tuple(others[pane.COUNT :])
         lines = by_pane(own[: pane.COUNT]) if per_pane else {}
         shown = rest[0]
-        return composer.with_own(ask, {n: text for n, text in lines.items() if n in shown}), rest
+        ask = composer.with_own(ask, {n: text for n, text in lines.items() if n in shown})
+        return replace(ask, images=images), rest
 
     def _start(self, request: gr.Request, plan: Plan, prompt: str | None = None) -> Updates:
         self._desk.runs.begin(request.session_hash, plan)
@@ -227,6 +236,7 @@ class CompareTab:
         updates = {**desk.busy(run.plan, False), **self._offers(run)}
         if run.refused():  # what was typed is not lost
             updates[desk.composer.prompt] = run.plan.ask.prompt
+            updates |= desk.composer.pictures.show(run.plan.ask.images)
         contended = any(strip.contended_percent(a.session) for a in run.plan.answers.values())
         updates[desk.isolate] = gr.update(
             interactive=contended, variant="primary" if contended else "secondary"
@@ -238,7 +248,13 @@ class CompareTab:
     @property
     def _after(self) -> list[Any]:
         """What :meth:`_offers` speaks of, and the message box."""
-        return [self._desk.composer.prompt, self._voting.ballot, self._sharing.menu]
+        composer = self._desk.composer
+        return [
+            composer.prompt,
+            *composer.pictures.outputs,
+            self._voting.ballot,
+            self._sharing.menu,
+        ]
 
     def _offers(self, run: Run | None) -> Updates:
         return {**self._voting.offer(run), **self._sharing.offer(run)}

@@ -10,8 +10,9 @@ import gradio as gr
 
 from workbench.errors import invalid
 from workbench.setups import Setup, over, read_line, spoken, stops
-from workbench.types import Options, TimingMode
+from workbench.types import Image, Options, TimingMode
 from workbench.ui.markup import html
+from workbench.ui.pictures import Pictures
 
 MODES = {
     "concurrent": TimingMode.CONCURRENT,
@@ -55,6 +56,7 @@ class Composer:
     stop_strings: gr.Textbox
     per_pane: gr.Checkbox
     """Whether the panes' own options count."""
+    pictures: Pictures
 
     @property
     def inputs(self) -> list[Any]:
@@ -77,6 +79,7 @@ class Ask:
     options: Options
     own: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """Options that differ in a pane."""
+    images: tuple[Image, ...] = ()
 
     def of(self, pane: int) -> Options:
         """The options of a pane."""
@@ -190,6 +193,7 @@ def build() -> Composer:
                 elem_classes=["wb-small"],
                 scale=0,
             )
+            pictures = Pictures()
             mode = gr.Radio(
                 list(MODES),
                 value="concurrent",
@@ -255,5 +259,5 @@ def build() -> Composer:
         api_visibility="private",
     )
     return Composer(
-        prompt, run, stop, add_pane, clear, system, mode, numbers, stop_strings, per_pane
+        prompt, run, stop, add_pane, clear, system, mode, numbers, stop_strings, per_pane, pictures
     )

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workbench import figures
 from workbench.live import LiveAnswer
-from workbench.types import Message, Status, new_id
+from workbench.types import Image, Message, Status, new_id
 from workbench.ui.markdown import harmless
 
 SHOWN_CHARS = 20_000
@@ -32,6 +33,8 @@ class Turn:
     status: Status = Status.OK
     note: str = ""
     """How it ended when not well, in plain words."""
+    images: tuple[Image, ...] = ()
+    """What the user showed with the question."""
     author: str = ""
     """The model whose words these are, where the user carried them over to this one."""
 
@@ -50,6 +53,7 @@ def turn_of(live: LiveAnswer) -> Turn:
         reasoning=live.reasoning,
         status=session.status if session else Status.ACTIVE,
         note=note,
+        images=live.images,
     )
 
 
@@ -79,7 +83,13 @@ def adopted(turns: Sequence[Turn], source: str, model: str) -> tuple[Turn, ...]:
     )
 
 
-def to_send(turns: Sequence[Turn], model: str, system: str, prompt: str) -> tuple[Message, ...]:
+def to_send(
+    turns: Sequence[Turn],
+    model: str,
+    system: str,
+    prompt: str,
+    images: tuple[Image, ...] = (),
+) -> tuple[Message, ...]:
     """The messages of the next request.
 
     A partial answer (stopped, failed or timed out midway) is sent as what the assistant said: the
@@ -90,8 +100,9 @@ def to_send(turns: Sequence[Turn], model: str, system: str, prompt: str) -> tupl
     messages = [Message("system", system)] if system.strip() else []
     for turn in continued(turns, model):
         if turn.answer.strip():
-            messages += [Message("user", turn.prompt), Message("assistant", turn.answer)]
-    return (*messages, Message("user", prompt))
+            asked = Message("user", turn.prompt, images=turn.images)
+            messages += [asked, Message("assistant", turn.answer)]
+    return (*messages, Message("user", prompt, images=images))
 
 
 def to_show(
@@ -110,6 +121,9 @@ def to_show(
             shown.append(_boundary(turn.model))
         running = live and position == len(turns) - 1
         shown.append(_message("user", harmless(_cut(turn.prompt))))
+        if turn.images:
+            sizes = ", ".join(figures.size(image.size_bytes) for image in turn.images)
+            shown.append(_message("user", f"`with {_counted(turn.images)}: {sizes}`"))
         if turn.reasoning:
             status = "pending" if running and not turn.answer else "done"
             folded = {"title": "thinking", "status": status}
@@ -133,6 +147,10 @@ def _message(role: str, text: str, metadata: dict[str, str] | None = None) -> di
 def _boundary(model: str | None) -> dict[str, Any]:
     words = f"now {model}" if model else "no model chosen"
     return _message("assistant", f"`new conversation: {words}; the above is not sent`")
+
+
+def _counted(images: Sequence[Image]) -> str:
+    return f"{len(images)} images" if len(images) > 1 else "an image"
 
 
 def _cut(text: str) -> str:
