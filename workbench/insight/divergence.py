@@ -17,17 +17,17 @@ SAYS: Final[Mapping[Verdict, str]] = {
     "would have said the other's token with little less ease. Rounding decided, not the weights.",
     "rounding": "The models agree on most tokens but each is sure of its own at the parting: the "
     "weights are rounded differently.",
-    "different": "One finds the other's text unlikely throughout: another model, another prompt "
-    "or damaged weights. The parity sheet says which.",
+    "different": "The second model finds the first one's text unlikely throughout: another model, "
+    "damaged weights, or a prompt that changes everything. The parity sheet says which.",
     "unknown": "Too few probabilities are known to say why.",
 }
 
 _TOSS_NATS: Final = math.log(2)
 """A choice at odds of at most two to one is a coin toss."""
 _DIFFERENT_NATS: Final = 0.5
-"""Mean divergence from which on two models are not one model rounded. Four-bit weights of the demo
-model against its bfloat16 ones are far below it, two unrelated models of its size far above
-(``benchmarks/divergence_calibration.py``)."""
+"""Mean divergence from which on two models are not one model rounded. Forms of the demo model are
+below a tenth of it (``benchmarks/divergence_calibration.py``). Another system prompt may be so too:
+a small model hardly heeds it. Prompts are what the parity sheet compares."""
 _DIFFERENT_SHARE: Final = 0.6
 """Share of equal likeliest tokens below which they are not."""
 
