@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from benchmarks.stall import Stalling
 from tests.bench.conftest import rows, spec_of
 from tests.conftest import EngineFactory
 from workbench.bench import recording
@@ -21,9 +22,7 @@ from workbench.bench.spec import Spec
 from workbench.client.roads import LocalRoad
 from workbench.engine import Engine
 from workbench.metrics import PHASES
-from workbench.providers.base import CancellationToken
-from workbench.providers.scripted import Schedule, ScriptedProvider, Step, steady
-from workbench.types import ChatRequest, ProviderEvent
+from workbench.providers.scripted import Schedule, Step, steady
 
 SCHEDULES = {
     "one": Schedule(steady(20, first_s=0.05, gap_s=0.01)),
@@ -89,28 +88,6 @@ async def test_known_schedules_are_measured_as_they_are(make_engine: EngineFacto
             assert best <= max(0.001, 0.01 * wanted), f"{name}: {figure} is off by {best:.4f} s"
         for row in own:
             assert sum(row[phase] for phase in PHASES) == pytest.approx(row["wall_s"], abs=1e-6)
-
-
-class Stalling(ScriptedProvider):
-    """A runtime that does nothing at all for a while, as in a garbage collection."""
-
-    stall_s = 1.0
-    after_s = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._begun: float | None = None
-
-    async def stream(
-        self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
-    ) -> AsyncGenerator[ProviderEvent, None]:
-        if request.trial is not None:
-            self._begun = self._begun or time.monotonic()
-            since = time.monotonic() - self._begun
-            if self.after_s < since < self.after_s + self.stall_s:
-                await asyncio.sleep(self.after_s + self.stall_s - since)
-        async for event in super().stream(request, model, seed, cancel):
-            yield event
 
 
 @pytest.fixture
