@@ -22,6 +22,8 @@ app.command("report")(bench_report.report)
 app.command("diff")(bench_report.diff)
 
 _INTERRUPTED = 130
+_SENTENCES = 3
+"""Findings that a run ends with; its report has all of them."""
 
 RunName = Annotated[
     str, typer.Argument(help="Id of a run or its beginning, the name of its spec, or `last`.")
@@ -112,6 +114,7 @@ def _run(
                 view.update(progress)
 
             outcome = work(wb, show)
+            found = [] if as_json else _found(wb, outcome)
     except KeyboardInterrupt:
         if last:
             typer.echo(f"Stopped. Go on with: workbench bench resume {last[0].run_id}", err=True)
@@ -124,5 +127,15 @@ def _run(
     if as_json:
         print_json(outcome.to_dict())
     else:
-        print_outcome(outcome)
+        print_outcome(outcome, found)
     raise typer.Exit(outcome.exit_code)
+
+
+def _found(wb: Workbench, outcome: Outcome) -> list[str]:
+    """What the report opens with."""
+    from workbench.bench.evidence import gather
+    from workbench.bench.findings import findings
+
+    if not outcome.cells:
+        return []
+    return [one.sentence for one in findings(gather(wb.sql, outcome.run_id))[:_SENTENCES]]

@@ -55,8 +55,8 @@ class RunView:
             self._console.print(_line(progress), markup=False, highlight=False, soft_wrap=True)
 
 
-def print_outcome(outcome: Outcome) -> None:
-    """The figures of each cell, then what to know of them."""
+def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
+    """The figures of each cell, what was found, then what to know of them."""
     console = Console()
     table = Table(box=None, pad_edge=False)
     for name in ("model", "load"):
@@ -84,6 +84,8 @@ def print_outcome(outcome: Outcome) -> None:
             *more,
         )
     console.print(table)
+    for text in told:
+        console.print(f"• {text}", markup=False, highlight=False, soft_wrap=True)
     for model, point in outcome.knees.items():
         console.print(f"{model}: knee at {point:g}" if point else f"{model}: no load keeps the SLO")
     for text in (*outcome.notes, *(f"failed: {one}" for one in outcome.failed)):
@@ -91,6 +93,8 @@ def print_outcome(outcome: Outcome) -> None:
     if with_slo:
         console.print("Every SLO was kept." if outcome.slo_met else "An SLO was missed.")
     console.print(f"{outcome.run_id} ({outcome.status})", highlight=False)
+    if outcome.cells:
+        console.print(f"All of it: workbench bench report {outcome.run_id}", highlight=False)
 
 
 def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
@@ -101,14 +105,15 @@ def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)  # ids are there to be copied
-    for name in ("name", "begun", "status", "cells", "trials", "SLO"):
-        table.add_column(name, overflow="fold")
+    table.add_column("name", overflow="fold")
+    for name in ("begun", "status", "cells", "trials", "SLO"):
+        table.add_column(name, no_wrap=True)
     for one in runs:
         met = one["slo_met"]
         table.add_row(
             one["run_id"],
             escape(one["name"]),
-            str(one["created_at"])[:19],
+            str(one["created_at"])[:16].replace("T", " "),
             one["status"],
             str(one["cells"]),
             str(one["trials"]),
