@@ -60,7 +60,7 @@ def test_no_difference_is_said_with_what_could_have_been_shown(log: Store) -> No
     evidence = run(log, FAST, Model("ollama/twin", ttft_s=0.05, tpot_s=0.02, right=0.9), seed=3)
     found = findings(evidence)
     assert {finding.strength for finding in found} == {"open"}
-    first = next(f for f in found if f.comparison.figure == "ttft_s")
+    first = next(f for f in found if f.comparison and f.comparison.figure == "ttft_s")
     assert "No difference in time to first token was shown" in first.sentence
     assert "so many show 1.0" in first.sentence
     assert "would be needed" in first.sentence
@@ -76,7 +76,7 @@ def test_too_few_prompts_for_so_many_comparisons_are_named(log: Store) -> None:
     """Twice the time on six prompts is no proof where three figures are compared at once."""
     text = said(run(log, FAST, SLOW, prompts=6, repeats=8))
     assert "which are too few to show any difference among so many" in text
-    assert "that takes 8" in text
+    assert "that takes 7" in text
     assert "answers first, by 5" in said(run(log, FAST, SLOW, prompts=8, repeats=8))
 
 
@@ -104,6 +104,31 @@ def test_options_and_variants_of_one_model_are_compared_too(log: Store) -> None:
     cells = run(log, Model("ollama/m"), hot, Model("ollama/n")).cells
     axes = {(one.a.position, one.b.position): one.axis for one in compare(cells)}
     assert axes == {(0, 1): "options", (0, 2): "model"}, "not two things at once"
+
+
+def test_a_sweep_opens_with_its_knee_and_other_loads_with_their_slo(log: Store) -> None:
+    slo = {"ttft_s": 2.0, "share": 0.9}
+
+    def told(pattern: str, shares: dict[int, float]) -> str:
+        models = [
+            Model(
+                "ollama/m",
+                load={"pattern": pattern, "users": users},
+                results={"goodput_share": share, "slo_met": share >= 0.9},
+            )
+            for users, share in shares.items()
+        ]
+        spec = {"name": "x", "load": {"pattern": pattern, "of": "users"}, "slo": slo}
+        return said(run(log, *models, prompts=2, repeats=1, spec=spec)).splitlines()[0]
+
+    assert told("sweep", {1: 1.0, 2: 0.95, 4: 0.5, 3: 0.92}) == (
+        "ollama/m keeps the SLO up to 3 users at once; with 4 users at once only 50% of requests "
+        "do: TTFT ≤ 2.00 s for 90% of all requests."
+    )
+    assert "up to 2 users at once, the most tried" in told("sweep", {1: 1.0, 2: 1.0})
+    assert "keeps the SLO at no load; with 1 user at once only 10%" in told("sweep", {1: 0.1})
+    assert told("closed", {1: 1.0, 2: 1.0}).startswith("SLO kept by all 2 cells: TTFT")
+    assert "SLO missed by ollama/m, 2 users (50%), of 2 cells" in told("closed", {1: 1.0, 2: 0.5})
 
 
 def test_trials_that_failed_or_were_answered_by_another_do_not_count(log: Store) -> None:

@@ -65,7 +65,9 @@ async def judged(engine: Engine, judge: str, **keys: object) -> Outcome:
 async def said(engine: Engine, run_id: str) -> str:
     evidence = await asyncio.to_thread(gather, engine.store.query, run_id)
     told = [
-        finding.sentence for finding in findings(evidence) if finding.comparison.figure == PAIRWISE
+        finding.sentence
+        for finding in findings(evidence)
+        if finding.comparison is not None and finding.comparison.figure == PAIRWISE
     ]
     return "\n".join([*told, *(caveat.text for caveat in caveats(evidence))])
 

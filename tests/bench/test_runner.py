@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.bench.conftest import Run, rows, spec_of
+from tests.conftest import EngineFactory
 from workbench.bench.comparisons import compare
 from workbench.bench.evidence import gather
 from workbench.bench.findings import caveats
@@ -18,6 +19,7 @@ from workbench.bench.runner import Runner
 from workbench.client.roads import LocalRoad
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers.scripted import Schedule, steady
 
 PAIRS = """
 SELECT task, item, repeat, turn, count(DISTINCT cell_id) AS cells, count(*) AS rows
@@ -186,6 +188,21 @@ async def test_the_time_that_a_spec_allows_ends_a_run_with_what_it_has(
     assert outcome.status == "ok"
     assert any("max_s" in note for note in outcome.notes)
     assert all(cell["results"]["ok"] > 0 for cell in outcome.cells.values())
+
+
+async def test_what_warming_up_takes_is_not_of_that_time_and_no_trial_is_no_success(
+    make_engine: EngineFactory,
+) -> None:
+    slow = Schedule(steady(2, first_s=0.3, gap_s=0.0))
+    engine = make_engine({"a": slow, "b": slow, "c": slow})
+    models = ["scripted/a", "scripted/b", "scripted/c"]
+    road = LocalRoad(engine, "test")
+    for max_s, code in ((0.6, 0), (0.01, 2)):  # three warm-ups take 0.9 s
+        spec = spec_of(models=models, repeats=50, stop={"max_s": max_s})
+        outcome = await Runner(road, engine.settings, spec).run()
+        assert outcome.exit_code == code
+        trials = sum(cell["results"]["trials"] for cell in outcome.cells.values())
+        assert (trials > 0) is (code == 0)
 
 
 async def test_a_run_stops_when_its_ratios_are_known_well_enough(run: Run, engine: Engine) -> None:

@@ -105,7 +105,9 @@ async def test_a_run_ends_when_it_is_decided_which_model_is_faster(
     assert "stopped after 2 repeats: itl_p50_s is decided" in outcome.notes
     assert [cell["results"]["trials"] for cell in outcome.cells.values()] == [28, 28]
     evidence = await asyncio.to_thread(gather, engine.store.query, outcome.run_id)
-    first = next(f for f in findings(evidence) if f.comparison.figure == "itl_p50_s")
+    first = next(
+        f for f in findings(evidence) if f.comparison and f.comparison.figure == "itl_p50_s"
+    )
     assert first.strength == "clear", "what ended the run is what its report shows"
     assert "quick takes less time from token to token" in first.sentence
 

@@ -31,6 +31,8 @@ PAIRWISE: Final = "pairwise"
 ALL_PAIRS: Final = 6
 """With more cells than this each is compared with the first only."""
 ALPHA: Final = 0.05
+_CHARS: Final = 0.03
+"""Characters of a token that differ by more are of different tokenizers."""
 _PROMPT: Final = ["task", "item", "turn"]
 _PAIR: Final = [*_PROMPT, "repeat"]
 
@@ -90,6 +92,9 @@ def compare(
 ) -> list[Comparison]:
     """Every comparable pair in every figure of speed, every score and what a judge said.
 
+    Tokens of one tokenizer say more than characters, those of two say nothing: only one of the
+    two speeds is compared, so that the other does not count among so many comparisons.
+
     Args:
         cells: of a run.
         asked: as for :func:`adjusted`.
@@ -97,7 +102,9 @@ def compare(
     """
     found: list[Comparison] = []
     for a, b, axis in comparable(cells):
-        for figure in dict.fromkeys((*SPEED, *((asked[0],) if asked else ()))):
+        untold = "chars_per_s" if same_tokens(a, b) else "tpot_s"
+        speeds = [figure for figure in SPEED if figure != untold]
+        for figure in dict.fromkeys((*speeds, *((asked[0],) if asked else ()))):
             if (made := speed(a, b, figure, axis)) is not None:
                 found.append(made)
         for scorer in sorted(set(a.scores["scorer"]) & set(b.scores["scorer"])):
@@ -173,6 +180,15 @@ def quality(
     gaps = families(pairs.assign(difference=pairs["b"] - pairs["a"]), "difference")
     found = clustered(gaps, len(pairs))
     return Comparison(a, b, axis, scorer, None, found, found.p, _needed(gaps, found))
+
+
+def same_tokens(a: CellEvidence, b: CellEvidence) -> bool:
+    """Whether tokens of both hold about as many characters, as those of one tokenizer do."""
+    per_token = []
+    for cell in (a, b):
+        tokens = cell.good["output_tokens"].sum()
+        per_token.append(cell.good["text_chars"].sum() / tokens if tokens else 0.0)
+    return bool(min(per_token) > 0 and max(per_token) / min(per_token) - 1 <= _CHARS)
 
 
 def preference(

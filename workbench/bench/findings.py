@@ -24,6 +24,7 @@ from workbench.bench.comparisons import (
 )
 from workbench.bench.evidence import CellEvidence, Evidence, changed, short
 from workbench.bench.results import late
+from workbench.bench.slo import kept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +33,6 @@ MIN_REPEATS: Final = 5
 _MANY: Final = 10_000
 _SHARE: Final = 0.05
 """A share of trials that is worth a warning."""
-_CHARS: Final = 0.03
-"""Characters of a token that differ by more are of different tokenizers."""
 
 Strength = Literal["clear", "open"]
 
@@ -59,11 +58,14 @@ _NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence and the comparison behind it; ``clear`` where a difference was shown."""
+    """One sentence and the comparison behind it; ``clear`` where a difference was shown.
+
+    What is said of the SLO has no comparison.
+    """
 
     sentence: str
     strength: Strength
-    comparison: Comparison
+    comparison: Comparison | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +77,27 @@ class Caveat:
 
 
 def findings(evidence: Evidence) -> list[Finding]:
-    """Every comparison as a sentence: what was shown first, quality before speed, by size."""
+    """Of the SLO first, then every comparison: what was shown, quality before speed, by size."""
     asked = _asked(evidence)
     made = [
         Finding(sentence(evidence, one), "clear" if one.clear else "open", one)
         for one in compare(evidence.cells, asked, evidence.pairs)
-        if _worth_telling(one) or (asked is not None and one.figure == asked[0])
     ]
     order = {"ttft_s": 1, "chars_per_s": 2, "e2e_s": 3, "tpot_s": 4}
 
     def place(finding: Finding) -> tuple[bool, int, float]:
         one = finding.comparison
+        assert one is not None
         gap = one.difference.value if one.ratio is None else math.log(one.ratio.value)
         return finding.strength == "open", order.get(one.figure, 0), -abs(gap)
 
-    return sorted(made, key=place)
+    of_slo = [Finding(sentence, "clear", None) for sentence in kept(evidence)]
+    return [*of_slo, *sorted(made, key=place)]
+
+
+def compared(found: Iterable[Finding]) -> list[Comparison]:
+    """The comparisons behind findings."""
+    return [finding.comparison for finding in found if finding.comparison is not None]
 
 
 def sentence(evidence: Evidence, one: Comparison) -> str:
@@ -144,22 +152,6 @@ def _asked(evidence: Evidence) -> tuple[str, int] | None:
 
 
 # -- sentences -----------------------------------------------------------------------------------
-
-
-def _worth_telling(one: Comparison) -> bool:
-    """Tokens of one tokenizer say more than characters, of two nothing."""
-    if one.figure == "tpot_s":
-        return same_tokens(one.a, one.b)
-    return one.figure != "chars_per_s" or not same_tokens(one.a, one.b)
-
-
-def same_tokens(a: CellEvidence, b: CellEvidence) -> bool:
-    """Whether tokens of both hold about as many characters, as those of one tokenizer do."""
-    per_token = []
-    for cell in (a, b):
-        tokens = cell.good["output_tokens"].sum()
-        per_token.append(cell.good["text_chars"].sum() / tokens if tokens else 0.0)
-    return bool(min(per_token) > 0 and max(per_token) / min(per_token) - 1 <= _CHARS)
 
 
 def _of_scores(one: Comparison, a: str, b: str) -> str:

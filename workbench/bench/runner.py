@@ -90,6 +90,7 @@ class Runner:
         self._built: dict[str, scoring.Built] = {}
         self._block = 0
         self._problems: list[str] = []
+        self._limit: asyncio.Timeout | None = None
 
     @classmethod
     async def resume(
@@ -159,7 +160,8 @@ class Runner:
         status = "error"
         try:
             try:
-                async with asyncio.timeout(self._spec.stop.max_s) as limit:
+                async with asyncio.timeout(None) as limit:
+                    self._limit = limit
                     if isinstance(self._spec.load, Sweep):
                         await self._sweep(self._spec.load, cells)
                     else:
@@ -172,7 +174,8 @@ class Runner:
                 if cell_id not in self._ended:
                     await self._finish(cell)
             await self._judge_pairs()
-            status = "ok" if self._finished else "error"
+            answered = any(cell["results"]["trials"] for cell in self._finished.values())
+            status = "ok" if answered else "error"
         except asyncio.CancelledError:
             status = "cancelled"
             raise
@@ -339,6 +342,7 @@ class Runner:
         async def do(chain: Chain, intended_ns: int) -> None:
             await self._trials.chain(chain, intended_ns, number, block.think_s)
 
+        self._start_the_clock()
         self._sampled = tuple(running)
         try:
             if block.users:
@@ -351,6 +355,12 @@ class Runner:
             for cell_id in self._trials.given_up:
                 shown = self._progress.cells[cell_id]
                 shown.phase, shown.total = "failed", shown.done
+
+    def _start_the_clock(self) -> None:
+        """``max_s`` counts from the first trial: a slow load must not leave none."""
+        max_s, limit = self._spec.stop.max_s, self._limit
+        if max_s is not None and limit is not None and limit.when() is None:
+            limit.reschedule(asyncio.get_running_loop().time() + max_s)
 
     def _left(self, block: Block) -> Iterator[Chain]:
         """The chains of a block that are not done; one that was broken off begins again."""

@@ -111,7 +111,8 @@ class Stop(Strict):
     ``within`` stops when every ratio between cells is known to this relative precision, ``decided``
     when it is shown which one of each two is higher (or, with a ``margin``, that they are no
     further apart than that). Both are looked at after ``min_repeats`` and then ever more rarely,
-    by rules that such looks do not break (:mod:`workbench.bench.stopping`).
+    by rules that such looks do not break (:mod:`workbench.bench.stopping`). ``max_s`` counts from
+    the first trial.
     """
 
     within: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from workbench.bench.evidence import Evidence
-from workbench.bench.findings import Finding, caveats, findings
+from workbench.bench.findings import Finding, caveats, compared, findings
 from workbench.bench.report import charts, parts
 from workbench.bench.report.cells import cells
 from workbench.bench.report.markdown import environment
@@ -90,7 +90,7 @@ def _meta(evidence: Evidence) -> str:
 
 
 def _charts(evidence: Evidence, table: pd.DataFrame, made: Iterable[Finding]) -> str:
-    drawn = charts.drawn(evidence, table, [finding.comparison for finding in made])
+    drawn = charts.drawn(evidence, table, compared(made))
     return "".join(
         f"<div{' class=wide' if wide else ''}>{_html(figure)}</div>" for figure, wide in drawn
     )

@@ -102,16 +102,16 @@ class Results:
 
 def make(evidence: Evidence) -> Report:
     """The report of a run; takes a thread some time."""
-    from workbench.bench.findings import caveats, findings
+    from workbench.bench.findings import caveats, compared, findings
     from workbench.bench.report import charts, parts, summary
     from workbench.bench.report.cells import cells
 
     found, table = findings(evidence), summary(evidence)
     columns, rows = cells(table)
-    compared = [finding.comparison for finding in found]
+    behind = compared(found)
     trials = parts.raw(evidence)
     count = sum(len(cell.trials) for cell in evidence.cells)
-    intervals = parts.intervals(evidence, compared)
+    intervals = parts.intervals(evidence, behind)
     opening = (
         f'<h2>{escape(evidence.name)}</h2><div class="meta">{escape(_meta(evidence, count))}</div>'
         f"{parts.findings(found)}{parts.caveats(caveats(evidence))}{links(evidence.run_id)}"
@@ -126,7 +126,7 @@ def make(evidence: Evidence) -> Report:
         + f"<details><summary>Answers ({len(trials):,} of {count:,})</summary>"
         + f"{_scroll([(name, '') for name in parts.RAW], trials)}</details>"
     )
-    drawn = tuple(figure for figure, _ in charts.drawn(evidence, table, compared))
+    drawn = tuple(figure for figure, _ in charts.drawn(evidence, table, behind))
     return Report(opening, drawn, rest)
 
 
