@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from workbench import figures
+from workbench.bench.evidence import short
 from workbench.bench.progress import Outcome, Progress
 
 _LINE_EVERY_S: Final = 10.0
@@ -58,24 +59,25 @@ class RunView:
 def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
     """The figures of each cell, what was found, then what to know of them."""
     console = Console()
-    table = Table(box=None, pad_edge=False)
+    common, differing = _apart([cell["label"] for cell in outcome.cells.values()])
+    table = Table(box=None, pad_edge=False, caption=common or None, caption_justify="left")
     for name in ("model", "load"):
         table.add_column(name, overflow="fold")
     for name in ("trials", "failed", "TTFT", "per token", "req/s"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     with_slo = outcome.slo_met is not None
     scorers = sorted(
         {name for cell in outcome.cells.values() for name in cell["results"]["scores"]}
     )
     for name in (*(("goodput",) if with_slo else ()), *scorers):
         table.add_column(name, justify="right")
-    for cell in outcome.cells.values():
+    for cell, load in zip(outcome.cells.values(), differing, strict=True):
         found = cell["results"]
         more = [_share(found["goodput_share"])] if with_slo else []
         more += [_share(found["scores"].get(name, {}).get("mean")) for name in scorers]
         table.add_row(
-            escape(cell["model"]),
-            cell["label"],
+            escape(short(cell["model"])),
+            escape(load),
             str(found["trials"]),
             str(found["failed"]),
             figures.seconds(found["ttft_p50_s"]),
@@ -95,6 +97,14 @@ def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
     console.print(f"{outcome.run_id} ({outcome.status})", highlight=False)
     if outcome.cells:
         console.print(f"All of it: workbench bench report {outcome.run_id}", highlight=False)
+
+
+def _apart(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """What all labels say, and of each what it alone says."""
+    parts = [label.split(" · ") for label in labels]
+    shared = [part for part in parts[0] if all(part in other for other in parts)] if parts else []
+    own = [" · ".join(part for part in one if part not in shared) or "–" for one in parts]
+    return (f"all: {' · '.join(shared)}" if shared else ""), own
 
 
 def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
