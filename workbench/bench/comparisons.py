@@ -183,12 +183,17 @@ def quality(
 
 
 def same_tokens(a: CellEvidence, b: CellEvidence) -> bool:
-    """Whether tokens of both hold about as many characters, as those of one tokenizer do."""
-    per_token = []
-    for cell in (a, b):
-        tokens = cell.good["output_tokens"].sum()
-        per_token.append(cell.good["text_chars"].sum() / tokens if tokens else 0.0)
-    return bool(min(per_token) > 0 and max(per_token) / min(per_token) - 1 <= _CHARS)
+    """Whether tokens of both hold about as many characters, as those of one tokenizer do.
+
+    Answers differ, so that a few tokens say little: lengths of single tokens scatter by about half
+    their mean, and twice the scatter of two such means is let pass.
+    """
+    tokens = [float(cell.good["output_tokens"].sum()) for cell in (a, b)]
+    if min(tokens) == 0:
+        return False
+    chars = [cell.good["text_chars"].sum() / n for cell, n in zip((a, b), tokens, strict=True)]
+    chance = 2 * 0.5 * math.sqrt(1 / tokens[0] + 1 / tokens[1])
+    return bool(min(chars) > 0 and max(chars) / min(chars) - 1 <= max(_CHARS, chance))
 
 
 def preference(
