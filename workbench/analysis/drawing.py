@@ -124,8 +124,8 @@ def places(
 ) -> list[tuple[str, float, float]]:
     """Where the name of each point is written so that names lie over no point and no other name.
 
-    Tried are right of the point, above and below it, and further above; the last one is taken
-    where all are full. Distances are in pixels, as of a plot of ``size``.
+    Tried are beside the point, above and below it, and further away; the last one is taken where
+    all are full. Distances are in pixels, as of a plot of ``size``.
 
     Args:
         points: x and y as shares of the plot's width and height, and the radius in pixels.
@@ -144,11 +144,15 @@ def places(
         long, line = _LETTER_PX * len(words[i]), _LINE_PX
         tried = [("left", radius + 6, 0.0), ("right", -radius - 6, 0.0)]
         for step in range(3):
-            tried += [("left", 0.0, sign * (radius + line * (step + 0.7))) for sign in (1, -1)]
+            tried += [
+                (side, 0.0, sign * (radius + line * (step + 0.7)))
+                for sign in (1, -1)
+                for side in ("left", "right")
+            ]
         for anchor, right, up in tried:
             left = x + right - (long if anchor == "right" else 0)
             box = (left, y + up - line / 2, left + long, y + up + line / 2)
-            inside = left >= 0 and box[1] >= 0 and box[3] <= height
+            inside = left >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= height
             others = taken[:i] + taken[i + 1 :]
             if inside and not any(_overlap(box, other) for other in others):
                 break

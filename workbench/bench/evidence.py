@@ -159,6 +159,10 @@ class Evidence:
 
     def label(self, cell: CellEvidence) -> str:
         """What tells a cell from the others of its run, in few words."""
+        return ", ".join(self.words(cell))
+
+    def words(self, cell: CellEvidence) -> list[str]:
+        """The words of its label: its model, then what else tells it from others."""
         words = [short(cell.model)]
         if len({json.dumps(c.options, sort_keys=True, default=str) for c in self.cells}) > 1:
             words += [
@@ -173,7 +177,7 @@ class Evidence:
         ]
         if len({c.workload.get("name") for c in self.cells}) > 1:
             words.append(str(cell.workload.get("name")))
-        return ", ".join(words)
+        return words
 
 
 def gather(read: Read, name: str) -> Evidence:

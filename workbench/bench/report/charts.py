@@ -165,11 +165,7 @@ def ratios(evidence: Evidence, found: Sequence[Comparison]) -> go.Figure | None:
             if one.ratio is not None
         ]
     ).astype(float)
-    names = [
-        f"{_FIGURES.get(one.figure, one.figure)}:<br>{_brief(evidence, one.b)} / "
-        f"{_brief(evidence, one.a)}"
-        for one in shown
-    ]
+    names = [_compared(evidence, one) for one in shown]
     colours = [style[one.b.contender].colour for one in shown]
     title = "Ratios with 95 % intervals (filled: difference shown)"
     return forest(frame, names, [one.clear for one in shown], colours, title)
@@ -190,7 +186,7 @@ def distribution(evidence: Evidence, column: str, title: str) -> go.Figure | Non
             figure.add_trace(
                 go.Box(
                     x=(values * 1e3).tolist(),
-                    name=_brief(evidence, cell),
+                    name=_named(evidence, cell),
                     boxpoints="all",
                     jitter=0.5,
                     pointpos=0,
@@ -280,6 +276,20 @@ def _weight(cell: CellEvidence) -> float:
     return float(next((cell.load[axis] for axis in _LOADS if axis in cell.load), 0))
 
 
-def _brief(evidence: Evidence, cell: CellEvidence) -> str:
-    label = evidence.label(cell)
-    return figures.escape(label if len(label) <= 44 else f"{label[:43]}…")
+def _named(evidence: Evidence, cell: CellEvidence) -> str:
+    """A cell's label on two lines; never shortened, for cells of one name would be drawn as one."""
+    model, *rest = evidence.words(cell)
+    return "<br>".join(figures.escape(line) for line in (model, ", ".join(rest)) if line)
+
+
+def _compared(evidence: Evidence, one: Comparison) -> str:
+    """What a ratio is of; what both cells have in common is said once."""
+    (model_a, *a), (model_b, *b) = evidence.words(one.a), evidence.words(one.b)
+    shared = [word for word in b if word in a]
+    figure = ", ".join([_FIGURES.get(one.figure, one.figure), *shared])
+    own_a, own_b = ([word for word in words if word not in shared] for words in (a, b))
+    if model_a == model_b and own_a and own_b:
+        figure, left, right = f"{figure}, {model_a}", ", ".join(own_b), ", ".join(own_a)
+    else:
+        left, right = ", ".join([model_b, *own_b]), ", ".join([model_a, *own_a])
+    return f"{figures.escape(figure)}:<br>{figures.escape(left)} / {figures.escape(right)}"
