@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import duckdb
@@ -14,9 +15,11 @@ from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
 from tests.bench.logged import Model, log_run
+from workbench.analysis.drawing import places
 from workbench.bench.diff import diff
 from workbench.bench.evidence import Evidence, gather
-from workbench.bench.report import diff_markdown, markdown, page, summary, write_table
+from workbench.bench.findings import compared, findings
+from workbench.bench.report import charts, diff_markdown, markdown, page, summary, write_table
 from workbench.cli import app
 from workbench.store import Store
 
@@ -57,6 +60,37 @@ def test_the_table_as_files(evidence: Evidence, tmp_path: Path) -> None:
         back = duckdb.sql(f"SELECT * FROM '{tmp_path / name}'").df()
         assert list(back["model"]) == list(table["model"])
         assert back["ttft_p50_s"].tolist() == pytest.approx(table["ttft_p50_s"].tolist())
+
+
+def test_cells_whose_long_names_begin_alike_are_drawn_apart(tmp_path: Path) -> None:
+    name = "huggingface/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf"
+    models = [
+        Model(model, load={"pattern": "closed", "users": users})
+        for model in (name, "ollama/smollm2:135m")
+        for users in (1, 16)
+    ]
+    with Store.open(tmp_path / "log.duckdb") as store:
+        evidence = gather(store.query, log_run(store, models, prompts=8, repeats=2))
+    boxes = charts.distribution(evidence, "ttft_s", "TTFT")
+    assert boxes is not None
+    assert len({box.name for box in boxes.data}) == 4
+    ratios = charts.ratios(evidence, compared(findings(evidence)))
+    assert ratios is not None
+    assert len({point.y[0] for point in ratios.data}) == len(ratios.data) == 6
+    assert len(ratios.layout.annotations) == 6, "each has its figures beside it"
+
+
+def test_names_of_points_lie_over_nothing_and_inside() -> None:
+    points = [(0.5 + i / 100, 0.5, 20.0) for i in range(5)] + [(0.98, 0.5, 20.0)]
+    words = ["a name of some length"] * 6
+    found = places(points, words, (740.0, 280.0))
+    boxes = []
+    for (x, y, _), (anchor, right, up) in zip(points, found, strict=True):
+        left = x * 740 + right - (126 if anchor == "right" else 0)
+        boxes.append((left, y * 280 + up - 7, left + 126, y * 280 + up + 7))
+    assert all(left >= 0 and end <= 740 for left, _, end, _ in boxes)
+    for a, b in combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
 def test_markdown_opens_with_the_finding(evidence: Evidence) -> None:
