@@ -36,6 +36,8 @@ def _said(text: str, channel: str = "content") -> Step:
 MODELS = {
     **SCHEDULES,
     "long": Schedule(steady(3_000, first_s=0.05, gap_s=0.02), description="50 tokens/s, a minute"),
+    "prompt": Schedule(steady(12, first_s=0.02, gap_s=0.004)),
+    "late": Schedule(steady(12, first_s=0.05, gap_s=0.008)),
     "fox": Schedule((_said("The quick brown fox jumps.\n\n"), _said("It is red."))),
     "cat": Schedule((_said("The quick grey cat jumps.\n\n"), _said("It is old."))),
     "maths": Schedule((_said("Let me see.", "reasoning"), _said(MATHS))),

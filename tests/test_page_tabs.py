@@ -159,7 +159,7 @@ def benchmarks(page: Page) -> Page:
 
 
 def write(page: Page, **keys: object) -> None:
-    given = {"name": "x", "a": "fox", "b": "cat", "repeats": 1, "count": 6, **keys}
+    given = {"name": "x", "a": "prompt", "b": "late", "repeats": 1, "count": 8, **keys}
     page.locator("#bench-text textarea").fill(SPEC.format(**given))
 
 
@@ -176,16 +176,16 @@ def test_from_a_spec_to_its_finding_and_two_runs_compared(open_page: Open) -> No
     expect(told.locator(".wb-line")).to_contain_text("often")
     for name in ("first", "second"):
         write(page, name=name)
-        expect(told).to_contain_text("2 cells, 12 trials", timeout=SOON)
+        expect(told).to_contain_text("2 cells, 16 trials", timeout=SOON)
         expect(page.locator("#bench-start")).to_be_enabled(timeout=SOON)
         page.locator("#bench-start").click()
         # It opens by itself when it has ended, with a sentence; then come chart and figures.
         expect(page.locator("#bench-findings h2")).to_have_text(name, timeout=60_000)
     sentence = page.locator("#bench-findings .findings li").first
-    expect(sentence).to_contain_text(re.compile(r"6 prompts"))
+    expect(sentence).to_contain_text(re.compile(r"8 prompts"))
     expect(page.locator("#bench-chart-1 .js-plotly-plot")).to_be_visible(timeout=SOON)
     expect(page.locator("#bench-figures")).to_contain_text("Comparisons, 95 % intervals")
-    expect(page.locator("#bench-figures summary")).to_have_text("Answers (12 of 12)")
+    expect(page.locator("#bench-figures summary")).to_have_text("Answers (16 of 16)")
     picture(page, "benchmarks")
     page.locator("#bench-against input").click()
     page.get_by_role("option", name=re.compile("first")).first.click()

@@ -39,7 +39,9 @@ class Header:
     def __init__(self, engine: Engine, pairs: Pairs) -> None:
         self._engine = engine
         self._pairs = pairs
-        html('<h1 class="wb-name">Workbench</h1>', elem_id="brand")
+        html(
+            '<span class="wb-name" role="heading" aria-level="1">Workbench</span>', elem_id="brand"
+        )
         self._machine = html("", elem_id="machine")
         self._banner = html("", elem_id="log-banner", elem_classes=["wb-notices"])
         self._outputs = [self._machine, self._banner]
