@@ -60,11 +60,11 @@ def test_download_cancel_and_again(hub: Hub, page: Page) -> None:
     hub.faults.hold_after = 40_960
     pull(page, REPO)
     expect(page.locator("#models-progress .wb-job")).to_contain_text("kB of", timeout=SOON)
-    page.locator("#models-cancel").click()
+    page.locator("#models-progress button").click()
     expect(notice).to_contain_text("stopped", timeout=SOON)  # though the hub stays silent
     hub.faults.hold_after = None
     hub.faults.go_on.set()
-    expect(page.locator("#models-cancel")).to_be_hidden()
+    expect(page.locator("#models-progress button")).to_have_count(0, timeout=SOON)
     pull(page, REPO)
     expect(table).to_contain_text("huggingface/org/name", timeout=SOON)
     expect(notice).to_contain_text("is here, checked")

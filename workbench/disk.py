@@ -12,9 +12,10 @@ from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf import deletion, hub, verification
 from workbench.hf.deletion import Deletion
-from workbench.hf.folder import PROVIDER, model_id
+from workbench.hf.folder import model_id
 from workbench.hf.listing import Wanted, check_online
 from workbench.jobs import Job, JobRegistry, Reporter
+from workbench.providers import ollama_disk
 from workbench.settings import Settings
 from workbench.store import ModelEvent, Store
 
@@ -49,6 +50,19 @@ class ModelDisk:
 
         return self.jobs.submit("download", wanted.id, work, self._downloaded)
 
+    def pull(self, name: str) -> Job:
+        """Let the Ollama server pull a model, or join the pull of it that is under way.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` for what is no name. All else is the job's error.
+        """
+        wanted = ollama_disk.checked(name)
+
+        def work(report: Reporter, cancelled: threading.Event) -> Mapping[str, Any]:
+            return ollama_disk.pull(self._settings.ollama_host, wanted, report, cancelled)
+
+        return self.jobs.submit("download", f"ollama/{wanted}", work, self._downloaded)
+
     def verify(self, name: str | None) -> Job:
         """Begin the full check of one model, or of all.
 
@@ -74,9 +88,7 @@ class ModelDisk:
         Returns:
             As :meth:`workbench.hf.deletion.Deletion.to_dict`, and ``freed_bytes`` (measured).
         """
-        model = model_id(name)
-        if any(not job.ended and job.model == model for job in self.jobs.list()):
-            raise invalid(f"A job is at work on {model}.", fix="Stop it first.")
+        self._check_free(model_id(name))
         started = time.monotonic_ns()
         plan = await self.plan_deletion(name)
         try:
@@ -86,6 +98,36 @@ class ModelDisk:
             raise
         self._record("delete", plan.id, started, before_bytes=freed, after_bytes=0)
         return {**plan.to_dict(), "freed_bytes": freed}
+
+    async def plan_deletion_of_ollama(self, name: str) -> Deletion:
+        """What deleting a name from the Ollama server would remove."""
+        url = self._settings.ollama_host
+        size_bytes, same = await ollama_disk.occupied(url, name)
+        where = f"Ollama server at {url}"
+        if same:
+            where += f" (its files stay for {', '.join(same)})"
+        return Deletion(f"ollama/{name}", where, (), size_bytes)
+
+    async def delete_from_ollama(self, name: str) -> Mapping[str, Any]:
+        """Delete a model that is not in memory; as :meth:`delete`, by Ollama's count.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` while it is pulled, ``OLLAMA_MODEL_NOT_FOUND``.
+        """
+        plan = await self.plan_deletion_of_ollama(name)
+        self._check_free(plan.id)
+        started = time.monotonic_ns()
+        try:
+            freed = await ollama_disk.delete(self._settings.ollama_host, name)
+        except WorkbenchError as error:
+            self._record("delete", plan.id, started, error=error, before_bytes=plan.size_bytes)
+            raise
+        self._record("delete", plan.id, started, before_bytes=freed, after_bytes=0)
+        return {**plan.to_dict(), "freed_bytes": freed}
+
+    def _check_free(self, model: str) -> None:
+        if any(not job.ended and job.model == model for job in self.jobs.list()):
+            raise invalid(f"A job is at work on {model}.", fix="Stop it first.")
 
     def close(self) -> None:
         """Stop what runs; a download keeps what has come."""
@@ -119,7 +161,7 @@ class ModelDisk:
             self._store.log_model_event(
                 ModelEvent(
                     event=event,
-                    provider=PROVIDER,
+                    provider=model.partition("/")[0],
                     model=model,
                     t_ns=started_ns,
                     ok=error is None and reason != "cancelled",

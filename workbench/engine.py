@@ -373,16 +373,30 @@ class Engine:
     def download(
         self, model: str, revision: str | None = None, gguf_file: str | None = None
     ) -> Job:
-        """Begin a download from the hub, or join the one under way."""
+        """Begin a download from the hub, or a pull (``ollama/NAME``), or join the one under way."""
+        provider, _, name = model.strip().partition("/")
+        if provider == "ollama" and name:
+            return self.disk.pull(name)
         return self.disk.download(model, revision, gguf_file)
 
     async def verify(self, model: str | None = None) -> Job:
         """Begin the full check of one Hugging Face model, or of all."""
-        return self.disk.verify(None if model is None else await self._on_disk(model))
+        if model is None:
+            return self.disk.verify(None)
+        provider, name = await self._on_disk(model)
+        if provider != "huggingface":
+            raise invalid(
+                f"{model} does not lie in the workbench's own folders.",
+                fix="Ollama verifies its models when it pulls them: pull it again.",
+            )
+        return self.disk.verify(name)
 
     async def plan_deletion(self, model: str) -> Deletion:
         """What deleting a model would remove."""
-        return await self.disk.plan_deletion(await self._on_disk(model))
+        provider, name = await self._on_disk(model)
+        if provider == "ollama":
+            return await self.disk.plan_deletion_of_ollama(name)
+        return await self.disk.plan_deletion(name)
 
     async def delete(self, model: str) -> Mapping[str, Any]:
         """Delete a model from disk, out of memory first.
@@ -390,28 +404,29 @@ class Engine:
         Raises:
             WorkbenchError: ``INVALID_REQUEST`` while it is answering or being downloaded.
         """
-        name = await self._on_disk(model)
-        route = Route(self.router.providers["huggingface"], name)
+        provider, name = await self._on_disk(model)
+        route = Route(self.router.providers[provider], name)
         if route.provider.resident(name) is not None:
             await self.rotation.unload(route)
+        if provider == "ollama":
+            return await self.disk.delete_from_ollama(name)
         return await self.disk.delete(name)
 
-    async def _on_disk(self, model: str) -> str:
+    async def _on_disk(self, model: str) -> tuple[str, str]:
+        """Provider and name of a model that lies on a disk."""
         try:
             route = await self.router.resolve(model)
         except WorkbenchError as error:
             # What has not come whole is in no list, but can be deleted.
             if error.code is ErrorCode.MODEL_NOT_FOUND and "/" in model:
-                return model
+                return "huggingface", model
             raise
-        if route.provider.name != "huggingface":
-            fix = f"Use: ollama rm {route.name}." if route.provider.name == "ollama" else ""
+        if route.provider.name not in ("huggingface", "ollama"):
             raise invalid(
-                f"{route.model} does not lie in the workbench's own folders, so this is not its "
-                "business.",
-                fix=fix or "Only Hugging Face models lie on disk here.",
+                f"{route.model} lies on no disk.",
+                fix="Only models of Hugging Face and Ollama do.",
             )
-        return route.name
+        return route.provider.name, route.name
 
     async def close(self) -> None:
         """Cancel what runs, wait for the records to be written, stop the runtimes we started."""

@@ -10,7 +10,8 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
                generation failed, memory exceeded, timeout, invalid configuration; its hub:
                unreachable, forbidden (gated or private), download failed
     OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
-               stream broken (the connection or its framing), memory exceeded, timeout
+               stream broken (the connection or its framing), memory exceeded, timeout,
+               pull failed
     general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, JOB_NOT_FOUND, SESSION_NOT_FOUND,
                STREAM_NOT_FOUND, EVENTS_GONE (of a stream, from the buffer), QUEUE_FULL,
                TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
@@ -47,6 +48,7 @@ class ErrorCode(StrEnum):
     OLLAMA_STREAM_BROKEN = "OLLAMA_STREAM_BROKEN"
     OLLAMA_MEMORY_EXCEEDED = "OLLAMA_MEMORY_EXCEEDED"
     OLLAMA_TIMEOUT = "OLLAMA_TIMEOUT"
+    OLLAMA_PULL_FAILED = "OLLAMA_PULL_FAILED"
 
     INVALID_REQUEST = "INVALID_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
@@ -90,6 +92,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.OLLAMA_STREAM_BROKEN: 502,
     ErrorCode.OLLAMA_MEMORY_EXCEEDED: 507,
     ErrorCode.OLLAMA_TIMEOUT: 504,
+    ErrorCode.OLLAMA_PULL_FAILED: 502,
     ErrorCode.INVALID_REQUEST: 422,
     ErrorCode.MODEL_NOT_FOUND: 404,
     ErrorCode.MODEL_AMBIGUOUS: 409,

@@ -3,6 +3,9 @@
 Prompts, answers and secrets are never logged here: they belong to the store. So a traceback names
 files, lines and classes but not the exception's message, which may quote anything; and secrets
 that were made known with :func:`hide` are blotted out wherever they turn up.
+
+A process that wants its last lines to be read again keeps them in memory (:func:`keep`), as they
+were written.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import logging
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any, Final, TextIO, cast
@@ -21,7 +25,10 @@ Sink = Callable[[Mapping[str, Any]], None]
 
 HIDDEN: Final = "[hidden]"
 _SHORTEST_SECRET: Final = 6
+_MOST_CHARS: Final = 8_000
+"""Of a line that is kept."""
 _secrets: set[str] = set()
+_kept: deque[str] = deque(maxlen=0)
 
 
 def configure(level: str = "INFO", sink: Sink | None = None) -> None:
@@ -41,7 +48,7 @@ def configure(level: str = "INFO", sink: Sink | None = None) -> None:
     if sink is not None:
         processors += [_to(sink)]
     else:
-        processors += [structlog.processors.JSONRenderer(default=str), _blot]
+        processors += [structlog.processors.JSONRenderer(default=str), _blot, _keep]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
@@ -65,6 +72,23 @@ def get(name: str) -> Any:
 def hide(*secrets: str | None) -> None:
     """Never write these, whatever brings them into a line."""
     _secrets.update(secret for secret in secrets if secret and len(secret) >= _SHORTEST_SECRET)
+
+
+def keep(lines: int) -> None:
+    """Keep so many of the last lines from now on; 0: none."""
+    global _kept
+    _kept = deque(_kept, maxlen=lines)
+
+
+def kept(part: str = "", most: int = 200) -> list[dict[str, Any]]:
+    """The last lines that were kept, the oldest of them first.
+
+    Args:
+        part: only lines that hold this: a correlation id, a session id, a word.
+        most: of these the last so many.
+    """
+    found = [line for line in _kept.copy() if part in line][-most:] if most else []
+    return [_read(line) for line in found]
 
 
 @contextmanager
@@ -109,6 +133,18 @@ def _blot(logger: Any, method: str, line: str) -> str:
     for secret in _secrets:
         line = line.replace(json.dumps(secret)[1:-1], HIDDEN)
     return line
+
+
+def _keep(logger: Any, method: str, line: str) -> str:
+    _kept.append(line)
+    return line
+
+
+def _read(line: str) -> dict[str, Any]:
+    if len(line) > _MOST_CHARS:
+        return {"event": f"{line[:_MOST_CHARS]}…"}
+    values: dict[str, Any] = json.loads(line)
+    return values
 
 
 def _to(sink: Sink) -> Callable[..., Any]:

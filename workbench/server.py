@@ -49,6 +49,7 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.observe.health import HealthMonitor
 from workbench.observe.lag import LagSampler
 from workbench.observe.prometheus import Metrics
+from workbench.observe.timeline import MemoryTimeline
 from workbench.observe.tracing import Tracing, provider_from_environment
 from workbench.settings import Settings
 from workbench.store import Store
@@ -88,7 +89,8 @@ def create_app(
     """
     measured = Metrics(engine)
     lag = LagSampler(measured.lagged)
-    watched = HealthMonitor(engine, lag)
+    watched, timeline = HealthMonitor(engine, lag), MemoryTimeline(engine)
+    logs.keep(settings.workbench_log_lines)
     engine.observers.append(measured)
     spans = spans or provider_from_environment()
     if spans is not None:
@@ -97,11 +99,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         lag.start()
+        timeline.start()
         engine.prewarm()
         engine.store.set_environment(await asyncio.to_thread(environment.capture, settings))
         yield
         watched.stop()
         await lag.close()
+        await timeline.close()
         await app.state.benchmarks.stop()
         await app.state.feeds.close()
         await engine.close()
@@ -151,7 +155,10 @@ def create_app(
         from workbench.ui.theme import mount_options
 
         gr.mount_gradio_app(
-            app, build_page(engine, app.state.benchmarks), path="/", **mount_options()
+            app,
+            build_page(engine, app.state.benchmarks, watched, timeline),
+            path="/",
+            **mount_options(),
         )
     return app
 

@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     workbench_max_queue: int = Field(64, ge=1, le=100_000)
     workbench_max_queue_per_model: int = Field(32, ge=1, le=100_000)
     workbench_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    workbench_log_lines: int = Field(5_000, ge=0, le=1_000_000)
+    workbench_timeline_s: Seconds = 5
+    workbench_timeline_readings: int = Field(720, ge=2, le=100_000)
     workbench_offline: bool = False
     workbench_fallbacks: Fallbacks = Field(default_factory=dict)
 

@@ -6,13 +6,14 @@ import re
 
 import pytest
 
+from tests.ui.test_stock import cells
 from workbench.budget import Prediction
 from workbench.memory import DeviceMemory
 from workbench.pressure import Alert
 from workbench.types import ModelInfo
 from workbench.ui import header
 from workbench.ui.budget import Holder, Next, Picture, expected, render
-from workbench.ui.models import table
+from workbench.ui.stock import render as table
 
 GB = 10**9
 
@@ -130,5 +131,5 @@ def test_table_shows_measured_bytes_once_and_what_a_model_needs() -> None:
         ModelInfo("ollama/c", "c", "ollama"),
     ]
     shown = table(models, lambda model: needs(2), {"ollama/a": {"host": 3 * GB}})
-    assert list(shown["in memory"]) == ["3.00 GB", "shared", "–"]
-    assert list(shown["needs"]) == ["2.00 GB ± 4.1 %"] * 3
+    held = [cells(shown, model.id)[3:5] for model in models]
+    assert held == [[size, "2.00 GB ± 4.1 %"] for size in ("3.00 GB", "shared", "–")]

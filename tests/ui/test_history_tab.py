@@ -17,8 +17,8 @@ from workbench.store import Store
 from workbench.store.recall import recall
 from workbench.store.records import session
 from workbench.store.search import Found, Wanted, search
-from workbench.types import ChatRequest, Message, ModelInfo, Options, TimingMode
-from workbench.ui import asking, drawing, models, strip
+from workbench.types import ChatRequest, Message, Options, TimingMode
+from workbench.ui import asking, drawing, strip
 from workbench.ui.asking import Plan
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.composer import Ask
@@ -172,11 +172,3 @@ async def test_plots_are_made(make_engine: EngineFactory, store: Store) -> None:
 def test_how_far_a_search_came_is_said() -> None:
     page = Found([], "7", None, NOW)
     assert "searched back to 2026-03-10 12:00" in history.summary(page, narrow=True)
-
-
-def test_models_table_has_units_and_dashes() -> None:
-    info = ModelInfo(
-        id="ollama/x", name="x", provider="ollama", size_bytes=92_000_000, context_length=8192
-    )
-    row = models.table([info]).iloc[0]
-    assert (row["on disk"], row["in memory"], row["context"]) == ("92 MB", "–", "8,192")

@@ -9,6 +9,9 @@ import pytest
 from tests.conftest import EngineFactory
 from workbench.bench.service import Benchmarks
 from workbench.client.roads import LocalRoad
+from workbench.observe.health import HealthMonitor
+from workbench.observe.lag import LagSampler
+from workbench.observe.timeline import MemoryTimeline
 from workbench.ui.page import build_page
 from workbench.ui.theme import mount_options
 
@@ -16,6 +19,7 @@ IDS = [
     *("prompt", "run", "stop", "run-isolated", "add-pane", "new-conversation", "timing-mode"),
     *("options", "system", "timeline", "hint", "get-demo", "brand", "machine", "tabs"),
     *("models-table", "models-load", "models-unload", "history-list", "history-words"),
+    *("health-parts", "health-memory", "health-alerts", "health-lines", "health-doctor"),
     *("models-memory", "models-queue", "models-pin"),
     *("bench-spec", "bench-text", "bench-start", "bench-stop", "bench-run", "bench-against"),
     *(
@@ -31,7 +35,8 @@ async def config(make_engine: EngineFactory) -> dict[str, Any]:
     """What the browser is told of the page; built in a running loop, as in the server."""
     engine = make_engine()
     benchmarks = Benchmarks(LocalRoad(engine, "ui"), engine.settings)
-    return dict(build_page(engine, benchmarks).get_config_file())
+    health, timeline = HealthMonitor(engine, LagSampler()), MemoryTimeline(engine)
+    return dict(build_page(engine, benchmarks, health, timeline).get_config_file())
 
 
 def test_ids_are_there_once(config: dict[str, Any]) -> None:

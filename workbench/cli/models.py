@@ -45,7 +45,10 @@ def models_show(model: str) -> None:
 def models_pull(
     name: Annotated[
         str,
-        typer.Argument(help="ORG/NAME on the Hugging Face hub; demo: a small model, also offline."),
+        typer.Argument(
+            help="ORG/NAME on the Hugging Face hub, or ollama/NAME; demo: a small model, also "
+            "offline."
+        ),
     ],
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit; main if not given.")
@@ -78,7 +81,7 @@ def models_rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a Hugging Face model from disk."""
+    """Delete a model of Hugging Face or Ollama from disk."""
     from workbench import figures
 
     with open_workbench() as wb:

@@ -7,15 +7,22 @@ import asyncio
 from workbench.doctor import machine, services
 from workbench.doctor.findings import Finding
 from workbench.errors import WorkbenchError
-from workbench.settings import load_settings
+from workbench.settings import Settings, load_settings
 
 __all__ = ["Finding", "examine"]
 
 
-def examine() -> list[Finding]:
-    """Look at every part in turn; one that fails does not hide the others."""
+def examine(settings: Settings | None = None) -> list[Finding]:
+    """Look at every part in turn; one that fails does not hide the others.
+
+    Blocks, and needs a thread without an event loop.
+
+    Args:
+        settings: of the running server that asks; None: as a start would read them now.
+    """
+    inside = settings is not None
     try:
-        settings = load_settings()
+        settings = settings or load_settings()
     except WorkbenchError as error:
         return [Finding("settings", "bad", error.message, error.fix), *machine.software()]
     return [
@@ -28,7 +35,7 @@ def examine() -> list[Finding]:
         *machine.disk(settings),
         *machine.permissions(settings),
         *machine.gpu(settings.hf_enable_gpu),
-        *services.server_and_log(settings),
+        *(services.from_inside(settings) if inside else services.server_and_log(settings)),
         *services.repairs(settings),
         *asyncio.run(services.ollama(services.as_served(settings))),
         *asyncio.run(services.models(services.as_served(settings))),

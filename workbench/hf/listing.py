@@ -67,8 +67,8 @@ class Wanted:
             bare = parts[-1]
             raise invalid(
                 f"{text!r} is no name of a Hugging Face model, which has the form ORG/NAME.",
-                fix=f"For an Ollama model: ollama pull {bare}. For Hugging Face: "
-                f"workbench models pull ORG/{bare.partition(':')[0]}.",
+                fix=f"For an Ollama model: ollama pull {bare}, or ollama/{bare} here. For Hugging "
+                f"Face: workbench models pull ORG/{bare.partition(':')[0]}.",
             )
         if not _REPO.match(repo) or ".." in repo:
             raise invalid(

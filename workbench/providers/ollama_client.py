@@ -66,6 +66,17 @@ class OllamaClient(ollama.AsyncClient):
             body: the request's JSON object.
             read_s: longest silence in seconds; None waits for as long as the caller does.
         """
+        return _decode(await self.send(method, path, body, read_s=read_s))
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        read_s: float | None = READ_S,
+    ) -> bytes:
+        """As :meth:`call`, for an answer that may be empty."""
         response = await self._client.request(
             method,
             path,
@@ -74,7 +85,8 @@ class OllamaClient(ollama.AsyncClient):
         )
         if not response.is_success:
             raise _refusal(response, response.content)
-        return _decode(response.content)
+        content: bytes = response.content
+        return content
 
     async def lines(
         self, path: str, body: Mapping[str, Any]

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 import gradio as gr
-import pandas as pd
 
 from workbench import figures, logs
-from workbench.budget import DeviceBytes, Prediction
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
-from workbench.figures import DASH
 from workbench.jobs import Job
-from workbench.types import ModelInfo, new_id
-from workbench.ui import hints, notices
+from workbench.types import new_id
+from workbench.ui import hints, notices, stock
 from workbench.ui.asking import SOURCE
-from workbench.ui.budget import expected
 from workbench.ui.catalogue import Catalogue, ordered
 from workbench.ui.markup import html
 from workbench.ui.memory import MemoryPanel, is_pinned, named, resolved
+from workbench.ui.stock import Use
 
-COLUMNS: Final = (
-    "model",
-    "status",
-    "on disk",
-    "in memory",
-    "needs",
-    "format",
-    "weights",
-    "parameters",
-    "context",
-    "problem",
-)
+_log = logs.get(__name__)
 
 
 class ModelsTab:
@@ -78,9 +64,9 @@ class ModelsTab:
                 )
             with gr.Row(elem_classes=["wb-tools"]):
                 name = gr.Textbox(
-                    placeholder="Download from the Hugging Face hub: ORG/NAME",
+                    placeholder="Get a model: ORG/NAME from the Hugging Face hub, or ollama/NAME",
                     show_label=False,
-                    label="Model on the hub",
+                    label="Model to get",
                     container=False,
                     elem_id="models-hub-name",
                     scale=1,
@@ -97,15 +83,12 @@ class ModelsTab:
                 download = gr.Button(
                     "Download", size="sm", elem_id="models-download", scale=0, min_width=80
                 )
-                self._cancel = gr.Button(
-                    "Cancel",
-                    size="sm",
-                    elem_id="models-cancel",
-                    scale=0,
-                    min_width=80,
-                    visible=False,
-                )
-            self._progress = html("", elem_id="models-progress")
+            self._progress = gr.HTML(
+                "",
+                apply_default_css=False,
+                js_on_load=stock.STOPPING,
+                elem_id="models-progress",
+            )
             with gr.Row(
                 elem_classes=["wb-tools"], elem_id="models-confirm", visible=False
             ) as self._confirm:
@@ -120,14 +103,11 @@ class ModelsTab:
                 )
                 keep = gr.Button("Keep", size="sm", elem_id="models-keep", scale=0, min_width=80)
             self._notice = html("", elem_id="models-notice", elem_classes=["wb-notices"])
-            self._table = gr.Dataframe(
-                value=table([]),
-                headers=list(COLUMNS),
-                interactive=False,
-                wrap=False,
-                show_label=False,
+            self._table = gr.HTML(
+                "",
+                apply_default_css=False,
+                js_on_load=stock.SCRIPT,
                 elem_id="models-table",
-                max_height=2000,
             )
         self.outputs = [self._table, self._chosen, self._notice]
         again.click(self.refresh, None, self.outputs, **self.SILENT)
@@ -135,7 +115,7 @@ class ModelsTab:
         unload.click(self._unload, self._chosen, self.outputs, **self.SILENT)
         self._pin.click(self._turn_pin, self._chosen, self.outputs, **self.SILENT)
         self.memory.follow(self._chosen, self._pin, **self.SILENT)
-        self._table.select(self._picked, None, self._chosen, queue=False, **_QUICK)
+        self._table.click(self._picked, None, self._chosen, queue=False, **_QUICK)
 
         # What was asked about is what goes, whatever is chosen by then.
         asked = gr.State("")
@@ -146,10 +126,10 @@ class ModelsTab:
 
         # Which downloads this browser tab has seen running: their end is news.
         self._seen = gr.State(())
-        self._followed = [*self.outputs, self._progress, self._cancel, self._seen]
+        self._followed = [*self.outputs, self._progress, self._seen]
         for start in (download.click, name.submit):
             start(self._download, [name, revision, self._seen], self._followed, **self.SILENT)
-        self._cancel.click(self._stop, self._seen, self._followed, **self.SILENT)
+        self._progress.stop(self._stop, self._seen, self._followed, **self.SILENT)
         gr.Timer(_EVERY_S).tick(self._follow, self._seen, self._followed, **self.SILENT)
 
     async def refresh(self) -> tuple[Any, Any, str]:
@@ -166,8 +146,16 @@ class ModelsTab:
         usable = [info.id for info in listing.models if info.status != "unusable"]
         await self._engine.book.prepare_listed(usable)
         book = self._engine.book
-        shown = table(listing.models, book.expectation, book.held())
+        shown = stock.render(listing.models, book.expectation, book.held(), await self._used())
         return shown, gr.update(choices=entries), "".join([notice, *problems])
+
+    async def _used(self) -> Mapping[str, Use]:
+        """Nothing, where the log cannot tell: the table has more to say."""
+        try:
+            return await asyncio.to_thread(stock.used, self._engine.store, _QUERY_S)
+        except WorkbenchError as problem:
+            _log.warning("use_not_read", error=str(problem))
+            return {}
 
     async def _load(self, chosen: str | None) -> Any:
         if not named(chosen):
@@ -215,35 +203,35 @@ class ModelsTab:
             with logs.correlation(new_id("cor"), source=SOURCE):
                 job = self._engine.download(name, revision.strip() or None)
         except WorkbenchError as problem:
-            progress, cancel, seen = self._running(seen)
-            return gr.skip(), gr.skip(), notices.error_card(problem), progress, cancel, seen
-        progress, cancel, seen = self._running((*seen, job.id))
-        return gr.skip(), gr.skip(), "", progress, cancel, seen
+            progress, seen = self._running(seen)
+            return gr.skip(), gr.skip(), notices.error_card(problem), progress, seen
+        progress, seen = self._running((*seen, job.id))
+        return gr.skip(), gr.skip(), "", progress, seen
 
-    async def _stop(self, seen: tuple[str, ...]) -> Any:
-        active = self._active()
-        if active:
-            self._engine.disk.jobs.cancel(active[0].id)
+    async def _stop(self, seen: tuple[str, ...], event: gr.EventData) -> Any:
+        wanted = str(event._data.get("id", ""))
+        if any(job.id == wanted for job in self._active()):
+            self._engine.disk.jobs.cancel(wanted)
         return await self._follow(seen)
 
     async def _follow(self, seen: tuple[str, ...]) -> Any:
         """What the downloads have reached; the table anew when one of them has ended."""
         ended = [job for job in self._engine.disk.jobs.list() if job.id in seen and job.ended]
-        progress, cancel, now = self._running(())
+        progress, now = self._running(())
         if not ended and not now and not seen:
             return tuple(gr.skip() for _ in self._followed)
         if not ended:
-            return *(gr.skip() for _ in self.outputs), progress, cancel, now
-        return *await self._show("".join(_outcome(job) for job in ended)), progress, cancel, now
+            return *(gr.skip() for _ in self.outputs), progress, now
+        return *await self._show("".join(_outcome(job) for job in ended)), progress, now
 
     def _active(self) -> list[Job]:
         jobs = self._engine.disk.jobs.list()
         return [job for job in jobs if job.kind == "download" and not job.ended]
 
-    def _running(self, seen: tuple[str, ...]) -> tuple[str, Any, tuple[str, ...]]:
+    def _running(self, seen: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         active = self._active()
         ids = tuple(dict.fromkeys((*seen, *(job.id for job in active))))
-        return "".join(_bar(job) for job in active), gr.update(visible=bool(active)), ids
+        return stock.coming(active), ids
 
     async def _ask_deletion(self, chosen: str | None) -> Any:
         if not named(chosen):
@@ -253,7 +241,8 @@ class ModelsTab:
         except WorkbenchError as problem:
             return gr.update(visible=False), "", notices.error_card(problem), ""
         words = [
-            f"Delete <strong>{figures.escape(plan.id)}</strong> from the {plan.location}? "
+            f"Delete <strong>{figures.escape(plan.id)}</strong> from the "
+            f"{figures.escape(plan.location)}? "
             f"{figures.size(plan.size_bytes)} will be free."
         ]
         words += [f"{figures.escape(other)} goes with it." for other in plan.also]
@@ -274,25 +263,8 @@ class ModelsTab:
         entries = [info.id for info in ordered(self._models.known.models)]
         return table_now, gr.update(choices=entries, value=None), notice, hidden
 
-    async def _picked(self, event: gr.SelectData) -> Any:
-        return event.row_value[0] if event.row_value else gr.skip()
-
-
-def _bar(job: Job) -> str:
-    """A download in one line: a bar, bytes, what it is doing."""
-    share = figures.percent(job.bytes_done, job.bytes_total)
-    reached = (
-        f"{figures.size(job.bytes_done)} of {figures.size(job.bytes_total)}"
-        if job.bytes_total
-        else job.status
-    )
-    return (
-        f'<div class="wb-job" data-job="{figures.escape(job.id)}" data-status="{job.status}">'
-        f"<span>{figures.escape(job.model)}</span>"
-        f'<progress max="100" value="{share}">{share} %</progress>'
-        f'<span class="wb-reached">{reached}</span>'
-        f'<span class="wb-doing">{figures.escape(job.message)}</span></div>'
-    )
+    async def _picked(self, event: gr.EventData) -> Any:
+        return str(event._data.get("id", "")) or gr.skip()
 
 
 def _outcome(job: Job) -> str:
@@ -304,49 +276,6 @@ def _outcome(job: Job) -> str:
 
 
 _CHOOSE: Final = "Choose a model first, or type one."
-_UNKNOWN: Final = Prediction({}, {}, "files")
 _EVERY_S: Final = 1.0
+_QUERY_S: Final = 5.0
 _QUICK: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
-
-
-def table(
-    models: Sequence[ModelInfo],
-    expectation: Callable[[str], Prediction] = lambda model: _UNKNOWN,
-    held: Mapping[str, DeviceBytes] = MappingProxyType({}),
-) -> pd.DataFrame:
-    """One row a model.
-
-    Args:
-        models: as listed.
-        expectation: what is predicted of a model's memory.
-        held: what is measured of it.
-    """
-    rows = [
-        (
-            info.id,
-            info.status,
-            figures.size(info.size_bytes),
-            _in_memory(info, held.get(info.id)),
-            expected(expectation(info.id)),
-            info.format or DASH,
-            info.quantization or figures.dtype(info.dtype) or DASH,
-            _parameters(info.parameters),
-            f"{info.context_length:,}" if info.context_length else DASH,
-            info.problem or "",
-        )
-        for info in ordered(models)
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
-
-
-def _in_memory(info: ModelInfo, held: DeviceBytes | None) -> str:
-    """Measured where it can be, else the runtime's own figure."""
-    if info.details.get("resident_as", info.name) != info.name or held == {}:
-        return "shared"  # with the name that has the runner
-    return figures.size(sum(held.values()) if held else info.memory_bytes)
-
-
-def _parameters(count: int | None) -> str:
-    if not count:
-        return DASH
-    return f"{count / 1e9:.1f} B" if count >= 1e9 else f"{count / 1e6:.0f} M"

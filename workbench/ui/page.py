@@ -8,11 +8,14 @@ import gradio as gr
 
 from workbench.bench.service import Benchmarks
 from workbench.engine import Engine
+from workbench.observe.health import HealthMonitor
+from workbench.observe.timeline import MemoryTimeline
 from workbench.ui.arena import ArenaTab
 from workbench.ui.benchmarks import BenchmarksTab
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
 from workbench.ui.header import Header
+from workbench.ui.health import HealthTab
 from workbench.ui.history import HistoryTab
 from workbench.ui.insight import InsightTab
 from workbench.ui.models import ModelsTab
@@ -41,7 +44,9 @@ class Page(gr.Blocks):  # type: ignore[misc]  # gradio has no types that mypy co
         return config
 
 
-def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
+def build_page(
+    engine: Engine, benchmarks: Benchmarks, health: HealthMonitor, timeline: MemoryTimeline
+) -> gr.Blocks:
     """The whole page over an engine; mount it with :func:`workbench.ui.theme.mount_options`.
 
     Its handlers are coroutines and must run in the engine's event loop, which they do in the
@@ -64,21 +69,34 @@ def build_page(engine: Engine, benchmarks: Benchmarks) -> gr.Blocks:
                 history = HistoryTab(engine, models)
             with gr.Tab("Insight", id="insight-tab") as insight_tab:
                 insight = InsightTab(engine, models)
+            with gr.Tab("Health", id="health-tab") as health_tab:
+                state = HealthTab(engine, health, timeline)
         insight_tab.select(insight.refresh, insight.pickers, insight.pickers, **insight.SILENT)
         models_tab.select(table.refresh, None, table.outputs, **table.SILENT)
         memory = table.memory
         models_tab.select(memory.look, None, memory.outputs, **table.SILENT)
         models_tab.select(memory.opened, None, memory.timer, **table.SILENT)
         benchmarks_tab.select(bench.opened, None, bench.outputs, **bench.SILENT)
-        every = (compare_tab, arena_tab, models_tab, benchmarks_tab, history_tab, insight_tab)
+        every = (
+            compare_tab,
+            arena_tab,
+            models_tab,
+            benchmarks_tab,
+            history_tab,
+            insight_tab,
+            health_tab,
+        )
         for tab in every:  # what ticks in a tab does so only while it is in sight
             if tab is not models_tab:
                 tab.select(memory.left, None, memory.timer, **table.SILENT)
             if tab is not benchmarks_tab:
                 tab.select(bench.left, None, bench.timer, **bench.SILENT)
+            if tab is not health_tab:
+                tab.select(state.left, None, state.timer, **state.SILENT)
         history_tab.select(history.refresh, history.inputs, history.outputs, **history.SILENT)
         history_tab.select(history.models, None, history.others, **history.SILENT)
         history.wire(compare, tabs)
+        state.wire(health_tab)
         arena.on_select(arena_tab)
         compare.on_load(page)
         arena.on_load(page)

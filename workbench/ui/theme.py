@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-SHEETS = ("page.css", "benchmarks.css", "history.css")
+SHEETS = ("page.css", "benchmarks.css", "history.css", "health.css", "models.css")
 """The style sheets, in order."""
 
 _ACCENT = gr.themes.Color(

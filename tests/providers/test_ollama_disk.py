@@ -1,0 +1,169 @@
+"""Models come to an Ollama server and go from it: pulls as jobs, deletions with what they free.
+
+A pull that succeeds cannot be recorded without a network: the lines here are those that Ollama's
+API documentation shows. What fails and what is deleted goes to the stand-in, which is recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.conftest import DEMO_GGUF
+from tests.ollama_standin.fixture import StandIn
+from workbench.disk import ModelDisk
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers import ollama_disk
+from workbench.settings import Settings
+from workbench.store import Store
+
+LAYERS = {"sha256:aa": 3_000_000, "sha256:bb": 1_000}
+PULL: list[dict[str, Any]] = [
+    {"status": "pulling manifest"},
+    {"status": "pulling aa", "digest": "sha256:aa", "total": 3_000_000},
+    {"status": "pulling aa", "digest": "sha256:aa", "total": 3_000_000, "completed": 1_000_000},
+    {"status": "pulling aa", "digest": "sha256:aa", "total": 3_000_000, "completed": 3_000_000},
+    {"status": "pulling bb", "digest": "sha256:bb", "total": 1_000, "completed": 1_000},
+    {"status": "verifying sha256 digest"},
+    {"status": "writing manifest"},
+    {"status": "success"},
+]
+
+
+class Registry(ThreadingHTTPServer):
+    """Speaks the part of the protocol that a pull needs."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lines = PULL
+        self.hold = threading.Event()
+        """Not set: the answer stops after its third line."""
+        self.hold.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Registry
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        for place, line in enumerate(self.server.lines):
+            if place == 3 and not self.server.hold.wait(20):
+                return
+            self.wfile.write(json.dumps(line).encode() + b"\n")
+            self.wfile.flush()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        model = {"name": "x:latest", "model": "x:latest", "size": 3_001_000, "digest": "d"}
+        self.wfile.write(json.dumps({"models": [model]}).encode())
+
+    def log_message(self, *unused: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    server = Registry()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.hold.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def disk_of(url: str, settings: Settings, store: Store) -> ModelDisk:
+    return ModelDisk(settings.model_copy(update={"ollama_host": url}), store)
+
+
+def test_a_pull_adds_its_layers_up_and_is_logged(
+    registry: Registry, settings: Settings, store: Store
+) -> None:
+    disk = disk_of(registry.url, settings, store)
+    registry.hold.clear()
+    job = disk.pull("x")
+    assert disk.pull("x").id == job.id, "one pull of a model at a time"
+    while disk.jobs.get(job.id).bytes_done < 1_000_000:
+        assert not disk.jobs.get(job.id).ended
+    assert disk.jobs.get(job.id).bytes_total == 3_000_000
+    registry.hold.set()
+    done = disk.jobs.wait(job.id, 20)
+    assert (done.status, done.bytes_done, done.bytes_total) == ("done", 3_001_000, 3_001_000)
+    assert done.result == {"id": "ollama/x", "size_bytes": 3_001_000, "digest": "d"}
+    store.flush()
+    (row,) = store.rows("SELECT event, provider, model, ok FROM model_events")
+    assert row == {"event": "download", "provider": "ollama", "model": "ollama/x", "ok": True}
+
+
+def test_a_pull_is_stopped_although_its_server_is_silent(
+    registry: Registry, settings: Settings, store: Store
+) -> None:
+    disk = disk_of(registry.url, settings, store)
+    registry.hold.clear()
+    job = disk.pull("x")
+    while disk.jobs.get(job.id).bytes_done < 1_000_000:
+        assert not disk.jobs.get(job.id).ended
+    disk.jobs.cancel(job.id)
+    assert disk.jobs.wait(job.id, 20).status == "cancelled"
+
+
+def test_pulls_that_fail_say_why(registry: Registry, settings: Settings, store: Store) -> None:
+    disk = disk_of(registry.url, settings, store)
+    nowhere = "pull model manifest: file does not exist"
+    for lines, code in (
+        ([{"status": "pulling manifest"}, {"error": nowhere}], ErrorCode.OLLAMA_MODEL_NOT_FOUND),
+        ([{"error": "write: no space left on device"}], ErrorCode.OLLAMA_PULL_FAILED),
+        (PULL[:3], ErrorCode.OLLAMA_STREAM_BROKEN),
+    ):
+        registry.lines = lines
+        ended = disk.jobs.wait(disk.pull("x").id, 20)
+        assert ended.error is not None
+        assert ended.error.code is code
+        assert ended.error.fix
+    gone = disk_of("http://127.0.0.1:9", settings, store)
+    ended = gone.jobs.wait(gone.pull("x").id, 20)
+    assert ended.error is not None
+    assert ended.error.code is ErrorCode.OLLAMA_UNREACHABLE
+
+
+@pytest.mark.parametrize("name", ["", "  ", "../x", "a b", "-x", "x" * 300, "a//b", "a\nb"])
+def test_names_that_no_model_can_have(name: str) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        ollama_disk.checked(name)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.model
+async def test_deleting_says_what_is_freed_and_by_which_names_it_stays(
+    settings: Settings, store: Store
+) -> None:
+    with StandIn(DEMO_GGUF, "--models", "smollm2:135m") as ollama:
+        disk = disk_of(ollama.url, settings, store)
+        ended = disk.jobs.wait(disk.pull("none-of-this-name").id, 20)
+        assert ended.error is not None
+        assert ended.error.code is ErrorCode.OLLAMA_PULL_FAILED
+        plan = await disk.plan_deletion_of_ollama("smollm2:135m")
+        assert plan.size_bytes > 50_000_000
+        gone = await disk.delete_from_ollama("smollm2:135m")
+        assert gone["freed_bytes"] == plan.size_bytes
+        with pytest.raises(WorkbenchError) as caught:
+            await disk.delete_from_ollama("smollm2:135m")
+        assert caught.value.code is ErrorCode.OLLAMA_MODEL_NOT_FOUND
+    store.flush()
+    events = store.rows("SELECT event, model, ok FROM model_events WHERE event = 'delete'")
+    assert events == [{"event": "delete", "model": "ollama/smollm2:135m", "ok": True}]
