@@ -276,3 +276,6 @@ def test_stopped_server_leaves_no_trace(tmp_path: Path) -> None:
 def test_pin_and_unpin_say_what_they_did(server: LiveServer) -> None:
     assert "stays there until" in server.cli("models", "pin", "scripted/chunks").stdout
     assert "may be evicted" in server.cli("models", "unpin", "scripted/chunks").stdout
+    assert "had no pin" in server.cli("models", "unpin", "scripted/chunks").stdout
+    assert "unloaded in" in server.cli("models", "unload", "scripted/chunks").stdout
+    assert "was not in memory" in server.cli("models", "unload", "scripted/chunks").stdout
