@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.test_page import SOON
 from tests.test_page import browser as browser
-from tests.test_page_compare import Log, Open, pytestmark
+from tests.test_page_compare import Log, Open
 from tests.test_page_compare import address as address
 from tests.test_page_compare import log as log
 from tests.test_page_compare import open_page as open_page
 from tests.test_page_compare import server as server
 
-__all__ = ["pytestmark"]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 
 def enter(page: Page, *models: str) -> None:
