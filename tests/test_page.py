@@ -218,7 +218,8 @@ def test_history_shows_what_was_asked_and_opens_it_again(page: Page) -> None:
 
 
 def test_insight_names_causes_and_shows_where_answers_part(page: Page) -> None:
-    page.get_by_role("tab", name="Insight").click()
+    expect(page.locator("#pane-1-model input")).to_have_value(re.compile("SmolLM2"), timeout=SOON)
+    page.locator("#why").click()  # the Compare tab's models come along
     expect(page.locator("#insight-a input")).to_have_value(re.compile("SmolLM2"), timeout=SOON)
     expect(page.locator("#insight-b input")).to_have_value(re.compile("smollm2:135m"))
     found = page.locator("#insight-found")

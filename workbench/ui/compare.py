@@ -126,6 +126,11 @@ class CompareTab:
         ended.then(different.refresh, different.inputs, different.outputs, **QUIET)
 
     @property
+    def desk(self) -> Desk:
+        """Its components."""
+        return self._desk
+
+    @property
     def outputs(self) -> list[Any]:
         """All of the tab but the answers; what opening speaks of, and :meth:`put`."""
         desk = self._desk
@@ -422,6 +427,7 @@ def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing, Shelf]
             diff = gr.Button(
                 "Diff  Alt+D", size="sm", elem_id="diff-toggle", elem_classes=["wb-small"], scale=0
             )
+            why = gr.Button("Why?", size="sm", elem_id="why", elem_classes=["wb-small"], scale=0)
         asked = composer.build()
         shelf = Shelf(Library(database(engine.settings).with_name("library.json")))
     shown = gr.State(first)
@@ -434,6 +440,7 @@ def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing, Shelf]
         hint=hint,
         told=told,
         get_demo=get_demo,
+        why=why,
         panes=panes,
         composer=asked,
         shown=shown,

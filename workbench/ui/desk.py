@@ -56,6 +56,8 @@ class Desk:
     told: gr.HTML
     """What was wrong with something that the user gave."""
     get_demo: gr.Button
+    why: gr.Button
+    """Opens the Insight tab with the first two panes."""
     panes: Sequence[Pane]
     composer: Composer
     shown: gr.State

@@ -20,6 +20,7 @@ from workbench.insight.seconds import seconds
 from workbench.types import ChatRequest, Message, Options, new_id
 from workbench.ui import catalogue, notices
 from workbench.ui.catalogue import Catalogue
+from workbench.ui.desk import Desk
 from workbench.ui.markup import html
 
 T = TypeVar("T")
@@ -104,6 +105,34 @@ class InsightTab:
         ]
         stop.click(
             lambda: notices.note("Stopped."), None, self._notice, cancels=running, **self.SILENT
+        )
+
+    def wire(self, desk: Desk, tabs: gr.Tabs) -> None:
+        """Let the Compare tab's button bring its first two models and its question here."""
+
+        async def bring(
+            request: gr.Request,
+            shown: tuple[int, ...],
+            prompt: str | None,
+            system: str | None,
+            *models: str | None,
+        ) -> list[Any]:
+            chosen = [models[number - 1] for number in shown][:2]
+            first, second = (*chosen, None, None)[:2]
+            run = desk.run_of(request)
+            asked = run.plan.ask if run is not None else None
+            return [
+                gr.Tabs(selected="insight-tab"),
+                *await self.refresh(first, second),
+                prompt or (asked.prompt if asked else ""),
+                system or (asked.system if asked else ""),
+            ]
+
+        desk.why.click(
+            bring,
+            [desk.shown, desk.composer.prompt, desk.composer.system, *desk.models],
+            [tabs, *self.pickers, self.prompt, self.system],
+            **self.SILENT,
         )
 
     async def refresh(self, first: str | None, second: str | None) -> list[Any]:

@@ -97,6 +97,7 @@ def build_page(
         history_tab.select(history.models, None, history.others, **history.SILENT)
         history.wire(compare, tabs)
         state.wire(health_tab)
+        insight.wire(compare.desk, tabs)
         arena.on_select(arena_tab)
         compare.on_load(page)
         arena.on_load(page)
