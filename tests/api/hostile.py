@@ -100,7 +100,7 @@ REVISIONS = [
     for revision in ("../../x", "a b", "", "main\x00", "x" * 500, "refs/../../x", "@{upstream}", "\n")
 ]  # fmt: skip
 DELETIONS = [
-    Case(f"delete {path}", (403, 404, 405, 409, 422), "DELETE", path)
+    Case(f"delete {path}", (403, 404, 405, 409, 422, 503), "DELETE", path)
     for path in (
         "/api/v1/models/", "/api/v1/models/..", "/api/v1/models/%2e%2e", "/api/v1/models/huggingface/",
         "/api/v1/models/huggingface/..", "/api/v1/models/huggingface/%2e%2e/secret",

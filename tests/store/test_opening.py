@@ -45,6 +45,7 @@ def test_a_new_log_has_all_tables_and_views_and_is_private(path: Path) -> None:
             "benchmark_trials",
             "scores",
             "votes",
+            "insights",
             "schema_migrations",
             "log_position",
             "prunes",

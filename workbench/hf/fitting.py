@@ -35,7 +35,7 @@ def fit(
     wanted: Load,
     options: LoadOptions,
     device: str,
-    tokenizer: Callable[[], Any],
+    tokenizer: Any,
     whole: Callable[[], Any],
 ) -> Fitted:
     """Load the model in the fastest form that was asked for or may be chosen, and is right.
@@ -44,7 +44,7 @@ def fit(
         wanted: what is asked for.
         options: of it.
         device: where to.
-        tokenizer: gives that of the model.
+        tokenizer: of the model.
         whole: loads the model as its files have it.
 
     Raises:
@@ -68,7 +68,7 @@ def fit(
     for made in weights.MAKINGS.get(form, ()) if known is None else ():
         if model is None:
             model = whole()
-        verdict, runner = _try_form(model, form, made, tokenizer(), prompts=wanted.prompts)
+        verdict, runner = _try_form(model, form, made, tokenizer, prompts=wanted.prompts)
         if verdict.passed and runner is not None:
             return Fitted(model, runner, made, size, verdict)
         del runner

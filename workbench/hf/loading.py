@@ -8,7 +8,6 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,16 +100,12 @@ def load(wanted: Load) -> LoadedModel:
     device = _device(wanted.gpu, options.device)
     torch.set_num_threads(wanted.threads)
     try:
-        with ThreadPoolExecutor(1) as pool, torch.inference_mode():
-            reading = functools.cache(lambda: pool.submit(_tokenizer, wanted))
-
-            def whole() -> Any:
-                model = _whole(wanted, options, device)
-                reading()  # begun now: packing leaves Python free, transformers' loader does not
-                return model
-
-            fitted = fit(wanted, options, device, lambda: reading().result(), whole)
-            tokenizer = reading().result()
+        # Before the weights: a model without one is refused in a moment, whatever its size.
+        tokenizer = _tokenizer(wanted)
+        with torch.inference_mode():
+            fitted = fit(
+                wanted, options, device, tokenizer, lambda: _whole(wanted, options, device)
+            )
     except Exception as error:
         raise load_error(error, wanted, device) from error
     model = fitted.model
