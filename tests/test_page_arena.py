@@ -75,7 +75,7 @@ def test_nobody_learns_who_answers_before_the_vote(open_page: Open, log: Log) ->
         assert secret not in told
     for name in ("scripted/fox", "scripted/cat"):
         assert now.count(name) <= dom.count(name), f"{name} has come into the page"
-    assert "data-model" not in now
+    expect(page.locator("#arena [data-model]")).to_have_count(0)
 
     page.keyboard.press("Alt+t")
     expect_state(page, "voted")
