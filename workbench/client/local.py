@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -55,7 +56,12 @@ class Local:
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         with logs.correlation(new_id("cor"), source=self._source):
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        # Not future.result(): an interrupt that comes while it holds its lock would leave it held,
+        # and the loop would wait for it for ever. This queue has no lock in Python.
+        ended: queue.SimpleQueue[object] = queue.SimpleQueue()
+        future.add_done_callback(ended.put)
         try:
+            ended.get()
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl+C, or an interrupted cell: the work must not go on
