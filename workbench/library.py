@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sysconfig
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.settings import home
+from workbench.settings import shipped
 from workbench.setups import MAX_TEXT_CHARS, Setup
 
 MAX_ENTRIES: Final = 500
@@ -179,9 +178,7 @@ class Library:
 
 def starters() -> dict[str, Prompt]:
     """The prompts that come with the workbench, by name."""
-    checkout = home() / "data" / "prompts"
-    installed = Path(sysconfig.get_path("data")) / "share" / "llm-workbench" / "prompts"
-    path = (checkout if checkout.is_dir() else installed) / "starters.jsonl"
+    path = shipped("data/prompts") / "starters.jsonl"
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()

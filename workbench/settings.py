@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sysconfig
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -64,6 +65,20 @@ def home() -> Path:
     """
     checkout = Path(__file__).parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def shipped(folder: str) -> Path:
+    """A folder of data files that come with the workbench.
+
+    Args:
+        folder: its path in the checkout, ``data/datasets`` for example; a wheel puts the last part
+            of it below ``share/llm-workbench``.
+    """
+    checkout = home() / folder
+    if checkout.is_dir():
+        return checkout
+    installed = Path(sysconfig.get_path("data")) / "share" / "llm-workbench"
+    return installed / checkout.name
 
 
 _MODEL_ID = re.compile(r"^[^\s/=,]+/[^\s=,]+$")

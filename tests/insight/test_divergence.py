@@ -15,7 +15,6 @@ from workbench.insight.probabilities import (
     Top,
     divergence_nats,
     entropy_bits,
-    margin_nats,
     perplexity,
 )
 
@@ -33,11 +32,9 @@ def sure(*texts: str) -> tuple[Step, ...]:
     return tuple(step(text, **{text: 0.9}) for text in texts)
 
 
-def test_entropy_and_margin_of_known_distributions() -> None:
+def test_entropy_of_known_distributions() -> None:
     fair = top(a=0.25, b=0.25, c=0.25, d=0.25)
     assert entropy_bits(fair) == pytest.approx(2)
-    assert margin_nats(fair) == pytest.approx(0)
-    assert margin_nats(top(a=0.8, b=0.2)) == pytest.approx(math.log(4))
     assert entropy_bits(top(a=0.5)) == pytest.approx(1), "the unknown half counts as one outcome"
 
 

@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import json
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from workbench.bench.items import Item
 from workbench.errors import WorkbenchError, invalid
-from workbench.settings import home
+from workbench.settings import shipped
 from workbench.types import Message
 
 if TYPE_CHECKING:
     from workbench.settings import Settings
 
 BUILTIN: Final = "builtin:"
+_FOLDER: Final = "data/datasets"
 FORMATS: Final = (".jsonl", ".csv", ".parquet")
 KNOWN: Final = ("id", "cluster", "prompt", "messages", "system", "expected", "choices")
 JSON_COLUMNS: Final = ("messages", "choices", "schema", "rules", "meta", "scorer")
@@ -58,7 +58,7 @@ class _Row(NamedTuple):
 
 def builtin() -> tuple[str, ...]:
     """Names of the datasets that come with the workbench, ``builtin:reasoning`` and so on."""
-    return tuple(f"{BUILTIN}{path.stem}" for path in sorted(_builtin_folder().glob("*.jsonl")))
+    return tuple(f"{BUILTIN}{path.stem}" for path in sorted(shipped(_FOLDER).glob("*.jsonl")))
 
 
 def load(name: str, settings: Settings, *, folder: Path | None = None) -> Dataset:
@@ -117,15 +117,7 @@ def _path(name: str, folder: Path | None) -> Path:
         return (folder or Path.cwd()) / Path(name).expanduser()
     if name not in builtin():
         raise invalid(f"There is no dataset {name!r}.", fix=f"There are {', '.join(builtin())}.")
-    return _builtin_folder() / f"{name.removeprefix(BUILTIN)}.jsonl"
-
-
-def _builtin_folder() -> Path:
-    """In the checkout, or where a wheel puts data files."""
-    checkout = home() / "data" / "datasets"
-    if checkout.is_dir():
-        return checkout
-    return Path(sysconfig.get_path("data")) / "share" / "llm-workbench" / "datasets"
+    return shipped(_FOLDER) / f"{name.removeprefix(BUILTIN)}.jsonl"
 
 
 # -- formats -----------------------------------------------------------------------------------

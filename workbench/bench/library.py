@@ -6,7 +6,6 @@ benchmarks, but no other file of this machine: what is in it would be in the log
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from workbench.bench import datasets, plan, spec
 from workbench.bench.patterns import Sweep, Trace
 from workbench.bench.workload import workloads
 from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.settings import home
+from workbench.settings import shipped
 
 if TYPE_CHECKING:
     from workbench.settings import Settings
@@ -35,9 +34,9 @@ class Outline:
 
 def specs(settings: Settings) -> dict[str, Path]:
     """The specs to start from, by a name that says whose they are: shipped first, then own."""
-    shipped = {path.stem: path for path in _files(_shipped(), (".toml",))}
+    ours = {path.stem: path for path in _files(shipped("benchmarks/specs"), (".toml",))}
     own = {f"own: {path.stem}": path for path in _files(folder(settings), (".toml",))}
-    return {**shipped, **own}
+    return {**ours, **own}
 
 
 def sources(settings: Settings) -> list[str]:
@@ -136,14 +135,6 @@ def to_toml(values: dict[str, Any]) -> str:
     import tomlkit
 
     return tomlkit.dumps({key: value for key, value in values.items() if value not in ({}, [])})
-
-
-def _shipped() -> Path:
-    """In the checkout, or where a wheel puts data files."""
-    checkout = home() / "benchmarks" / "specs"
-    if checkout.is_dir():
-        return checkout
-    return Path(sysconfig.get_path("data")) / "share" / "llm-workbench" / "specs"
 
 
 def _files(where: Path, endings: tuple[str, ...]) -> Iterator[Path]:

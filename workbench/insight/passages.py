@@ -7,13 +7,12 @@ far as anyone knows.
 from __future__ import annotations
 
 import json
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from workbench.errors import invalid
-from workbench.settings import home
+from workbench.settings import shipped
 
 SHIPPED: Final = "english"
 MAX_PASSAGES: Final = 1_000
@@ -39,7 +38,7 @@ def read(path: Path | None = None) -> tuple[Passage, ...]:
     Raises:
         WorkbenchError: ``INVALID_REQUEST``; the message names the line.
     """
-    path = path or _shipped() / f"{SHIPPED}.jsonl"
+    path = path or shipped("data/passages") / f"{SHIPPED}.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -78,11 +77,3 @@ def _passage(path: Path, number: int, line: str) -> Passage:
             fix="Cut long texts into several passages.",
         )
     return made
-
-
-def _shipped() -> Path:
-    """In the checkout, or where a wheel puts data files."""
-    checkout = home() / "data" / "passages"
-    if checkout.is_dir():
-        return checkout
-    return Path(sysconfig.get_path("data")) / "share" / "llm-workbench" / "passages"

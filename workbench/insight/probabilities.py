@@ -74,11 +74,6 @@ def entropy_bits(top: Top) -> float:
     return -math.fsum(p * math.log2(p) for p in parts if p > 0)
 
 
-def margin_nats(top: Top) -> float | None:
-    """Logprob of the likeliest token less that of the second; None if there is none."""
-    return top[0][1] - top[1][1] if len(top) > 1 else None
-
-
 def divergence_nats(p: Top, q: Top) -> float | None:
     """Kullback-Leibler divergence of ``q`` from ``p`` in nats, at least this much.
 

@@ -237,7 +237,7 @@ def inspection(
             "pre": inner.get("tokenizer.ggml.pre"),
             "vocabulary": inner.get(f"{architecture}.vocab_size"),
         },
-        device=_device(entry),
+        device=wire.device_of(entry),
         runtime=f"Ollama {version}" if version else "Ollama",
         untold=untold,
     )
@@ -267,9 +267,3 @@ def _parameters(text: str) -> dict[str, Any]:
             except ValueError:
                 found[name] = value
     return found
-
-
-def _device(entry: JsonObject | None) -> str | None:
-    if not entry:
-        return None
-    return wire.resident_model("", None, entry, {}, ()).device

@@ -374,21 +374,26 @@ def resident_model(
     """What every row shall say of a model in memory."""
     entry = running or {}
     size, on_gpu = entry.get("size", 0), entry.get("size_vram", 0)
-    device = None
-    if entry:
-        device = "cpu" if not on_gpu else "gpu" if on_gpu >= size else "cpu+gpu"
     threads = re.search(r"^num_thread\s+(\d+)", str(shown.get("parameters") or ""), re.MULTILINE)
     return ResidentModel(
         name=name,
         digest=digest or entry.get("digest"),
         quantization={**_details(shown), **_details(entry)}.get("quantization_level"),
-        device=device,
+        device=device_of(entry),
         threads=int(threads[1]) if threads else None,
         context_length=entry.get("context_length"),
         pids=tuple(pids),
         fresh=fresh,
         details={"size_bytes": size, "size_vram_bytes": on_gpu},
     )
+
+
+def device_of(entry: JsonObject | None) -> str | None:
+    """Where the model of a ``/api/ps`` entry computes: ``cpu``, ``gpu`` or ``cpu+gpu``."""
+    if not entry:
+        return None
+    size, on_gpu = entry.get("size", 0), entry.get("size_vram", 0)
+    return "cpu" if not on_gpu else "gpu" if on_gpu >= size else "cpu+gpu"
 
 
 def seconds_left(entry: JsonObject, now: dt.datetime) -> float:
