@@ -200,6 +200,11 @@ def test_in_the_queue_and_in_a_real_model(small: LiveServer, path: str) -> None:
         assert http.post("/v1/chat/completions", json=body).status_code == 200
 
 
+STORY = "Write a very long story about a dragon."
+LONG = {"max_tokens": 2000, "temperature": 0}
+"""Greedy, the model tells this one to the last of its tokens; a drawn answer may be a word long."""
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/stream-message", SUBSCRIPTION])
 def test_from_ollama_in_every_phase(small: LiveServer, path: str) -> None:
     """While its runner loads, in the prompt, in the queue for an isolated turn, in the answer."""
@@ -220,7 +225,7 @@ def test_from_ollama_in_every_phase(small: LiveServer, path: str) -> None:
     assert row(small, OLLAMA, before + 1) == ["cancelled", "disconnect", True, 0]
 
     with small.client() as http:
-        body = {**request("", OLLAMA, "Hi", max_tokens=2000), "timing_mode": "isolated"}
+        body = {**request("", OLLAMA, STORY, **LONG), "timing_mode": "isolated"}
         with http.stream("POST", "/api/v1/stream-message", json=body):
             wait_for_phases(small, "answering")
             caller = isolated(small, path)
@@ -229,7 +234,7 @@ def test_from_ollama_in_every_phase(small: LiveServer, path: str) -> None:
             assert row(small, OLLAMA, before + 2)[:3] == ["cancelled", "disconnect", False]
     assert row(small, OLLAMA, before + 3)[:3] == ["cancelled", "disconnect", True]
 
-    caller = call(small, path, OLLAMA, max_tokens=2000)
+    caller = call(small, path, OLLAMA, STORY, **LONG)
     wait_for_phases(small, "answering")
     caller.hang_up()
     got = row(small, OLLAMA, before + 4)
