@@ -91,7 +91,7 @@ def call(
 def request(path: str, model: str, prompt: str = "Hi", **options: Any) -> dict[str, Any]:
     if path == SUBSCRIPTION:
         spelt = {"max_tokens": "maxTokens", "num_ctx": "numCtx"}
-        options = {spelt[name]: value for name, value in options.items()}
+        options = {spelt.get(name, name): value for name, value in options.items()}
     if path.startswith("/v1/completions"):
         return {"model": model, "prompt": prompt, "max_tokens": 512, "stream": "stream" in path}
     if path.startswith("/v1"):
