@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help run test install demo browser lint bench bench-hf audit clean
+.PHONY: help run test notebooks install demo browser lint bench bench-hf audit clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -16,6 +16,10 @@ run: install demo ## set everything up and start the page
 
 test: install demo browser ## set everything up and run all tests
 	@$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory notebooks
+
+# They log into a folder that is gone afterwards.
+notebooks: install demo ## run the notebooks as tests
 	@set -e; log=$$(mktemp -d); trap 'rm -rf "$$log"' EXIT; \
 	  WORKBENCH_DB=$$log/workbench.duckdb HF_MODEL_TIMEOUT_MS=120000 \
 	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -W default notebooks
