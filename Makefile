@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help run test notebooks install demo browser lint bench bench-hf audit clean
+.PHONY: help run test notebooks install demo browser lint wheel bench bench-hf audit clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -51,13 +51,17 @@ lint: install ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# ARGS="--lowest" takes the oldest packages that pyproject.toml allows.
+wheel: ## build the wheel, install it into an empty environment and serve from it
+	@$(PYTHON) .ci/wheel $(ARGS)
+
 bench: install demo ## the quick benchmark, and the engine's performance table as JSON and Markdown
 	@$(BIN)/workbench bench run benchmarks/specs/quick.toml
 	@$(BIN)/python -m benchmarks.overhead
 
 # ARGS="--quick" is a run of minutes; the full one wants a quiet machine for a quarter of an hour.
 bench-hf: install demo ## the Hugging Face engine against its peers, in turns
-	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[benchmarks]'
+	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[bench]'
 	@$(BIN)/python -m benchmarks.hf_engine $(ARGS)
 
 # Asks OSV, a database of known holes, over the network; .ci/audit runs it where that answers. What

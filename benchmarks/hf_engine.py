@@ -16,7 +16,7 @@ the file, ``--only`` chooses a part, and ``--only report`` measures nothing::
     python -m benchmarks.hf_engine --into all.json --only streams --peers b,e --streams 1 --turns 1
     python -m benchmarks.hf_engine --into all.json --only report --results benchmarks/RESULTS.md
 
-Needs the ``benchmarks`` extra: ``pip install -e '.[benchmarks]'``.
+Needs the ``bench`` extra: ``pip install -e '.[bench]'``.
 """
 
 from __future__ import annotations

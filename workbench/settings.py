@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import sysconfig
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
+import platformdirs
 import psutil
 from dotenv import dotenv_values
 from pydantic import (
@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workbench.errors import ErrorCode, WorkbenchError
 
+_NAME: Final = "llm-workbench"
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -58,27 +59,32 @@ def _ollama_url(value: str) -> str:
     return f"{scheme}://{'127.0.0.1' if everywhere else host}:{port}"
 
 
-def home() -> Path:
-    """Where ``data/`` is: the checkout this package runs from, else the working directory.
+def checkout() -> Path | None:
+    """The checkout this package runs from; None where it was installed from a wheel."""
+    folder = Path(__file__).parent.parent
+    return folder if (folder / "pyproject.toml").is_file() else None
 
-    Notebooks run in their own folder; they must find the same models and the same log.
+
+def data_folder() -> Path:
+    """Where models and log are unless a setting says otherwise: ``data/`` of the checkout.
+
+    Without one it is the user's data folder as the platform has it, on Linux
+    ``~/.local/share/llm-workbench``. Never the working directory: notebooks run in their own
+    folder, and they must find the same models and the same log.
     """
-    checkout = Path(__file__).parent.parent
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+    folder = checkout()
+    return folder / "data" if folder else platformdirs.user_data_path(_NAME, appauthor=False)
 
 
 def shipped(folder: str) -> Path:
     """A folder of data files that come with the workbench.
 
     Args:
-        folder: its path in the checkout, ``data/datasets`` for example; a wheel puts the last part
-            of it below ``share/llm-workbench``.
+        folder: its path in the checkout, ``data/datasets`` for example; a wheel has its last part
+            in the package.
     """
-    checkout = home() / folder
-    if checkout.is_dir():
-        return checkout
-    installed = Path(sysconfig.get_path("data")) / "share" / "llm-workbench"
-    return installed / checkout.name
+    root = checkout()
+    return root / folder if root else Path(__file__).parent / "shipped" / Path(folder).name
 
 
 _MODEL_ID = re.compile(r"^[^\s/=,]+/[^\s=,]+$")
@@ -117,7 +123,10 @@ Budget = Annotated[int, Field(ge=2**26), BeforeValidator(parse_size)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
-ENV_FILES: Final = (home() / ".env", Path(".env"))
+ENV_FILES: Final = (
+    (checkout() or platformdirs.user_config_path(_NAME, appauthor=False)) / ".env",
+    Path(".env"),
+)
 """Read in this order; the later one wins, and a variable of the environment over both."""
 
 
@@ -129,7 +138,7 @@ class Settings(BaseSettings):
     )
 
     # Hugging Face
-    hf_model_path: Path = Field(default_factory=lambda: home() / "data/models/huggingface")
+    hf_model_path: Path = Field(default_factory=lambda: data_folder() / "models/huggingface")
     hf_max_cached_models: int = Field(3, ge=1, le=1000)
     hf_default_task: Literal["text-generation"] = "text-generation"
     hf_enable_gpu: Literal["auto", "true", "false"] = "auto"
@@ -148,7 +157,7 @@ class Settings(BaseSettings):
     ollama_host: Annotated[str, AfterValidator(_ollama_url)] = "http://127.0.0.1:11434"
 
     # the workbench itself
-    workbench_db: Path = Field(default_factory=lambda: home() / "data/workbench.duckdb")
+    workbench_db: Path = Field(default_factory=lambda: data_folder() / "workbench.duckdb")
     workbench_host: str = "127.0.0.1"
     workbench_port: int = Field(7860, ge=1, le=65_535)
     workbench_api_key: str | None = None
@@ -223,7 +232,7 @@ class Settings(BaseSettings):
     # datasets, and what code that models wrote may take
     workbench_dataset_max_size: Bytes = 64 * 2**20
     workbench_dataset_max_items: int = Field(100_000, ge=1, le=10_000_000)
-    workbench_benchmarks: Path = Field(default_factory=lambda: home() / "data/benchmarks")
+    workbench_benchmarks: Path = Field(default_factory=lambda: data_folder() / "benchmarks")
     workbench_bench_max_in_flight: int = Field(1024, ge=1, le=100_000)
     workbench_bench_regex_s: Seconds = 1
     workbench_bench_code_s: Seconds = 10

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workbench.api.security import credentials, matches
 from workbench.discovery import database
-from workbench.settings import Settings, home
+from workbench.settings import Settings, data_folder
 
 _TEXT: Final = ("application/json", "application/problem+json", "text/event-stream", "text/plain")
 
@@ -81,7 +81,7 @@ def places(settings: Settings) -> Sequence[tuple[bytes, bytes]]:
         settings.hf_model_path.expanduser().resolve(): "<models>",
         database(settings).parent: "<data>",
         database(settings).parent.resolve(): "<data>",
-        home(): "<workbench>",
+        data_folder(): "<data>",
         Path(__file__).resolve().parents[2]: "<workbench>",
         Path(sys.prefix): "<python>",
         Path(sys.base_prefix): "<python>",

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from workbench.discovery import database, server_file
 from workbench.doctor.findings import Finding
-from workbench.settings import Settings
+from workbench.settings import Settings, checkout
 
 _DISTRIBUTION: Final = "llm-workbench"
 _SHOWN: Final = ("torch", "transformers", "gradio", "duckdb", "ollama")
@@ -42,7 +42,7 @@ def software(requirements: Iterable[str] | None = None) -> Iterator[Finding]:
             "software",
             "bad",
             f"Python {platform.python_version()} is too old",
-            f"Install Python {wanted} or newer, then: make clean install.",
+            f"Install Python {wanted} or newer, then the workbench again.",
         )
     if requirements is None:
         try:
@@ -51,7 +51,8 @@ def software(requirements: Iterable[str] | None = None) -> Iterator[Finding]:
             requirements = _SHOWN
     problems = [problem for item in requirements if (problem := _problem(Requirement(item)))]
     if problems:
-        yield Finding("software", "bad", "; ".join(problems), "Run: make install.")
+        again = "make install" if checkout() else f"pip install --upgrade {_DISTRIBUTION}"
+        yield Finding("software", "bad", "; ".join(problems), f"Run: {again}.")
         return
     found = ", ".join(f"{name} {metadata.version(name)}" for name in _SHOWN)
     yield Finding("software", "ok", f"Python {platform.python_version()}, {found}")
