@@ -4,8 +4,9 @@
 
 The first model answers the prompts of our own passages; every model, the first one included, then
 reads these answers token by token: under the same system prompt, and under one that asks for
-something else. Printed per reading: mean divergence from the first model in nats (at least), and
-the share of places where both find the same token likeliest. ``workbench.insight.divergence`` takes
+something else. Printed per reading: divergence from the first model in nats (at least), and the
+share of places where both find the same token likeliest, as the means over the answers with the
+least and the greatest. ``workbench.insight.divergence`` takes
 its bounds between the two groups.
 """
 
@@ -13,14 +14,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 from collections.abc import Sequence
 from contextlib import aclosing
+from statistics import fmean
 
 from workbench.engine import Engine, build
+from workbench.insight import Divergence
 from workbench.insight.asking import N_TOP, SOURCE, add_tokens
+from workbench.insight.divergence import Answer
 from workbench.insight.passages import read
-from workbench.insight.probabilities import Step, divergence_nats
+from workbench.insight.probabilities import Step
 from workbench.settings import load_settings
 from workbench.store import Store
 from workbench.types import ChatRequest, ErrorEvent, Message, Options, TimingMode, TokenEvent
@@ -55,22 +58,21 @@ async def compare(models: Sequence[str], prompts: Sequence[str]) -> None:
         print("|---|---|---|---|")
         for model in models:
             for system in (PLAIN, *OTHERS):
-                pairs: list[tuple[Step, Step]] = []
+                nats, same = [], []
                 for prompt, answer in zip(prompts, answers, strict=True):
                     pieces = tuple(step.text for step in answer)
                     reading = await steps(engine, model, system, prompt, pieces)
-                    pairs += zip(answer, reading, strict=False)
-                nats, same = distance(pairs)
-                print(f"| {model} | {system} | {nats:.3f} | {same:.0%} |", flush=True)
+                    own = Answer(models[0], tuple(answer))
+                    found = Divergence(own, Answer(model, ()), tuple(reading))
+                    nats.append(found.mean_divergence_nats or 0.0)
+                    same.append(found.agreement or 0.0)
+                print(
+                    f"| {model} | {system} | {fmean(nats):.3f} [{min(nats):.3f}, {max(nats):.3f}] "
+                    f"| {fmean(same):.0%} [{min(same):.0%}, {max(same):.0%}] |",
+                    flush=True,
+                )
     finally:
         await engine.close()
-
-
-def distance(pairs: Sequence[tuple[Step, Step]]) -> tuple[float, float]:
-    """Mean divergence in nats, and share of equal likeliest tokens."""
-    nats = [value for one, two in pairs if (value := divergence_nats(one.top, two.top)) is not None]
-    same = [one.likeliest == two.likeliest for one, two in pairs if one.top and two.top]
-    return math.fsum(nats) / len(nats), sum(same) / len(same)
 
 
 async def steps(

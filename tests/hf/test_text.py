@@ -20,6 +20,7 @@ from workbench.hf.text import (
     StopFilter,
     ThinkFilter,
     cleans_up,
+    forced_ids,
     token_bytes,
 )
 
@@ -244,3 +245,36 @@ def test_tokens_that_are_no_whole_text_tell_their_bytes(kind: str, text: str) ->
         spelt += bytes(found) if found is not None else alone.encode()
     assert spelt.decode() == text
     assert halves > 4
+
+
+class Splitting:
+    """Reads an empty line before a digit as two tokens, as GPT-2's rule does; otherwise words."""
+
+    WORDS = ("\n\n", "\n", "1", ".", "ab", "a", "b", "🙂")
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        ids = []
+        while text:
+            split = text.startswith("\n\n") and text[2:3].isdigit()
+            word = next(w for w in self.WORDS[split:] if text.startswith(w))
+            ids.append(self.WORDS.index(word))
+            text = text[len(word) :]
+        return {"input_ids": ids}
+
+    def decode(self, ids: list[int], *, clean_up_tokenization_spaces: bool) -> str:
+        return "".join(self.WORDS[i] for i in ids)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "tokens"),
+    [
+        (["a", "\n\n", "1", "."], ["a", "\n\n", "1", "."]),  # as the model said it
+        (["a", "", "\n\n", "1"], ["a", "\n\n", "1"]),
+        (["a", "b", "\n"], ["ab", "\n"]),  # the pieces of a tokenizer that cuts finer
+        (["ab\n\n1"], ["ab", "\n", "\n", "1"]),
+    ],
+)
+def test_an_answer_is_read_in_the_tokens_it_was_said_in(
+    pieces: list[str], tokens: list[str]
+) -> None:
+    assert [Splitting.WORDS[i] for i in forced_ids(Splitting(), pieces)] == tokens

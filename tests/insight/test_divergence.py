@@ -110,6 +110,39 @@ def test_a_coin_toss_is_told_from_sure_models_and_from_another_model() -> None:
     assert strange.perplexities[1] == pytest.approx(1000)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "share", "verdict"),
+    [
+        (48, 0.79, "rounding"),
+        (48, 0.62, "different"),
+        (4, 0.5, "rounding"),  # two of four are no proof
+        (3, 0.0, "different"),
+    ],
+)
+def test_how_many_tokens_must_differ(tokens: int, share: float, verdict: str) -> None:
+    sayings = [f"t{number}" for number in range(tokens)]
+    same = round(tokens * share)
+    read = [
+        step(one, **{one: 0.5, "x": 0.4} if n < same else {"x": 0.5, one: 0.4})
+        for n, one in enumerate(sayings)
+    ]
+    mine = [step(one, **{one: 0.5, "x": 0.4}) for one in sayings]
+    other = (*mine[:-1], step("no", no=0.99))
+    found = Divergence(Answer("a", tuple(mine)), Answer("b", other), tuple(read))
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(("tokens", "verdict"), [(20, "different"), (10, "rounding")])
+def test_a_mean_divergence_needs_tokens(tokens: int, verdict: str) -> None:
+    mine = [step(f"t{n}", **{f"t{n}": 0.9, "x": 0.1}) for n in range(tokens)]
+    read = [step(f"t{n}", **{f"t{n}": 0.51, "x": 0.49}) for n in range(tokens)]
+    other = (*mine[:-1], step("no", no=0.99))
+    found = Divergence(Answer("a", tuple(mine)), Answer("b", other), tuple(read))
+    assert found.mean_divergence_nats == pytest.approx(0.9 * math.log(0.9 / 0.51), abs=0.2)
+    assert found.mean_divergence_nats > 0.2
+    assert found.verdict == verdict
+
+
 def test_answers_that_are_cut_into_other_tokens_are_aligned_by_their_characters() -> None:
     found = Divergence(
         Answer("a", sure("Thir", "ty", " days")),

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from workbench.bench.road import Road
+from workbench.cli.insight import _print_ladder
 from workbench.errors import WorkbenchError
 from workbench.insight.ladder import Ladder, Rung, ladder
 from workbench.insight.passages import Passage, read
@@ -131,3 +132,13 @@ def test_a_model_without_probabilities_is_named() -> None:
 
     with pytest.raises(WorkbenchError, match="tells no probabilities"):
         asyncio.run(ladder(cast(Road, Mute()), ["a/x", "a/y"], PASSAGES, sizes={}))
+
+
+def test_every_form_is_printed_whole_in_a_narrow_place(capsys: pytest.CaptureFixture[str]) -> None:
+    models = [f"huggingface/{'long-name-' * 9}?quantization={form}" for form in ("int8", "int4")]
+    found, _ = climb(models)
+    _print_ladder(found)
+    shown = capsys.readouterr().out
+    for model in models:
+        assert f"  {model}\n" in shown
+    assert "…" not in shown

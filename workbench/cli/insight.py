@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from workbench.insight import Divergence, ParitySheet
     from workbench.insight.ladder import Ladder
 
+_LADDER_COLUMNS = 110
+"""So wide are a ladder's figures with their intervals."""
+
 Models = Annotated[list[str], typer.Option("--model", "-m", help="Model id; give two.")]
 Prompt = Annotated[str, typer.Argument(help="The message.")]
 Tokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
@@ -139,15 +142,18 @@ def _print_ladder(found: Ladder) -> None:
 
     from workbench import figures
 
+    # Forms of one model have long names that differ at their ends: a line each, numbered, and the
+    # figures in a table as wide as they are, also where the output is a file of 80 columns.
+    console = Console()
     table = Table(box=None, pad_edge=False)
-    for name in ("form", "on disk", "in memory", "perplexity", "to the first", "same token"):
-        table.add_column(name)
-    table.add_column("tok/s")
-    for rung in found.rungs:
+    for name in ("", "on disk", "in memory", "perplexity", "to the first", "same token", "tok/s"):
+        table.add_column(name, no_wrap=True, justify="left" if not name else "right")
+    for number, rung in enumerate(found.rungs, start=1):
         row = found.row(rung)
         bound = ">= " if row["perplexity_is_bound"] else ""
+        console.print(f"{number}  {rung.model}", markup=False, highlight=False, soft_wrap=True)
         table.add_row(
-            rung.model,
+            str(number),
             figures.size(rung.size_bytes) if rung.size_bytes else "-",
             figures.size(rung.memory_bytes) if rung.memory_bytes else "-",
             bound + _with_interval(row, "perplexity", "{:.2f}"),
@@ -155,7 +161,7 @@ def _print_ladder(found: Ladder) -> None:
             _with_interval(row, "agreement", "{:.0%}"),
             _with_interval(row, "decode_tps", "{:.1f}"),
         )
-    Console(soft_wrap=False).print(table)
+    Console(width=max(console.width, _LADDER_COLUMNS)).print(table)
 
 
 def _with_interval(row: Mapping[str, Any], name: str, form: str) -> str:

@@ -10,13 +10,20 @@ from typing import Any
 
 import torch
 
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.fitting import first_line
 from workbench.hf.loading import LoadedModel, is_out_of_memory
 from workbench.hf.prompting import make_prompt
 from workbench.hf.protocol import Called, Finished, Generate, Message, Token, Warned
 from workbench.hf.sampling import Sampler, log_probabilities
-from workbench.hf.text import AnswerText, ChannelFilter, ThinkFilter, cleans_up, token_bytes
+from workbench.hf.text import (
+    AnswerText,
+    ChannelFilter,
+    ThinkFilter,
+    cleans_up,
+    forced_ids,
+    token_bytes,
+)
 from workbench.hf.tools import ToolFilter, tool_filter
 from workbench.types import Channel, Options
 
@@ -57,7 +64,7 @@ class Answer:
         self.ids = prompt.ids
         self.evaluated = 0
         """How many of ``ids`` the model has seen."""
-        forced = self._forced_ids(request.forced)
+        forced = deque(forced_ids(tokenizer, request.forced)) if request.forced else None
         most = self._options.max_tokens if forced is None else len(forced)
         self.max_new = min(most, prompt.limit - len(prompt.ids))
         self.sampler = Sampler(
@@ -99,14 +106,6 @@ class Answer:
     def tokens_at_most(self) -> int:
         """Cells of the cache that this request may come to need."""
         return self._n_prompt + self.max_new
-
-    def _forced_ids(self, text: str | None) -> deque[int] | None:
-        if text is None:
-            return None
-        ids = self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise invalid("The text to be scored is empty.", fix="Give an answer that has text.")
-        return deque(ids)
 
     def admit(self) -> None:
         """Note that the evaluation of the prompt begins."""

@@ -136,7 +136,7 @@ class WorkerClient:
         threads: int,
         cancel: CancelSignal,
         tools: Sequence[Mapping[str, Any]] = (),
-        forced: str | None = None,
+        forced: Sequence[str] = (),
         raw: bool = False,
     ) -> AsyncGenerator[GenerationMessage, None]:
         """Stream one answer; the last item is its ``Finished``.
@@ -151,7 +151,7 @@ class WorkerClient:
             threads: compute threads for this request.
             cancel: ends the generation within a token; its ``Finished`` still comes.
             tools: functions that the model may ask for, in the OpenAI form.
-            forced: an answer to be taken in place of the model's own choice.
+            forced: an answer, in pieces, to be taken in place of the model's own choice.
             raw: continue the text of the only message as it stands.
 
         Raises:
@@ -174,7 +174,7 @@ class WorkerClient:
                     [dict(tool) for tool in tools],
                     raw,
                     logs.bound("correlation_id"),
-                    forced,
+                    list(forced),
                 )
             )
             while not over:

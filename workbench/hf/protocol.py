@@ -84,7 +84,8 @@ class Load:
 class Generate:
     """Answer ``messages`` (``types.Message``); ``options`` are those of ``types.Options``.
 
-    ``forced`` is an answer to be taken token by token in place of the model's own choice.
+    ``forced`` is an answer, in pieces, to be taken token by token in place of the model's
+    own choice.
     ``raw``: continue the text of the only message as it stands.
     """
 
@@ -96,7 +97,7 @@ class Generate:
     tools: list[dict[str, Any]] = field(default_factory=list)
     raw: bool = False
     correlation_id: str | None = None
-    forced: str | None = None
+    forced: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

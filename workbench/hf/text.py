@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final, Protocol
 
+from workbench.errors import invalid
 from workbench.types import Channel
 
 Decode = Callable[[list[int]], str]
@@ -316,3 +317,27 @@ def cleans_up(tokenizer: Any) -> bool:
     return type(getattr(backend, "model", None)).__name__ != "BPE" or getattr(
         tokenizer, forced, False
     )
+
+
+def forced_ids(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
+    """The tokens of an answer that was made in ``pieces``, each the text of one token or more.
+
+    A model says in one token what its tokenizer would split when it reads the whole (an
+    empty line before a digit, in GPT-2's rule). So the pieces are read one by one, unless that
+    takes more tokens than the whole does, as with the pieces of another tokenizer, or gives another
+    text.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``, nothing is left of it.
+    """
+
+    def read(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    text = "".join(pieces)
+    whole = read(text)
+    if not whole:
+        raise invalid("The text to be scored is empty.", fix="Give an answer that has text.")
+    apart = [number for piece in pieces if piece for number in read(piece)]
+    same = tokenizer.decode(apart, clean_up_tokenization_spaces=False) == text
+    return apart if same and len(apart) <= len(whole) else whole

@@ -180,7 +180,7 @@ class HuggingFaceProvider:
             threads=self._threads_for(request, model),
             cancel=cancel,
             tools=request.tools,
-            forced="".join(request.forced) or None,
+            forced=request.forced,
             raw=request.raw,
         )
         try:
