@@ -29,7 +29,7 @@ class MemoryPanel:
         self._bar = html("", elem_id="models-memory")
         self._queue = html("", elem_id="models-queue")
         self.timer = gr.Timer(_EVERY_S, active=False)
-        """Ticks while the tab is open; :meth:`opened` and :meth:`left` see to that."""
+        """Ticks while the tab is in sight; the page sees to that."""
 
     @property
     def outputs(self) -> list[Any]:
@@ -46,14 +46,6 @@ class MemoryPanel:
         """
         for happens in (self.timer.tick, chosen.change):
             happens(self._look, chosen, [*self.outputs, pin], **event)
-
-    def opened(self) -> Any:
-        """The tab was opened."""
-        return gr.Timer(active=True)
-
-    def left(self) -> Any:
-        """Another tab was opened."""
-        return gr.Timer(active=False)
 
     async def _look(self, chosen: str | None) -> tuple[Any, Any, Any]:
         try:

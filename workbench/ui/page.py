@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import gradio as gr
@@ -44,6 +45,17 @@ class Page(gr.Blocks):  # type: ignore[misc]  # gradio has no types that mypy co
         return config
 
 
+def _clocks(tab: gr.Tab, ticking: Mapping[gr.Tab, gr.Timer]) -> None:
+    """Let the timer of this tab run and the others stand still once it is in sight.
+
+    In the browser, as an answer of the server may come after that of the tab chosen next.
+    """
+    each = ", ".join(
+        f"{{ __type__: 'update', active: {'true' if its is tab else 'false'} }}" for its in ticking
+    )
+    tab.select(None, None, list(ticking.values()), js=f"() => [{each}]")
+
+
 def build_page(
     engine: Engine, benchmarks: Benchmarks, health: HealthMonitor, timeline: MemoryTimeline
 ) -> gr.Blocks:
@@ -75,7 +87,6 @@ def build_page(
         models_tab.select(table.refresh, None, table.outputs, **table.SILENT)
         memory = table.memory
         models_tab.select(memory.look, None, memory.outputs, **table.SILENT)
-        models_tab.select(memory.opened, None, memory.timer, **table.SILENT)
         benchmarks_tab.select(bench.opened, None, bench.outputs, **bench.SILENT)
         every = (
             compare_tab,
@@ -86,13 +97,9 @@ def build_page(
             insight_tab,
             health_tab,
         )
-        for tab in every:  # what ticks in a tab does so only while it is in sight
-            if tab is not models_tab:
-                tab.select(memory.left, None, memory.timer, **table.SILENT)
-            if tab is not benchmarks_tab:
-                tab.select(bench.left, None, bench.timer, **bench.SILENT)
-            if tab is not health_tab:
-                tab.select(state.left, None, state.timer, **state.SILENT)
+        ticking = {models_tab: memory.timer, benchmarks_tab: bench.timer, health_tab: state.timer}
+        for tab in every:
+            _clocks(tab, ticking)
         history_tab.select(history.refresh, history.inputs, history.outputs, **history.SILENT)
         history_tab.select(history.models, None, history.others, **history.SILENT)
         history.wire(compare, tabs)

@@ -151,15 +151,11 @@ class BenchmarksTab:
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`opened` speaks of."""
-        return [*self._making.outputs, *self._looked, self.timer]
+        return [*self._making.outputs, *self._looked]
 
     async def opened(self) -> list[Any]:
-        """The tab is looked at: everything anew, and the clock runs."""
-        return [*await self._making.opened(), *await self._anew(None), gr.Timer(active=True)]
-
-    def left(self) -> Any:
-        """The tab is no longer looked at."""
-        return gr.Timer(active=False)
+        """The tab is looked at: everything anew."""
+        return [*await self._making.opened(), *await self._anew(None)]
 
     # -- the run of the server
 

@@ -57,7 +57,7 @@ class HealthTab:
         self._found: tuple[Sequence[Finding], dt.datetime] | None = None
         """What the doctor said last, to whoever asked."""
         self.timer = gr.Timer(_EVERY_S, active=False)
-        """Ticks while the tab is in sight; :meth:`opened` and :meth:`left` see to that."""
+        """Ticks while the tab is in sight; the page sees to that."""
         self._looks = gr.State(0)
         with gr.Column(elem_id="health"):
             self._parts = html("", elem_id="health-parts")
@@ -84,7 +84,7 @@ class HealthTab:
                 again = _button("Run again", "health-doctor-run")
             self._doctor = html("", elem_id="health-doctor")
         self.outputs = [self._parts, self._alerts, self._plot, self._looks]
-        self.first_outputs = [*self.outputs, self._lines, self.timer]
+        self.first_outputs = [*self.outputs, self._lines]
         self.timer.tick(self._look, self._looks, self.outputs, **QUIET)
         for event in (find.click, self._wanted.submit):
             event(self._find, self._wanted, self._lines, **QUIET)
@@ -97,12 +97,8 @@ class HealthTab:
         tab.select(self._opened, self._wanted, self.first_outputs, **QUIET)
         tab.select(self.first_opinion, None, self._doctor, **QUIET)
 
-    def left(self) -> Any:
-        """Another tab was opened."""
-        return gr.Timer(active=False)
-
     async def _opened(self, wanted: str | None) -> list[Any]:
-        return [*await self._look(0), self._find(wanted), gr.Timer(active=True)]
+        return [*await self._look(0), self._find(wanted)]
 
     async def _look(self, looks: int) -> list[Any]:
         """What is known now; the plot not every time, since a browser draws it anew."""
