@@ -324,11 +324,12 @@ class CompareTab:
         if run is not None:
             updates = self._restored(run, blind)
         else:
+            updates = {desk.composer.run: gr.update(interactive=True)}
             try:
                 setup = Setup.from_query(dict(request.query_params))
-                updates = self._opened(setup, usual, blind)
+                updates |= self._opened(setup, usual, blind)
             except WorkbenchError as problem:
-                updates = self._opened(Setup(), usual, blind)
+                updates |= self._opened(Setup(), usual, blind)
                 updates[desk.told] = notices.error_card(problem)
         if draft:
             updates[desk.composer.prompt] = draft

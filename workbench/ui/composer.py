@@ -180,7 +180,14 @@ def build() -> Composer:
                 scale=1,
             )
             with gr.Column(scale=0, min_width=150, elem_classes=["wb-go"]):
-                run = gr.Button("Run  Ctrl+Enter", variant="primary", elem_id="run", size="md")
+                # It waits for the lists of models, which come with the page's first answer.
+                run = gr.Button(
+                    "Run  Ctrl+Enter",
+                    variant="primary",
+                    elem_id="run",
+                    size="md",
+                    interactive=False,
+                )
                 stop = gr.Button("Stop all  Esc", elem_id="stop", interactive=False, size="sm")
         with gr.Row(elem_classes=["wb-tools"]):
             add_pane = gr.Button(
