@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pytest
 
 from tests.api.conftest import CALLER, OLLAMA, OLLAMA_TOOLS, TINY, WEATHER
 from tests.live import LiveServer
+from workbench.api.calls import StreamMessage
+from workbench.api.openai_calls import ChatCompletion
 
 HELLO: list[Any] = [{"role": "user", "content": "Name three colors."}]
 
@@ -172,6 +175,27 @@ def test_reasoning_has_deltas_of_its_own(client: openai.OpenAI) -> None:
     assert whole.usage.completion_tokens_details.reasoning_tokens == 20
 
 
+def _shown(address: str, role: str = "user") -> dict[str, Any]:
+    parts = [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": address, "detail": "low"}},
+    ]
+    return {"role": role, "content": parts}
+
+
+PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n...").decode()
+
+
+def test_pictures_reach_the_model_from_both_faces() -> None:
+    asked = ChatCompletion.model_validate({"model": "m", "messages": [_shown(PIXEL)]})
+    ours = StreamMessage.model_validate({"model": "m", "message": "What is it?", "images": [PIXEL]})
+    for request in (asked.request("c"), ours.request("m", "c")):
+        (message,) = request.messages
+        assert message.content == "What is it?"
+        assert [image.media_type for image in message.images] == ["image/png"]
+        assert PIXEL.endswith(message.images[0].data)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -193,6 +217,10 @@ def test_reasoning_has_deltas_of_its_own(client: openai.OpenAI) -> None:
         ("messages", []),
         ("messages", [{"role": "wizard", "content": "Hi"}]),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+        ("messages", [_shown("https://example.com/cat.png")]),
+        ("messages", [_shown("data:image/png;base64,AAAA")]),
+        ("messages", [_shown(PIXEL, role="system")]),
+        ("messages", [_shown(PIXEL)]),  # this model does not see
         ("messages", [{"role": "user", "content": None}]),
         ("messages", [{"role": "tool", "content": "Rain."}]),
         ("messages", [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]),

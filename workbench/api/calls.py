@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workbench.types import ChatRequest, Message, Options, Priority, Timeouts, TimingMode, new_id
+from workbench.errors import invalid
+from workbench.types import (
+    ChatRequest,
+    Image,
+    Message,
+    Options,
+    Priority,
+    Timeouts,
+    TimingMode,
+    new_id,
+)
 
 
 class Body(BaseModel):
@@ -64,6 +75,25 @@ class Terms(Body):
         )
 
 
+def read_image(address: str) -> Image:
+    """A picture from a ``data:`` address in base64. What it is, its bytes say, not the address.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``.
+    """
+    head, found, data = address.partition(";base64,")
+    if not (found and head.startswith("data:")):
+        raise invalid(
+            "A picture is not given as a data address.",
+            fix="Send it as data:image/png;base64,...: nothing is fetched for clients.",
+        )
+    try:
+        file = base64.b64decode(data, validate=True)
+    except ValueError:
+        file = b""
+    return Image.of(file)
+
+
 class HistoryMessage(Body):
     """One earlier message."""
 
@@ -72,9 +102,13 @@ class HistoryMessage(Body):
 
 
 class Call(Terms):
-    """What every generating request has in common; only ``message`` is required."""
+    """What every generating request has in common; only ``message`` is required.
+
+    ``images`` are shown beside the message: PNG or JPEG files as ``data:image/png;base64,...``.
+    """
 
     message: str
+    images: list[str] = Field(default_factory=list, max_length=16)
     history: list[HistoryMessage] = Field(default_factory=list)
     system: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
@@ -86,7 +120,8 @@ class Call(Terms):
         messages = [Message(item.role, item.content) for item in self.history]
         if self.system:
             messages.insert(0, Message("system", self.system))
-        messages.append(Message("user", self.message))
+        images = tuple(read_image(address) for address in self.images)
+        messages.append(Message("user", self.message, images=images))
         return self.chat_request(
             model, messages, self.options, correlation_id=correlation_id, source=source, **more
         )

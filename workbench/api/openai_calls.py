@@ -13,9 +13,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workbench.api.calls import Terms
+from workbench.api.calls import Terms, read_image
 from workbench.errors import WorkbenchError, invalid
-from workbench.types import ChatRequest, Message, Role, ToolCall
+from workbench.types import ChatRequest, Image, Message, Role, ToolCall
 
 # Fields that would change the answer and cannot be served, each with the values that ask for
 # nothing. Those of other servers (vLLM, llama.cpp, Ollama) are here too.
@@ -73,11 +73,18 @@ class Loose(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class TextPart(Loose):
-    """A part of a message; only text can be served."""
+class ImageUrl(Loose):
+    """A picture's ``data:`` address; the server fetches nothing for its clients."""
+
+    url: str
+
+
+class Part(Loose):
+    """A part of a message: text or a picture."""
 
     type: str
     text: str | None = None
+    image_url: ImageUrl | None = None
 
 
 class CalledFunction(Loose):
@@ -99,7 +106,7 @@ class ChatMessage(Loose):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[Part] | None = None
     tool_calls: list[AskedCall] | None = None
     tool_call_id: str | None = None
 
@@ -284,8 +291,10 @@ class ChatCompletion(Completion):
 def _message(message: ChatMessage, index: int) -> Message:
     role: Role = "system" if message.role == "developer" else message.role
     content = message.content
+    images: tuple[Image, ...] = ()
     if isinstance(content, list):
-        content = "".join(_text(part, index) for part in content)
+        images = tuple(_image(part, index) for part in content if part.type == "image_url")
+        content = "".join(_text(part, index) for part in content if part.type != "image_url")
     if content is None and not message.tool_calls:
         raise unsupported(
             f"messages.{index}.content", f"Message {index} has no content.", "Give it some."
@@ -306,17 +315,27 @@ def _message(message: ChatMessage, index: int) -> Message:
             f"Message {index} of role {message.role} has tool_calls.",
             "Only assistant messages call functions.",
         )
-    return Message(role, content or "", calls, message.tool_call_id)
+    return Message(role, content or "", calls, message.tool_call_id, images)
 
 
-def _text(part: TextPart, index: int) -> str:
+def _text(part: Part, index: int) -> str:
     if part.type != "text" or part.text is None:
         raise unsupported(
             f"messages.{index}.content",
-            f"Message {index} has a part of type {part.type[:40]!r}; only text can be served.",
+            f"Message {index} has a part of type {part.type[:40]!r}; text and image_url can be "
+            "served.",
             'Send parts of the form {"type": "text", "text": "..."}.',
         )
     return part.text
+
+
+def _image(part: Part, index: int) -> Image:
+    try:
+        return read_image(part.image_url.url if part.image_url else "")
+    except WorkbenchError as problem:
+        raise unsupported(
+            f"messages.{index}.content", f"Message {index}: {problem.message}", problem.fix or ""
+        ) from None
 
 
 def _json(call: AskedCall, index: int) -> str:
