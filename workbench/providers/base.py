@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from workbench.errors import WorkbenchError
@@ -197,3 +197,93 @@ class Provider(Protocol):
     async def close(self) -> None:
         """Stop what this provider started."""
         ...
+
+
+class Weightless:
+    """What a provider answers about memory if its models take none that is ours to manage.
+
+    A model is "in memory" from the first request for it until it is unloaded. A subclass has a
+    ``name`` and says which models there are (``list_models``, ``show``) and what they answer
+    (``stream``); what its runtime can tell besides, it overrides.
+    """
+
+    name: str
+    counts_against_cache: bool = False
+    shares_cores: bool = False
+    concurrency: int = 1
+    on_death: Callable[[str, WorkbenchError], None] | None = None
+
+    def __init__(self) -> None:
+        self._resident: dict[str, ResidentModel] = {}
+
+    def canonical(self, model: str) -> str:
+        """As it is."""
+        return model
+
+    def prewarm(self) -> None:
+        """Nothing to prepare."""
+
+    async def show(self, model: str) -> ModelInfo:
+        """To be overridden: one model, or a model-not-found error."""
+        raise NotImplementedError
+
+    async def check(self, model: str) -> None:
+        """Whether there is such a model."""
+        await self.show(model)
+
+    async def load(
+        self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
+    ) -> ResidentModel:
+        """Remember that it was asked for."""
+        if (loaded := self._resident.get(model)) is not None:
+            return loaded
+        told = await self.show(model)
+        loaded = ResidentModel(model, told.digest, told.dtype, told.quantization, device="none")
+        self._resident[model] = loaded
+        return replace(loaded, fresh=True)
+
+    async def unload(self, model: str) -> None:
+        """Forget it."""
+        self._resident.pop(model, None)
+
+    def kill(self, model: str, pids: Sequence[int]) -> bool:
+        """Nothing that holds a model is ours."""
+        return False
+
+    def resident(self, model: str) -> ResidentModel | None:
+        """As remembered."""
+        return self._resident.get(model)
+
+    def residents(self) -> Sequence[str]:
+        """Those that were asked for."""
+        return list(self._resident)
+
+    def pids(self, model: str) -> Sequence[int]:
+        """No process that could be measured."""
+        return ()
+
+    def sharing(self, model: str) -> Sequence[str]:
+        """Each is alone."""
+        return ()
+
+    async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
+        """No memory worth counting."""
+        return Footprint({}, {})
+
+    async def trim(self) -> None:
+        """Nothing to give back."""
+
+    async def refresh(self) -> None:
+        """Nobody else has a hand in it."""
+
+    async def inspect(self, request: ChatRequest, model: str) -> Inspection:
+        """Nothing is told of how the prompt is read."""
+        await self.check(model)
+        why = f"{self.name} does not tell"
+        return Inspection(
+            f"{self.name}/{model}", untold={"rendered": why, "token_ids": why}, runtime=self.name
+        )
+
+    async def close(self) -> None:
+        """Forget all."""
+        self._resident.clear()

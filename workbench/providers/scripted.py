@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.inspection import Inspection
-from workbench.providers.base import CancellationToken, Footprint, ResidentModel
+from workbench.providers.base import CancellationToken, ResidentModel, Weightless
 from workbench.types import (
     Channel,
     ChatRequest,
@@ -118,7 +117,7 @@ SCHEDULES: Mapping[str, Schedule] = {
 
 
 @dataclass
-class ScriptedProvider:
+class ScriptedProvider(Weightless):
     """Plays :class:`Schedule` objects by name.
 
     Args:
@@ -127,20 +126,11 @@ class ScriptedProvider:
 
     schedules: Mapping[str, Schedule] = field(default_factory=lambda: dict(SCHEDULES))
     name: str = "scripted"
-    counts_against_cache: bool = False
     shares_cores: bool = False
     concurrency: int = 1_000
-    on_death: Callable[[str, WorkbenchError], None] | None = None
 
     def __post_init__(self) -> None:
-        self._resident: dict[str, ResidentModel] = {}
-
-    def canonical(self, model: str) -> str:
-        """As it is."""
-        return model
-
-    def prewarm(self) -> None:
-        """Nothing to prepare."""
+        super().__init__()
 
     async def list_models(self) -> list[ModelInfo]:
         """One entry per schedule."""
@@ -163,59 +153,13 @@ class ScriptedProvider:
             },
         )
 
-    async def check(self, model: str) -> None:
-        """Whether there is such a schedule."""
-        self._schedule(model)
-
     async def load(
         self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
     ) -> ResidentModel:
         """Wait the schedule's ``load_s`` the first time."""
-        schedule = self._schedule(model)
-        if (loaded := self._resident.get(model)) is not None:
-            return loaded
-        await asyncio.sleep(schedule.load_s)
-        loaded = ResidentModel(name=model, digest=f"script:{model}", device="none")
-        self._resident[model] = loaded
-        return replace(loaded, fresh=True)
-
-    async def unload(self, model: str) -> None:
-        """Forget that it was loaded."""
-        self._resident.pop(model, None)
-
-    def kill(self, model: str, pids: Sequence[int]) -> bool:
-        """A schedule has no process."""
-        return False
-
-    def resident(self, model: str) -> ResidentModel | None:
-        """As loaded."""
-        return self._resident.get(model)
-
-    def pids(self, model: str) -> Sequence[int]:
-        """A schedule has no process of its own."""
-        return ()
-
-    def residents(self) -> Sequence[str]:
-        """Those that were loaded."""
-        return list(self._resident)
-
-    def sharing(self, model: str) -> Sequence[str]:
-        """A schedule is alone."""
-        return ()
-
-    async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
-        """A schedule takes no memory worth counting."""
-        return Footprint({}, {})
-
-    async def trim(self) -> None:
-        """Nothing to give back."""
-
-    async def refresh(self) -> None:
-        """Nobody else has a hand in it."""
-
-    async def close(self) -> None:
-        """Nothing to stop."""
-        self._resident.clear()
+        if self.resident(model) is None:
+            await asyncio.sleep(self._schedule(model).load_s)
+        return await super().load(model, keep_alive_s=keep_alive_s, num_ctx=num_ctx)
 
     async def stream(
         self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
@@ -259,14 +203,6 @@ class ScriptedProvider:
                 yield ProviderToolCall(call, time.monotonic_ns())
         yield ProviderFinish(
             finish_reason, schedule.prompt_tokens, produced, count_source="runtime"
-        )
-
-    async def inspect(self, request: ChatRequest, model: str) -> Inspection:
-        """A schedule does not look at its prompt."""
-        self._schedule(model)
-        why = "a schedule does not look at its prompt"
-        return Inspection(
-            f"{self.name}/{model}", untold={"rendered": why, "token_ids": why}, runtime="scripted"
         )
 
     def _schedule(self, model: str) -> Schedule:
