@@ -1,0 +1,68 @@
+"""The worked example of CONTRIBUTING.md, executed as it stands there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from workbench.settings import Settings
+from workbench.store import Store
+
+BLOCKS = re.findall(
+    r"^```python[^\n]*\n(.*?)^```$",
+    (ROOT / "CONTRIBUTING.md").read_text(),
+    re.DOTALL | re.MULTILINE,
+)
+PROVIDER, LINE, TEST = BLOCKS
+TESTS = re.findall(r"^async def (test_\w+)", TEST, re.MULTILINE)
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The names that its test defines, with its provider where the text says that it is."""
+    name = "workbench.providers.program"
+    (tmp_path / "program.py").write_text(PROVIDER)
+    spec = importlib.util.spec_from_file_location(name, tmp_path / "program.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    names: dict[str, object] = {"__name__": "tests.providers.test_program"}
+    exec(compile(TEST, "CONTRIBUTING.md", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("name", TESTS)
+async def test_the_example_passes_its_own_test(
+    name: str, example: dict[str, object], settings: Settings, store: Store
+) -> None:
+    await example[name](settings, store)  # type: ignore[operator]
+
+
+def test_its_line_has_the_form_of_those_in_the_engine() -> None:
+    ours = LINE.replace('"program"', '"scripted"').replace("Program", "Scripted")
+    assert ours in (ROOT / "workbench" / "engine.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "path"),
+    [(PROVIDER, "workbench/providers/program.py"), (TEST, "tests/providers/test_program.py")],
+)
+def test_it_is_clean(code: str, path: str) -> None:
+    ours = ["--config", 'lint.isort.known-first-party = ["workbench"]']  # it is not on disk
+    for command in (["check", *ours], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--stdin-filename", path, "-"],
+            input=code,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
