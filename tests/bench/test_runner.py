@@ -249,6 +249,22 @@ async def test_answers_are_scored_after_the_trials(run: Run, engine: Engine, dat
     assert [row["prompt"] for row in prompts] == ["Say something else.", "Say the."]
 
 
+async def test_a_defect_of_a_scorer_costs_its_score_and_not_the_run(
+    run: Run, engine: Engine, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(text: str) -> str:
+        raise ZeroDivisionError("by a scorer")
+
+    monkeypatch.setattr("workbench.bench.scorers.text.folded", breaks)
+    outcome = await run(prompts=None, datasets=[{"source": dataset, "scorers": ["exact"]}])
+    assert outcome.status == "ok"
+    for cell in outcome.cells.values():
+        assert cell["results"]["scores"]["exact"]["scored"] == 0
+        assert cell["results"]["scores"]["exact"]["unknown"] == 4
+    (found,) = await rows(engine, "SELECT DISTINCT details->>'$.reason' AS why FROM scores")
+    assert found["why"] == "ZeroDivisionError: by a scorer"
+
+
 async def test_a_scorer_that_does_not_exist_is_told_before_anything_runs(
     run: Run, engine: Engine, dataset: str
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from workbench import logs
 from workbench.bench.items import Item
 from workbench.bench.plan import Cell
 from workbench.bench.recording import Recorder
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.bench.scorers import Scorer
     from workbench.settings import Settings
 
+_log = logs.get(__name__)
 _PAGE: Final = 200
 _AT_ONCE: Final = 4
 
@@ -136,6 +138,9 @@ async def _one(
             scored = await scorer.score(item, answer)
         except WorkbenchError as error:  # this item cannot be scored; the others can
             scored = Score(None, {"reason": str(error)})
+        except Exception as error:  # nor may a scorer's defect cost the run: its score is unknown
+            _log.exception("scorer_failed", scorer=scorer.name, item=item.id)
+            scored = Score(None, {"reason": f"{type(error).__name__}: {error}"})
     await recorder.add(
         "scores",
         score_row(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from workbench.bench.items import Item
 from workbench.bench.scorers import searching
@@ -95,8 +96,14 @@ def _same(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
+_IMPORTING: Final = threading.Lock()
+"""Answers are scored in several threads, and jsonschema's modules import each other: of threads
+that import them at once one can meet a module half made."""
+
+
 def _breaks(value: Any, schema: Any, item: Item, time_s: float) -> str | None:
-    from jsonschema.exceptions import SchemaError, best_match
+    with _IMPORTING:
+        from jsonschema.exceptions import SchemaError, best_match
 
     try:
         error = best_match(_validator(json.dumps(schema), time_s).iter_errors(value))
