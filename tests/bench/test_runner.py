@@ -265,6 +265,40 @@ async def test_a_defect_of_a_scorer_costs_its_score_and_not_the_run(
     assert found["why"] == "ZeroDivisionError: by a scorer"
 
 
+async def test_a_run_that_broke_after_its_last_trial_is_resumed_to_its_end(
+    engine: Engine, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    road = LocalRoad(engine, "test")
+    spec = spec_of(prompts=None, datasets=[{"source": dataset, "scorers": ["contains"]}])
+    with monkeypatch.context() as broken:
+        broken.setattr("workbench.bench.results.of_cell", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await Runner(road, engine.settings, spec, run_id="run_broken").run()
+    outcome = await (await Runner.resume(road, engine.settings, "run_broken")).run()
+    assert outcome.exit_code == 0
+    assert len(outcome.cells) == 2
+    for cell in outcome.cells.values():
+        assert cell["results"]["scores"]["contains"]["unknown"] == 0
+        assert cell["results"]["trials"] == 2 * spec.repeats
+    cells = await rows(engine, "SELECT status FROM benchmark_cells")
+    assert [cell["status"] for cell in cells] == ["ok", "ok"]
+
+
+async def test_a_sweep_goes_on_at_the_point_where_it_was_stopped(engine: Engine) -> None:
+    road = LocalRoad(engine, "test")
+    load = {"pattern": "sweep", "of": "users", "start": 1, "factor": 2, "most": 4, "refine": 0}
+    spec = spec_of(models=["scripted/a"], load=load, slo={"e2e_s": 60}, repeats=3)
+    first = asyncio.create_task(Runner(road, engine.settings, spec, run_id="run_swept").run())
+    while len(await rows(engine, "FROM benchmark_cells")) < 2:
+        await asyncio.sleep(0.001)
+    first.cancel()
+    await asyncio.wait([first])
+    outcome = await (await Runner.resume(road, engine.settings, "run_swept")).run()
+    assert outcome.exit_code == 0
+    assert [cell["results"]["trials"] for cell in outcome.cells.values()] == [12, 24, 48]
+    assert set(outcome.knees.values()) == {4.0}
+
+
 async def test_a_scorer_that_does_not_exist_is_told_before_anything_runs(
     run: Run, engine: Engine, dataset: str
 ) -> None:

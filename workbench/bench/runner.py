@@ -309,6 +309,9 @@ class Runner:
         shown = self._progress.add(cell, total)
         shown.done = len(self._done.get(cell.cell_id, ()))
         self._progress.skipped += shown.done
+        if shown.done:  # begun by an earlier try, and ended by this one even if no trial is left
+            self._begun[cell.cell_id] = cell
+            self._begun_at[cell.cell_id] = now()
 
     async def _sweep(self, sweep: Sweep, cells: Sequence[Cell]) -> None:
         """Each model up to its knee; a load point is a cell."""

@@ -158,7 +158,7 @@ def _table(progress: Progress) -> Table:
 def _line(progress: Progress) -> str:
     total, left = progress.total, progress.left_s
     of = f" of {total}" if total is not None else ""
-    rest = f", about {figures.seconds(left)} left" if left is not None else ""
+    rest = f", about {figures.seconds(left)} left" if left else ""
     done = f"{progress.name}: {progress.done}{of} trials in {figures.seconds(progress.elapsed_s)}"
     return f"{done}{rest}"
 
