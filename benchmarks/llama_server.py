@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=1, help="streams that may run at once")
     parser.add_argument("--context", type=int, default=512, help="tokens of each slot")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--metrics", action="store_true", help="serve /metrics too")
     arguments = parser.parse_args()
     # llama.cpp logs to standard output; keep that stream for the announcement alone.
     announce = os.fdopen(os.dup(1), "w")
@@ -35,6 +36,7 @@ def main() -> None:
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.n_threads_http = arguments.slots + 4  # each open stream holds one
+    params.endpoint_metrics = arguments.metrics
     params.fit_params = False
     params.cache_ram_mib = 0  # a growing cache of old prompts would blur the memory figure
     server = xllamacpp.Server(params)

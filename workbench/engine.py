@@ -29,7 +29,7 @@ from workbench.keeping import LogKeeper
 from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.observer import Observer
-from workbench.providers.base import CancellationToken, Provider
+from workbench.providers.base import CancellationToken, Provider, TellsFigures
 from workbench.receipts import Receipt
 from workbench.record import recover
 from workbench.rotation import ModelRotationService, Overview, Preview, ResidencyChange
@@ -127,6 +127,8 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         for provider in router.providers.values():
             provider.on_death = partial(self._log_death, provider)
+            if isinstance(provider, TellsFigures):
+                provider.on_figures = partial(self._log_figures, provider)
 
     def _generating_besides(self, model: str) -> int:
         others = (other for other in self.rotation.running if other != model)
@@ -296,7 +298,7 @@ class Engine:
             the receipt: 0 if it was not in memory, None if unknown.
         """
         begun = time.monotonic()
-        route = await self.router.resolve(model)
+        route = await self._ours(model)
         there = route.provider.resident(route.name) is not None
         await self.rotation.unload(route)
         receipt = self._receipts.pop(route.model, None)
@@ -314,7 +316,7 @@ class Engine:
             ``id`` and ``evicted`` (ids of the models that left for it).
         """
         self._begin()
-        route = await self.router.resolve(model)
+        route = await self._ours(model)
         return {"id": route.model, "evicted": list(await self.rotation.pin(route))}
 
     async def unpin(self, model: str) -> Mapping[str, Any]:
@@ -464,6 +466,17 @@ class Engine:
             else info
             for info in models
         ]
+
+    async def _ours(self, model: str) -> Route:
+        """The way to a model whose memory is ours to give and take."""
+        route = await self.router.resolve(model)
+        if not route.provider.loads:
+            raise invalid(
+                f"What {route.provider.name} has in memory is decided where its server runs.",
+                fix="Load, keep or unload it there.",
+                model=route.model,
+            )
+        return route
 
     async def _route(self, request: ChatRequest, model: str) -> Route:
         """The way to a model that can take the request.
@@ -622,6 +635,19 @@ class Engine:
             )
         self._log_event(event)
 
+    def _log_figures(self, provider: Provider, name: str, figures: Mapping[str, Any]) -> None:
+        """What a server counted while it answered, under its own names."""
+        self._log_event(
+            ModelEvent(
+                t_ns=time.monotonic_ns(),
+                model=Route(provider, name).model,
+                provider=provider.name,
+                event="server_figures",
+                duration_s=figures["over_s"],
+                details=figures,
+            )
+        )
+
     def _log_death(self, provider: Provider, name: str, error: WorkbenchError) -> None:
         """A process that held a model ended by itself: an event, and its place is free."""
         route = Route(provider, name)
@@ -682,11 +708,14 @@ def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
     """
     from workbench.providers.huggingface import HuggingFaceProvider
     from workbench.providers.ollama import OllamaProvider
+    from workbench.providers.openai_compat import OpenAICompatProvider
     from workbench.providers.scripted import ScriptedProvider
 
     router = ModelRouter()
     router.register_provider(providers.get("huggingface") or HuggingFaceProvider(settings))
     router.register_provider(providers.get("ollama") or OllamaProvider(settings))
+    for endpoint in settings.openai_compat_endpoints:
+        router.register_provider(OpenAICompatProvider(endpoint))
     router.register_provider(providers.get("scripted") or ScriptedProvider())
     _check_fallbacks(settings, router)
     return router

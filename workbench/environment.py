@@ -20,6 +20,7 @@ _PACKAGES: Final = (
     "accelerate",
     "gguf",
     "ollama",
+    "openai",
     "duckdb",
     "gradio",
     "numpy",

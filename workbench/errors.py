@@ -12,6 +12,8 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
     OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
                stream broken (the connection or its framing), memory exceeded, timeout,
                pull failed
+    ENDPOINT_* a server that speaks OpenAI's API: unreachable, key refused, model not found,
+               generation failed, stream broken, timeout
     general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, JOB_NOT_FOUND, SESSION_NOT_FOUND,
                STREAM_NOT_FOUND, EVENTS_GONE (of a stream, from the buffer), QUEUE_FULL,
                TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
@@ -49,6 +51,13 @@ class ErrorCode(StrEnum):
     OLLAMA_MEMORY_EXCEEDED = "OLLAMA_MEMORY_EXCEEDED"
     OLLAMA_TIMEOUT = "OLLAMA_TIMEOUT"
     OLLAMA_PULL_FAILED = "OLLAMA_PULL_FAILED"
+
+    ENDPOINT_UNREACHABLE = "ENDPOINT_UNREACHABLE"
+    ENDPOINT_FORBIDDEN = "ENDPOINT_FORBIDDEN"
+    ENDPOINT_MODEL_NOT_FOUND = "ENDPOINT_MODEL_NOT_FOUND"
+    ENDPOINT_GENERATION_FAILED = "ENDPOINT_GENERATION_FAILED"
+    ENDPOINT_STREAM_BROKEN = "ENDPOINT_STREAM_BROKEN"
+    ENDPOINT_TIMEOUT = "ENDPOINT_TIMEOUT"
 
     INVALID_REQUEST = "INVALID_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
@@ -93,6 +102,12 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.OLLAMA_MEMORY_EXCEEDED: 507,
     ErrorCode.OLLAMA_TIMEOUT: 504,
     ErrorCode.OLLAMA_PULL_FAILED: 502,
+    ErrorCode.ENDPOINT_UNREACHABLE: 503,
+    ErrorCode.ENDPOINT_FORBIDDEN: 403,
+    ErrorCode.ENDPOINT_MODEL_NOT_FOUND: 404,
+    ErrorCode.ENDPOINT_GENERATION_FAILED: 502,
+    ErrorCode.ENDPOINT_STREAM_BROKEN: 502,
+    ErrorCode.ENDPOINT_TIMEOUT: 504,
     ErrorCode.INVALID_REQUEST: 422,
     ErrorCode.MODEL_NOT_FOUND: 404,
     ErrorCode.MODEL_AMBIGUOUS: 409,
@@ -119,7 +134,12 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
 }
 
 TIMEOUT_CODES: Final[frozenset[ErrorCode]] = frozenset(
-    {ErrorCode.HF_TIMEOUT, ErrorCode.OLLAMA_TIMEOUT, ErrorCode.TIMEOUT}
+    {
+        ErrorCode.HF_TIMEOUT,
+        ErrorCode.OLLAMA_TIMEOUT,
+        ErrorCode.ENDPOINT_TIMEOUT,
+        ErrorCode.TIMEOUT,
+    }
 )
 """Errors after which a stream session has the status ``timeout`` and not ``error``."""
 

@@ -18,6 +18,8 @@ from workbench.types import Message, ProviderToken, Status, StreamSession, Token
 _log = logs.get(__name__)
 
 _PATIENCE_S: Final = 5.0
+_SCOPES: Final = {"ollama": "ollama", "huggingface": "worker", "scripted": "worker"}
+"""Whose processes were read; those of any other provider are its server's."""
 
 
 def with_tokens(session: StreamSession, tokens: Sequence[ProviderToken]) -> StreamSession:
@@ -92,7 +94,7 @@ def samples_of(session: StreamSession, reading: MemoryReading) -> tuple[MemorySa
     )
     own = replace(
         host,
-        scope="ollama" if session.provider == "ollama" else "worker",
+        scope=_SCOPES.get(session.provider, "server"),
         model=session.model,
         pid=reading.pid,
         pss_bytes=reading.pss_bytes,

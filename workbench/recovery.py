@@ -20,6 +20,8 @@ _MAY_PASS: Final = frozenset(
         ErrorCode.HF_GENERATION_FAILED,
         ErrorCode.OLLAMA_GENERATION_FAILED,
         ErrorCode.OLLAMA_STREAM_BROKEN,
+        ErrorCode.ENDPOINT_GENERATION_FAILED,
+        ErrorCode.ENDPOINT_STREAM_BROKEN,
     }
 )
 """Failures of a runtime that the same request need not meet again."""
@@ -69,5 +71,10 @@ def safe_options(options: Options) -> Options:
 
 
 def may_fall_back(error: WorkbenchError) -> bool:
-    """Whether another model could do better, or would meet the same refusal."""
+    """Whether another model could do better, or would meet the same refusal.
+
+    A full queue is everybody's if it is ours; a server's own says its HTTP status.
+    """
+    if error.code is ErrorCode.QUEUE_FULL and "status" in error.details:
+        return True
     return error.code not in _NOT_THE_MODELS_FAULT

@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from workbench import endpoints
 from workbench.errors import ErrorCode, WorkbenchError
 
 _NAME: Final = "llm-workbench"
@@ -110,6 +111,12 @@ def _fallbacks(value: object) -> object:
 
 
 Fallbacks = Annotated[dict[str, str], NoDecode, BeforeValidator(_fallbacks)]
+Endpoints = Annotated[
+    endpoints.Endpoints,
+    NoDecode,
+    BeforeValidator(endpoints.read),
+    AfterValidator(endpoints.distinct),
+]
 Size = Annotated[int | None, Field(ge=2**20), BeforeValidator(parse_size)]
 Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_size)]
 Reserve = Annotated[int, Field(ge=0), BeforeValidator(lambda value: parse_size(value) or 0)]
@@ -155,6 +162,9 @@ class Settings(BaseSettings):
 
     # Ollama
     ollama_host: Annotated[str, AfterValidator(_ollama_url)] = "http://127.0.0.1:11434"
+
+    # servers that speak OpenAI's API
+    openai_compat_endpoints: Endpoints = ()
 
     # the workbench itself
     workbench_db: Path = Field(default_factory=lambda: data_folder() / "workbench.duckdb")
@@ -311,6 +321,15 @@ def unknown_variables() -> dict[str, str | None]:
     return found
 
 
+def _named(loc: tuple[int | str, ...], value: object) -> str:
+    """A bad variable and what it was, unless that is or holds a secret."""
+    if not loc:
+        return ""
+    name = ".".join(map(str, loc)).upper()
+    secret = name.endswith(("KEY", "TOKEN")) or any(s in repr(value) for s in ("api_key", "@"))
+    return f"{name}: " if secret else f"{name}={value!r}: "
+
+
 def load_settings(**overrides: object) -> Settings:
     """Read the settings.
 
@@ -325,12 +344,7 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = [
-            (
-                f"{'.'.join(map(str, item['loc'])).upper()}={item['input']!r}: "
-                if item["loc"]
-                else ""
-            )
-            + item["msg"].removeprefix("Value error, ")
+            _named(item["loc"], item["input"]) + item["msg"].removeprefix("Value error, ")
             for item in error.errors()
         ]
         seed = all(problem.startswith("HF_") for problem in problems)

@@ -21,6 +21,7 @@ class FakeProvider:
 
     name = "fake"
     counts_against_cache = True
+    loads = True
     concurrency = 1
 
     def __init__(self) -> None:

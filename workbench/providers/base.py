@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from workbench.errors import WorkbenchError
 from workbench.inspection import Inspection
@@ -88,12 +88,16 @@ class Provider(Protocol):
     """
 
     name: str
-    """``ollama``, ``huggingface``, ``openai`` or ``scripted``."""
+    """``ollama``, ``huggingface``, ``scripted``, or that of a registered endpoint."""
     counts_against_cache: bool
     """Whether resident models count towards ``HF_MAX_CACHED_MODELS``."""
 
     shares_cores: bool
     """Whether its models compute on the cores of this machine."""
+
+    loads: bool
+    """Whether models come into memory and leave it as we ask; where not, that is the business of
+    whoever runs the server, and being resident only means that no load is waited for."""
 
     concurrency: int
     """How many generations one model of this runtime runs at once; more wait in our queue."""
@@ -210,6 +214,7 @@ class Weightless:
     name: str
     counts_against_cache: bool = False
     shares_cores: bool = False
+    loads: bool = True
     concurrency: int = 1
     on_death: Callable[[str, WorkbenchError], None] | None = None
 
@@ -287,3 +292,11 @@ class Weightless:
     async def close(self) -> None:
         """Forget all."""
         self._resident.clear()
+
+
+@runtime_checkable
+class TellsFigures(Protocol):
+    """A provider whose server has figures of its own, which are logged beside ours."""
+
+    on_figures: Callable[[str, Mapping[str, Any]], None] | None
+    """Told the model and what its server counted since it was last told."""

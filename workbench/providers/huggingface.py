@@ -49,6 +49,7 @@ class HuggingFaceProvider:
     name: str = "huggingface"
     counts_against_cache: bool = True
     shares_cores: bool = True
+    loads: bool = True
 
     def __init__(
         self, settings: Settings, threads: Callable[[ChatRequest], int] | None = None

@@ -24,8 +24,9 @@ from workbench.providers import ollama_wire as wire
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.providers.ollama_errors import seam
 from workbench.providers.ollama_lines import answer_lines
-from workbench.providers.ollama_pids import RunnerFinder, blob_of, is_loopback
+from workbench.providers.ollama_pids import RunnerFinder, blob_of
 from workbench.providers.ollama_probe import OllamaProbe, inspection
+from workbench.providers.processes import is_loopback
 from workbench.settings import Settings
 from workbench.types import ChatRequest, ModelInfo, ProviderEvent
 
@@ -59,6 +60,7 @@ class OllamaProvider:
 
     name = "ollama"
     counts_against_cache = False
+    loads = True
     concurrency = 1  # Ollama's default; with OLLAMA_NUM_PARALLEL it may do more, but does not tell
 
     def __init__(self, settings: Settings) -> None:

@@ -18,7 +18,7 @@ import httpx
 import ollama
 
 from workbench.providers.ollama_errors import MalformedAnswer, UnsendableRequest
-from workbench.providers.ollama_pids import is_loopback
+from workbench.providers.processes import is_loopback
 
 CONNECT_S: Final = 2.0
 """An address where nothing answers must not hold up a page."""

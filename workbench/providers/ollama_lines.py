@@ -1,73 +1,31 @@
-"""The lines of one answer of Ollama, read apart from whoever consumes them."""
+"""The lines of one answer of Ollama, up to the one that says it is done."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
 from workbench.providers.base import CancellationToken
+from workbench.providers.lines import Line, read_apart
 from workbench.providers.ollama_errors import MalformedAnswer
 
 if TYPE_CHECKING:
     from workbench.providers.ollama_client import OllamaClient
 
-Line = tuple[int, dict[str, Any]]
-"""Monotonic nanoseconds at which its end arrived, and the JSON object."""
-
-_READ_AHEAD: Final = 4096
-"""Lines held for a slow consumer before the server is made to wait."""
-_DRAIN_S: Final = 0.05
-"""Wait for the last chunk after the ``done`` line, so that the connection can be used again."""
-
 
 async def answer_lines(
     client: OllamaClient, path: str, body: Mapping[str, Any], cancel: CancellationToken
 ) -> AsyncGenerator[Line, None]:
-    """The lines up to ``done`` or the cancellation.
+    """The lines up to ``done`` or the cancellation; see :func:`read_apart`."""
 
-    A task of its own reads the socket: the stamps stay true when the consumer is slow, and a
-    cancellation closes the connection at once, whatever the consumer does meanwhile. Closing
-    it is what stops Ollama's decoding.
-    """
-    queue: asyncio.Queue[Line | Exception | None] = asyncio.Queue(_READ_AHEAD)
+    def done(line: Mapping[str, Any]) -> bool:
+        return bool(line.get("done"))
 
-    async def read() -> None:
-        try:
-            async with aclosing(client.lines(path, body)) as lines:
-                async for item in lines:
-                    await queue.put(item)
-            await queue.put(None)
-        except Exception as error:
-            await queue.put(error)
-
-    async def stop() -> None:
-        await cancel.wait()
-        reader.cancel()
-        with suppress(asyncio.QueueFull):  # then the consumer is not waiting
-            queue.put_nowait(None)
-
-    reader = asyncio.create_task(read())
-    stopper = asyncio.create_task(stop())
-    try:
-        while True:
-            item = await queue.get()
-            if cancel.cancelled:
-                return
-            if item is None:
-                raise MalformedAnswer("the answer ended without its last line")
-            if isinstance(item, Exception):
-                raise item
+    complete = False
+    async with aclosing(read_apart(client.lines(path, body), cancel, done)) as lines:
+        async for item in lines:
             yield item
-            if item[1].get("done"):
-                # The last chunk is usually there already; with it the connection can be reused.
-                await asyncio.wait({reader}, timeout=_DRAIN_S)
-                return
-    finally:
-        stopper.cancel()
-        # A second cancel would interrupt the closing of the connection, so only one is sent,
-        # and wait(), unlike gather(), passes on none that arrives here meanwhile.
-        if not reader.cancelling():
-            reader.cancel()
-        await asyncio.wait({reader, stopper})
+            complete = done(item[1])
+    if not complete and not cancel.cancelled:
+        raise MalformedAnswer("the answer ended without its last line")

@@ -6,30 +6,16 @@ command line of a runner is public, its server's open port may not be.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import time
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 import psutil
 
+from workbench.providers.processes import RETRY_NS, Listener, alive, is_loopback
+
 _BLOB: Final = re.compile(r"sha256-[0-9a-f]{64}")
-_RETRY_NS: Final = 2_000_000_000
-"""A search walks all processes (some 10 ms); a fruitless one is not repeated sooner."""
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the URL names this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
 
 
 def blob_of(modelfile: str) -> str | None:
@@ -45,8 +31,7 @@ class RunnerFinder:
     """
 
     def __init__(self, url: str) -> None:
-        self._port = urlsplit(url).port if is_loopback(url) else None
-        self._server: psutil.Process | None = None
+        self._listener = Listener(url if is_loopback(url) else None)
         self._runners: dict[str | None, tuple[psutil.Process, ...]] = {}
         self._retry_at: dict[str | None, int] = {}
 
@@ -57,10 +42,10 @@ class RunnerFinder:
             blob: file name of the weights; None means "the only runner there is".
             now: search again even if the last search was fruitless and recent.
         """
-        if self._port is None:
+        if self._listener.port is None:
             return ()
         known = self._runners.get(blob, ())
-        if known and all(_alive(process) for process in known):
+        if known and all(alive(process) for process in known):
             return tuple(process.pid for process in known)
         if not now and time.monotonic_ns() < self._retry_at.get(blob, 0):
             return ()
@@ -69,7 +54,7 @@ class RunnerFinder:
         except (psutil.Error, OSError):
             found = ()
         self._runners[blob] = found
-        self._retry_at[blob] = 0 if found else time.monotonic_ns() + _RETRY_NS
+        self._retry_at[blob] = 0 if found else time.monotonic_ns() + RETRY_NS
         return tuple(process.pid for process in found)
 
     def wait_gone(self, pids: Sequence[int], timeout_s: float) -> None:
@@ -80,7 +65,7 @@ class RunnerFinder:
         psutil.wait_procs(processes, timeout=timeout_s)
 
     def _search(self, blob: str | None) -> tuple[psutil.Process, ...]:
-        server = self._listener()
+        server = self._listener.process()
         if server is not None:
             candidates = server.children(recursive=True)
         elif blob is not None:
@@ -89,7 +74,7 @@ class RunnerFinder:
         else:
             return ()
         # A killed child stays as a zombie until its parent looks after it.
-        candidates = [process for process in candidates if _alive(process)]
+        candidates = [process for process in candidates if alive(process)]
         lines = {process: _command(process) for process in candidates}
         if blob is not None:
             exact = [process for process in candidates if blob in lines[process]]
@@ -100,29 +85,6 @@ class RunnerFinder:
                 return _roots(exact) if server is not None or len(exact) == 1 else ()
         alone = _roots(candidates)
         return alone if server is not None and len(alone) == 1 else ()
-
-    def _listener(self) -> psutil.Process | None:
-        if self._server is not None and _alive(self._server):
-            return self._server
-        self._server = None
-        for connection in psutil.net_connections("tcp"):
-            if (
-                connection.status == psutil.CONN_LISTEN
-                and connection.laddr
-                and connection.laddr.port == self._port
-                and connection.pid is not None
-            ):
-                self._server = psutil.Process(connection.pid)
-                break
-        return self._server
-
-
-def _alive(process: psutil.Process) -> bool:
-    """Whether this very process still runs; a reused process id or a zombie does not count."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _command(process: psutil.Process) -> str:

@@ -150,6 +150,8 @@ class Residents:
     def _departed(self, model: str, place: Place) -> None:
         """It left its runtime without our doing."""
         del self.places[model]
+        if not place.route.provider.loads:
+            return  # a server that is silent has not unloaded anything
         if time.monotonic() >= place.expires_at - _TICK_S:
             reason = "keep_alive passed"
         else:
@@ -191,7 +193,7 @@ class Residents:
             provider, name = place.route.provider, place.route.name
             for_ever = self.kept(model) or math.isinf(place.expires_at)
             expires = not provider.counts_against_cache and not for_ever
-            if expires or model in gone or provider.resident(name) is None:
+            if expires or not provider.loads or model in gone or provider.resident(name) is None:
                 continue
             if provider.counts_against_cache or place.ours:
                 gone |= self.runner(model)
@@ -429,6 +431,8 @@ class Residents:
                 self.begin_unload(place.route, "unload", "keep_alive passed")
             elif place.route.provider.resident(place.route.name) is None:
                 self._departed(model, place)
+            elif not place.route.provider.loads:
+                del self.places[model]  # it stays there, but nobody here uses it
             else:
                 place.expires_at = now + _TICK_S
         self._wake_at_expiry()

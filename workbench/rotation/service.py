@@ -303,6 +303,7 @@ class ModelRotationService:
             (place.last_use, other)
             for other, place in residents.places.items()
             if other not in own
+            and place.route.provider.loads
             and residents.idle(other)
             and not residents.kept(other)
             and place.route.provider.resident(place.route.name) is not None

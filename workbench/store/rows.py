@@ -37,7 +37,7 @@ class MemorySample:
     """
 
     t_ns: int
-    scope: Literal["worker", "ollama", "host", "scripted"]
+    scope: Literal["worker", "ollama", "server", "host", "scripted"]
     session_id: str | None = None
     model: str | None = None
     pid: int | None = None
@@ -62,8 +62,9 @@ class ModelEvent:
     nothing was done, ``reason`` says why. A load ahead of its request has ``prefetch`` in
     ``details``. ``pressure`` and ``relief`` are of a device's memory that came to another level,
     without a model. ``details.memory`` of a load and of what ended its stay says what was predicted
-    and what was measured. Whose doing it was is taken from the request in whose context the event
-    is made; all None: the workbench's own.
+    and what was measured. ``server_figures`` has in ``details`` what a model's server counted by
+    itself while the ``sessions`` named there ran. Whose doing it was is taken from the request in
+    whose context the event is made; all None: the workbench's own.
     """
 
     event: Literal[
@@ -79,6 +80,7 @@ class ModelEvent:
         "died",
         "pressure",
         "relief",
+        "server_figures",
     ]
     provider: str
     t_ns: int
