@@ -23,7 +23,20 @@ ASIDE = {
     "library",
 }  # what a face does with answers, without the face
 LAYERS: list[tuple[str, set[str]]] = [
-    ("values", {"types", "metrics", "settings", "errors", "logs", "wire", "figures", "inspection"}),
+    (
+        "values",
+        {
+            "types",
+            "metrics",
+            "settings",
+            "endpoints",
+            "errors",
+            "logs",
+            "wire",
+            "figures",
+            "inspection",
+        },
+    ),
     (
         "parts",
         {

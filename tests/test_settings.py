@@ -115,7 +115,7 @@ def test_env_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_every_setting_is_in_the_readme() -> None:
     text = (Path(__file__).parent.parent / "README.md").read_text()
-    documented = set(re.findall(r"`((?:HF|OLLAMA|WORKBENCH)_[A-Z_]+)`", text))
+    documented = set(re.findall(r"`((?:HF|OLLAMA|OPENAI|WORKBENCH)_[A-Z_]+)`", text))
     assert {name.upper() for name in Settings.model_fields} <= documented
 
 
@@ -129,3 +129,48 @@ def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "WORKBENCH_PROT": "WORKBENCH_PORT",
         "WORKBENCH_XYZ": None,
     }
+
+
+def endpoints(monkeypatch: pytest.MonkeyPatch, value: str) -> Settings:
+    monkeypatch.setenv("OPENAI_COMPAT_ENDPOINTS", value)
+    return load_settings(_env_file=None)
+
+
+def test_endpoints_are_pairs_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert endpoints(monkeypatch, "").openai_compat_endpoints == ()
+    pairs = endpoints(monkeypatch, "vllm=http://gpu-box:8000, llama=http://127.0.0.1:8080/v1/,")
+    told = [(one.name, one.base_url) for one in pairs.openai_compat_endpoints]
+    assert told == [("vllm", "http://gpu-box:8000/v1"), ("llama", "http://127.0.0.1:8080/v1")]
+    (one,) = endpoints(
+        monkeypatch,
+        '[{"name": "box", "base_url": "https://a.example/api/v2", "api_key": "sk-very-secret", '
+        '"concurrency": 4}]',
+    ).openai_compat_endpoints
+    assert one.api_key is not None
+    assert one.api_key.get_secret_value() == "sk-very-secret"
+    assert "sk-very-secret" not in repr(one)
+    assert (one.concurrency, one.scrape_url) == (4, "https://a.example/api/metrics")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "vllm",
+        "ollama=http://gpu-box:8000",
+        "Big=http://gpu-box:8000",
+        "a=ftp://gpu-box",
+        "a=http://gpu-box,a=http://other",
+        '[{"name": "a", "base_url": "http://u:sk-very-secret@gpu-box"}]',
+        '[{"name": "a", "base_url": "http://gpu-box", "api_kye": "sk-very-secret"}]',
+        '[{"name": "a", "api_key": "sk-very-secret"}]',
+        '[{"name": "a", "api_key": "sk-very-secret"',
+        '[{"name": "a", "base_url": "http://gpu-box", "api_key": {"x": "sk-very-secret"}}]',
+    ],
+)
+def test_a_bad_endpoint_is_named_and_its_key_is_not(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        endpoints(monkeypatch, value)
+    assert "OPENAI_COMPAT_ENDPOINTS" in caught.value.message
+    assert "sk-very-secret" not in str(caught.value)

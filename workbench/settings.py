@@ -326,7 +326,10 @@ def _named(loc: tuple[int | str, ...], value: object) -> str:
     if not loc:
         return ""
     name = ".".join(map(str, loc)).upper()
-    secret = name.endswith(("KEY", "TOKEN")) or any(s in repr(value) for s in ("api_key", "@"))
+    inside = len(loc) > 1 and loc[-1] not in ("name", "base_url", "server", "concurrency")
+    secret = inside or name.endswith(("KEY", "TOKEN"))
+    # In a URL or the text of a list it may stand anywhere.
+    secret = secret or any(mark in repr(value) for mark in ("api_key", "@"))
     return f"{name}: " if secret else f"{name}={value!r}: "
 
 

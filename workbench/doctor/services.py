@@ -182,6 +182,7 @@ async def models(settings: Settings) -> list[Finding]:
             await provider.close()
     findings = []
     where = {"huggingface": str(settings.hf_model_path), "ollama": settings.ollama_host}
+    where |= {one.name: one.base_url for one in settings.openai_compat_endpoints}
     for name, place in where.items():
         if (problem := listing.problems.get(name)) is not None:
             findings.append(Finding(name, "note", problem.message, problem.fix))

@@ -120,7 +120,7 @@ def map_error(
             f"{name} at {url} accepted the request but did not answer in time.",
             "See whether its server is overloaded, then try again.",
         )
-    if isinstance(error, (openai.APIConnectionError, httpx2.TransportError, httpx2.StreamError)):
+    if isinstance(error, (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError)):
         return broken(
             f"The connection to {name} at {url} broke off "
             f"({str(cause or error) or type(cause or error).__name__})."

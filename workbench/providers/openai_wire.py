@@ -181,7 +181,7 @@ class Answer:
                 _REASONS[self._reason],
                 prompt_tokens=_count(self._usage, "prompt_tokens"),
                 output_tokens=output,
-                runtime_ns=_durations(details.get("timings") or {}),
+                runtime_ns=_durations(details),
                 details=details,
             ),
         ]
@@ -225,6 +225,7 @@ class Answer:
             ("model", "server_model"),
             ("system_fingerprint", "system_fingerprint"),
             ("timings", "timings"),
+            ("metrics", "server_metrics"),
             ("workbench", "workbench"),
         ):
             if chunk.get(key):
@@ -269,13 +270,18 @@ def _usage_details(usage: JsonObject) -> dict[str, Any]:
     return found
 
 
-def _durations(timings: JsonObject) -> dict[str, int]:
-    """llama.cpp's own times, in nanoseconds."""
-    names = {"prompt_ms": "prompt_eval", "predicted_ms": "eval"}
+def _durations(details: JsonObject) -> dict[str, int]:
+    """The server's own times in nanoseconds: llama.cpp's, and vLLM's if it was told to give them.
+
+    llama.cpp's have Ollama's names, whose they are too.
+    """
+    timings, metrics = _mapping(details, "timings"), _mapping(details, "server_metrics")
+    told = {"prompt_eval": timings.get("prompt_ms"), "eval": timings.get("predicted_ms")}
+    told |= {key[:-3]: value for key, value in metrics.items() if key.endswith("_ms")}
     return {
-        name: int(timings[key] * _MS_NS)
-        for key, name in names.items()
-        if isinstance(timings.get(key), (int, float))
+        name: int(value * _MS_NS)
+        for name, value in told.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
 
 
