@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from workbench import logs, metrics, wire
 from workbench.errors import WorkbenchError
@@ -18,7 +18,11 @@ from workbench.types import Message, ProviderToken, Status, StreamSession, Token
 _log = logs.get(__name__)
 
 _PATIENCE_S: Final = 5.0
-_SCOPES: Final = {"ollama": "ollama", "huggingface": "worker", "scripted": "worker"}
+_SCOPES: Final[Mapping[str, Literal["worker", "ollama"]]] = {
+    "ollama": "ollama",
+    "huggingface": "worker",
+    "scripted": "worker",
+}
 """Whose processes were read; those of any other provider are its server's."""
 
 

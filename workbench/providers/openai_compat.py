@@ -213,9 +213,11 @@ class OpenAICompatProvider:
             with seam("list_models", self._endpoint):
                 entries = wire.entries_of(await self._get("/models"))
         except WorkbenchError as error:
-            registered = bool(self._endpoint.models)
-            # A server without a list (404) still has what was registered.
-            if not (registered and error.details.get("status") in (404, 405, 501)):
+            status = error.details.get("status", 0)
+            # A server without a list still has what was registered: some have none (404), that of
+            # `transformers serve` fails (500) where there is no cache of the hub.
+            listless = status >= 400 and status not in (401, 403, 429, 503)
+            if not (self._endpoint.models and listless):
                 self._known = {}
                 raise
             entries = []
