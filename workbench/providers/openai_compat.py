@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ from workbench.endpoints import Endpoint, Server
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.inspection import Inspection
 from workbench.providers import openai_wire as wire
-from workbench.providers.base import CancellationToken, Footprint, ResidentModel
+from workbench.providers.base import CancellationToken, ResidentModel, Weightless
 from workbench.providers.lines import Line, read_apart
 from workbench.providers.openai_dialects import recognised
 from workbench.providers.openai_errors import MalformedAnswer, seam
@@ -39,21 +39,20 @@ _FRESH_S: Final = 60.0
 """A listing is believed for so long before a request asks again."""
 
 
-class OpenAICompatProvider:
+class OpenAICompatProvider(Weightless):
     """One endpoint. Use it from one event loop; :meth:`pids` and :meth:`resident` from any thread.
 
     Args:
         endpoint: as registered.
     """
 
-    counts_against_cache = False
     loads = False
 
     def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
         self.name = endpoint.name
         self.shares_cores = endpoint.local
         self.concurrency = endpoint.concurrency
-        self.on_death: Callable[[str, WorkbenchError], None] | None = None
         self._endpoint = endpoint
         self._key = endpoint.api_key.get_secret_value() if endpoint.api_key is not None else None
         logs.hide(self._key)
@@ -75,13 +74,6 @@ class OpenAICompatProvider:
 
     # -- models ------------------------------------------------------------------------------------
 
-    def canonical(self, model: str) -> str:
-        """As it is: the server knows its own names."""
-        return model
-
-    def prewarm(self) -> None:
-        """Nothing to prepare: the server is its own process."""
-
     async def list_models(self) -> list[ModelInfo]:
         """What the server lists, and the names that were registered with it."""
         await self._list()
@@ -96,10 +88,6 @@ class OpenAICompatProvider:
         await self._list()
         return self._listed(model)
 
-    async def check(self, model: str) -> None:
-        """Raise ``ENDPOINT_MODEL_NOT_FOUND``, or why the server does not answer."""
-        await self.show(model)
-
     async def load(
         self, model: str, *, keep_alive_s: float, num_ctx: int | None = None
     ) -> ResidentModel:
@@ -108,7 +96,7 @@ class OpenAICompatProvider:
             await self._list()
         info = self._listed(model)
         await self._figures.begin(info.name, self._names(info))
-        return self._resident(info)
+        return self._ready(info)
 
     async def unload(self, model: str) -> None:
         """Refused: the server holds its models until whoever runs it stops it."""
@@ -117,14 +105,10 @@ class OpenAICompatProvider:
             fix="Stop or unload it there.",
         )
 
-    def kill(self, model: str, pids: Sequence[int]) -> bool:
-        """The server is not ours to kill."""
-        return False
-
     def resident(self, model: str) -> ResidentModel | None:
         """The model if the server listed it when last asked."""
         info = self._known.get(model)
-        return self._resident(info) if info is not None else None
+        return self._ready(info) if info is not None else None
 
     def pids(self, model: str) -> Sequence[int]:
         """The process that listens there if the endpoint is ``local``, else none can be known."""
@@ -133,17 +117,6 @@ class OpenAICompatProvider:
     def residents(self) -> Sequence[str]:
         """None: what others hold counts as their memory, not as our models'."""
         return ()
-
-    def sharing(self, model: str) -> Sequence[str]:
-        """Unknown."""
-        return ()
-
-    async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
-        """Nothing of this machine's budget: it is loaded already, or somewhere else."""
-        return Footprint({}, {})
-
-    async def trim(self) -> None:
-        """Its memory is its own."""
 
     async def refresh(self) -> None:
         """List again; the errors of an absent server."""
@@ -252,7 +225,7 @@ class OpenAICompatProvider:
         known = {name for name, one in self._known.items() if one is info}
         return frozenset({info.name, *known, *([root] if isinstance(root, str) else [])})
 
-    def _resident(self, info: ModelInfo) -> ResidentModel:
+    def _ready(self, info: ModelInfo) -> ResidentModel:
         return ResidentModel(
             name=info.name,
             digest=info.digest,

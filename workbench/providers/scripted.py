@@ -127,7 +127,6 @@ class ScriptedProvider(Weightless):
     schedules: Mapping[str, Schedule] = field(default_factory=lambda: dict(SCHEDULES))
     name: str = "scripted"
     shares_cores: bool = False
-    loads: bool = True
     concurrency: int = 1_000
 
     def __post_init__(self) -> None:
