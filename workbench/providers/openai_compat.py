@@ -35,6 +35,12 @@ _CONNECT_S: Final = 2.0
 """An address where nothing answers must not hold up a page."""
 _READ_S: Final = 5.0
 """Longest wait for the answers that need no model work, such as the list of models."""
+_IDLE_S: Final = 2.0
+"""An unused connection is kept for so long. Many servers close theirs after five seconds: a request
+sent at that moment would be lost, and the client's default is the same five."""
+_ALONE: Final[Mapping[str, str]] = {"Connection": "close"}
+"""Of requests for lists: a server that fails at one may close the connection after its answer, and
+the next request must not be the one that finds out."""
 _FRESH_S: Final = 60.0
 """A listing is believed for so long before a request asks again."""
 
@@ -259,7 +265,9 @@ class OpenAICompatProvider(Weightless):
 
     async def _get(self, path: str) -> object:
         client = await self._connect()
-        return await client.get(path, cast_to=object, options={"timeout": _timeout(_READ_S)})
+        return await client.get(
+            path, cast_to=object, options={"timeout": _timeout(_READ_S), "headers": _ALONE}
+        )
 
     async def _page_of_metrics(self, url: str) -> str:
         """The key goes nowhere but to the server that it is for."""
@@ -267,7 +275,7 @@ class OpenAICompatProvider(Weightless):
 
         client = await self._connect()
         theirs = _origin(url) != _origin(self._endpoint.base_url)
-        headers = {"Authorization": Omit()} if theirs else {}
+        headers: dict[str, Any] = {**_ALONE, **({"Authorization": Omit()} if theirs else {})}
         with seam("metrics", self._endpoint):
             return await client.get(
                 url, cast_to=str, options={"timeout": _timeout(_READ_S), "headers": headers}
@@ -282,6 +290,7 @@ class OpenAICompatProvider(Weightless):
 
 
 def _make_client(endpoint: Endpoint, key: str | None) -> AsyncOpenAI:
+    import httpx2
     from openai import AsyncOpenAI, DefaultAsyncHttpx2Client, Omit
 
     # The environment's are for OpenAI, not for whoever answers here.
@@ -294,6 +303,7 @@ def _make_client(endpoint: Endpoint, key: str | None) -> AsyncOpenAI:
         http_client=DefaultAsyncHttpx2Client(
             follow_redirects=False,  # it would hand prompts to a stranger
             trust_env=not is_loopback(endpoint.base_url),
+            limits=httpx2.Limits(keepalive_expiry=_IDLE_S),
             # No read limit: the engine knows how long each phase may take and cancels.
             timeout=_timeout(None),
         ),
