@@ -67,11 +67,11 @@ async def promises(provider: OpenAICompatProvider, model: str) -> Told:
     told["counts"] = [finish.prompt_tokens, finish.output_tokens]
     told["streamed"] = sum(e.n_tokens for e in greedy if isinstance(e, ProviderToken))
     told["greedy_again"] = texts(await ask(provider, model)) == told["answer"]
-    word = told["answer"].split()[-1]
+    word = told["answer"].split()[1]
     drawn = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
-    async def stops() -> bool:
-        return word not in texts(await ask(provider, model, stop=(word,)))
+    async def stops() -> str:
+        return texts(await ask(provider, model, stop=(word,)))
 
     async def seed_decides() -> bool:
         return len({texts(await ask(provider, model, **drawn)) for _ in range(3)}) == 1

@@ -87,9 +87,12 @@ def test_transformers_serve_is_given_a_generation_config() -> None:
         "do_sample": True,
         "max_new_tokens": 12,
     }
-    greedy = json.loads(body_for("transformers")["generation_config"])
-    assert greedy["do_sample"] is False
-    assert "temperature" not in greedy
+    penalised = json.loads(body_for("transformers", repetition_penalty=1.2)["generation_config"])
+    assert penalised == {"repetition_penalty": 1.2, "do_sample": False, "max_new_tokens": 12}
+    # Given a configuration it forgets the model's own.
+    greedy = body_for("transformers")
+    assert "generation_config" not in greedy
+    assert greedy["temperature"] == 0
 
 
 def test_no_limit_of_top_k_is_said_as_the_server_understands_it() -> None:

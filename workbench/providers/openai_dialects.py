@@ -127,10 +127,14 @@ def sampling(
         own[dialect.num_ctx] = options.num_ctx
     if dialect.config is None:
         return {**body, **own}, warnings
-    # An empty greedy configuration would be the model's own, which may sample.
-    own |= {name: body.pop(name) for name in ("temperature", "top_p") if name in body}
+    # Given one, it forgets the model's own, and with continuous batching its end token too. So it
+    # is given one only where it must be: without, a temperature alone does not make it sample.
+    if options.temperature == 0 and options.repetition_penalty == 1:
+        del body["top_p"]
+        return body, warnings
+    own |= {name: body.pop(name) for name in ("temperature", "top_p")}
     if options.temperature == 0:
-        own = {k: v for k, v in own.items() if k not in ("temperature", "top_p", "top_k")}
+        own = {k: v for k, v in own.items() if k not in ("temperature", "top_p", dialect.top_k)}
     own |= {"do_sample": options.temperature > 0, "max_new_tokens": options.max_tokens}
     return {**body, dialect.config: json.dumps(own)}, warnings
 
