@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help run test notebooks install demo browser lint wheel bench bench-hf audit clean
+.PHONY: help run test notebooks install demo browser lint coverage mutants wheel bench bench-hf audit clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -55,6 +55,22 @@ lint: install ## ruff and mypy
 wheel: ## build the wheel, install it into an empty environment and serve from it
 	@$(PYTHON) .ci/wheel $(ARGS)
 
+# ARGS="tests/store" is of some tests only. Twice as slow as the tests alone.
+coverage: install demo browser ## lines and branches that the tests run, by package
+	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[reliability]'
+	@mkdir -p benchmarks/out/coverage
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest $(ARGS); status=$$?; \
+	  $(BIN)/python -m coverage combine -q && \
+	  $(BIN)/python -m coverage json -q -o benchmarks/out/coverage/report.json && \
+	  $(BIN)/python -m benchmarks.coverage_table benchmarks/out/coverage/report.json; exit $$status
+
+# ARGS="'workbench.router*'" is of one module; `mutmut show NAME` says what a survivor changes.
+mutants: install ## changes to metrics, router and rotation policy that no test notices
+	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[reliability]'
+	@$(BIN)/mutmut run $(ARGS)
+	@$(BIN)/mutmut results
+
 bench: install demo ## the quick benchmark, and the engine's performance table as JSON and Markdown
 	@$(BIN)/workbench bench run benchmarks/specs/quick.toml
 	@$(BIN)/python -m benchmarks.overhead
@@ -72,5 +88,5 @@ audit: ## known security holes in the pinned packages (needs the network)
 	@.venv-audit/bin/pip-audit --vulnerability-service osv --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/pins.txt
 
 clean: ## remove the environment and caches (models and the log stay)
-	@rm -rf $(VENV) .venv-audit .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) .venv-audit mutants .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from workbench.engine import Engine
@@ -18,6 +19,12 @@ ROOT = Path(__file__).parent.parent
 DEMO_FOLDER = ROOT / "data" / "models" / "huggingface"
 DEMO_GGUF = DEMO_FOLDER / "SmolLM2-135M-Instruct-GGUF" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_ID = "huggingface/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+# CI sees the same few examples at every run: what is new there is the code. Others are looked for
+# with HYPOTHESIS_PROFILE=long, or --hypothesis-profile=long.
+hypothesis.settings.register_profile("short", max_examples=40, derandomize=True, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=2_000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from workbench import metrics
 from workbench.types import Stamps, TokenTimeline
@@ -82,28 +80,6 @@ def test_request_that_never_left_the_queue() -> None:
     found = figures(Stamps(queued=0, end=50 * MS), TokenTimeline(), None)
     assert found["queue_s"] == pytest.approx(0.05)
     assert [found[name] for name in ("ttft_s", "e2e_s", "output_tps")] == [None, None, None]
-
-
-ORDERED = st.lists(st.integers(0, 10**12), min_size=7, max_size=7).map(sorted)
-
-
-@given(
-    ORDERED,
-    st.lists(st.booleans(), min_size=5, max_size=5),
-    st.integers(0, 10**12),
-    st.integers(0, 10**12),
-)
-def test_phases_add_up_whatever_was_reached(
-    times: list[int], reached: list[bool], load_ns: int, retry_ns: int
-) -> None:
-    queued, *inner, end = times
-    names = ("slot", "sent", "first_any", "first_content", "last")
-    known = {n: t if r else None for n, t, r in zip(names, inner, reached, strict=True)}
-    parts = metrics.phases(
-        Stamps(queued=queued, end=end, load_ns=load_ns, retry_ns=retry_ns, **known)
-    )
-    assert sum(parts.values()) == pytest.approx((end - queued) / metrics.NS, abs=1e-6)
-    assert min(parts.values()) >= 0
 
 
 def test_quantiles_are_refused_below_their_sample_size() -> None:

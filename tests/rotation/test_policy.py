@@ -1,23 +1,20 @@
-"""The policy: decisions in examples, and promises that hold for every snapshot."""
+"""The policy in examples; ``tests/properties/test_rotation.py`` has what holds for any snapshot."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from workbench.rotation.estimates import estimate
 from workbench.rotation.policy import plan
-from workbench.rotation.snapshot import Grant, Model, Plan, Snapshot, Ticket, added
+from workbench.rotation.snapshot import Model, Plan, Snapshot, Ticket
 from workbench.rotation.speeds import Speeds
 from workbench.types import Priority
 
 BENCHMARK = Priority.BENCHMARK
+PATIENCE_S = {Priority.INTERACTIVE: 20.0, BENCHMARK: 60.0}
 MB = 10**6
 
 
@@ -430,188 +427,3 @@ def test_reasons_of_loads_say_what_decided() -> None:
     (first, second) = plan(snapshot(waiting, models, max_resident=1)).grants
     assert first.reason == "2 requests want it; in place of b, least recently used and idle"
     assert second.reason == "in memory"
-
-
-# -- for every snapshot --------------------------------------------------------------------------
-
-NAMES = "abcdef"
-DEVICES = ("host", "cuda:0")
-PATIENCE_S = {Priority.INTERACTIVE: 20.0, BENCHMARK: 60.0}
-
-
-@st.composite
-def traits(draw: st.DrawFn) -> dict[str, Model]:
-    """What stays the same of each model."""
-    found = {}
-    for name in NAMES:
-        device = draw(st.sampled_from(DEVICES))
-        held = draw(st.integers(1, 6))
-        found[name] = Model(
-            need={device: held + draw(st.integers(0, 2))},
-            held={device: held},
-            concurrency=draw(st.sampled_from((1, 2, 8))),
-            counted=draw(st.booleans()),
-            load_s=draw(st.sampled_from((1.0, 5.0, 30.0))),
-        )
-    return found
-
-
-class Rotation(RuleBasedStateMachine):
-    """Requests come, answers end, time passes; the plan is carried out at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.models: dict[str, Model] = {}
-        self.waiting: list[Ticket] = []
-        self.running: list[Ticket] = []
-        self.unloading: set[str] = set()
-        self.now, self.number = 0.0, 0
-        self.limits = {"host": 12, "cuda:0": 9}
-        self.places = 3
-
-    @precondition(lambda self: not self.models)
-    @rule(models=traits())
-    def begin(self, models: dict[str, Model]) -> None:
-        self.models = models
-
-    @precondition(lambda self: self.models)
-    @rule(
-        name=st.sampled_from(NAMES),
-        exclusive=st.sampled_from((False, False, False, True)),
-        priority=st.sampled_from(Priority),
-    )
-    def comes(self, name: str, exclusive: bool, priority: Priority) -> None:
-        self.number += 1
-        self.waiting.append(
-            ticket(self.number, name, arrived_s=self.now, exclusive=exclusive, priority=priority)
-        )
-        self.decide()
-
-    @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def ends(self, data: st.DataObject) -> None:
-        done = data.draw(st.sampled_from(self.running))
-        self.running.remove(done)
-        self.change(done.model, running=self.models[done.model].running - 1)
-        self.decide()
-
-    @precondition(lambda self: self.unloading)
-    @rule()
-    def unloaded(self) -> None:
-        self.unloading.clear()
-        self.decide()
-
-    @precondition(lambda self: self.models)
-    @rule(seconds=st.sampled_from((1.0, 10.0, 100.0)))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-        self.models = {n: replace(m, loading=False) for n, m in self.models.items()}
-        self.decide()
-
-    @precondition(lambda self: self.models)
-    @rule(name=st.sampled_from(NAMES))
-    def pinned(self, name: str) -> None:
-        """At most one, of a model that is there."""
-        chosen = self.models[name].resident
-        self.models = {n: replace(m, pinned=chosen and n == name) for n, m in self.models.items()}
-
-    def change(self, name: str, **changes: Any) -> None:
-        self.models[name] = replace(self.models[name], **changes)
-
-    def snapshot(self) -> Snapshot:
-        shown = {
-            name: replace(model, held=model.held if model.resident else None)
-            for name, model in self.models.items()
-        }
-        return Snapshot(
-            self.waiting,
-            shown,
-            self.places,
-            now_s=self.now,
-            limits=self.limits,
-            capacity=self.limits,
-            unloading={name: self.models[name].held or {} for name in self.unloading},
-            exclusive_running=any(t.exclusive for t in self.running),
-            patience_s=PATIENCE_S,
-        )
-
-    def decide(self) -> None:
-        snap = self.snapshot()
-        planned = plan(snap)
-        silent = not self.running and not any(m.loading for m in self.models.values())
-        gone = {grant.ticket.number for grant in planned.grants}
-        gone |= {refusal.ticket.number for refusal in planned.refusals}
-        assert set(planned.waits) | gone == {t.number for t in self.waiting}, "each is told"
-        assert not set(planned.waits) & gone
-        assert all(wait.reason for wait in planned.waits.values())
-        assert sorted(planned.order) == sorted(planned.waits), "each has its position"
-        for grant in planned.grants:
-            self.carry_out(grant)
-        if planned.prefetch is not None:
-            assert not self.models[planned.prefetch.model].resident
-            self.change(planned.prefetch.model, resident=True, loading=True)
-        self.waiting = [t for t in self.waiting if t.number not in gone]
-        if silent and snap.waiting:
-            assert gone, "with nothing running somebody goes on"
-        self.fairness(planned)
-
-    def carry_out(self, grant: Grant) -> None:
-        name = grant.ticket.model
-        assert not any(t.exclusive for t in self.running), "beside an exclusive one"
-        assert not (grant.ticket.exclusive and self.running), "an exclusive one beside others"
-        for victim in grant.evict:
-            model = self.models[victim]
-            assert model.resident
-            assert not model.leased, "evicted while in use"
-            assert not model.pinned, "evicted though pinned"
-            self.change(victim, resident=False)
-            self.unloading.add(victim)
-        assert set(grant.evict) <= set(grant.after), "its own victims have left first"
-        self.unloading -= set(grant.after)
-        model = self.models[name]
-        self.change(
-            name,
-            resident=True,
-            loading=model.loading or not model.resident,
-            running=model.running + 1,
-            last_use=self.number,
-        )
-        self.running.append(grant.ticket)
-        assert self.models[name].running <= model.concurrency
-
-    def fairness(self, planned: Plan) -> None:
-        """Nobody who came after a request was overdue took what that request waits for."""
-        for grant in planned.grants:
-            for stays in self.waiting:
-                due = stays.arrived_s + PATIENCE_S[stays.priority]
-                if due > self.now or grant.ticket.arrived_s <= due:
-                    continue
-                assert grant.ticket.model not in planned.waits[stays.number].evicts, "overtaken"
-                assert not stays.exclusive, "an overdue exclusive one is passed"
-
-    @invariant()
-    def budget_is_kept(self) -> None:
-        there = [m.footprint for m in self.models.values() if m.resident]
-        leaving = [self.models[n].held or {} for n in self.unloading]
-        total = added([*there, *leaving])
-        for device, limit in self.limits.items():
-            assert total.get(device, 0) <= limit, f"{device} is over its limit"
-        assert sum(m.resident and m.counted for m in self.models.values()) <= self.places
-
-
-TestRotation = Rotation.TestCase
-TestRotation.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
-
-
-@given(st.data())
-def test_running_counts_are_kept(data: st.DataObject) -> None:
-    """No model gets more generations than it takes, whatever waits for it."""
-    limits = {name: data.draw(st.integers(1, 4)) for name in NAMES}
-    waiting = [
-        ticket(number, name)
-        for number, name in enumerate(data.draw(st.lists(st.sampled_from(NAMES))), start=1)
-    ]
-    models = {name: Model(concurrency=limits[name]) for name in NAMES}
-    going = Counter(g.ticket.model for g in plan(snapshot(waiting, models)).grants)
-    asked = Counter(t.model for t in waiting)
-    assert going == {name: min(asked[name], limits[name]) for name in asked}

@@ -9,11 +9,15 @@ import pytest
 from tests.rotation.desk import Desk
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
+from workbench.providers.scripted import ScriptedProvider
 from workbench.rotation import Standing
 from workbench.rotation.estimates import estimate
 from workbench.rotation.leases import Progress
-from workbench.rotation.snapshot import Model, Snapshot, Ticket, Wait
+from workbench.rotation.queue import Entry, QueueService
+from workbench.rotation.residency import Wanted
+from workbench.rotation.snapshot import Model, Plan, Snapshot, Ticket, Wait
 from workbench.rotation.speeds import Answer, Speeds
+from workbench.router import Route
 from workbench.types import Priority
 
 
@@ -64,6 +68,18 @@ async def test_waiting_requests_hear_of_every_step_forward() -> None:
     assert told[0].estimate_s is not None
     assert told[1].estimate_s is not None
     assert told[1].estimate_s < told[0].estimate_s
+
+
+async def test_an_estimate_that_nobody_can_give_any_more_is_taken_back() -> None:
+    queue, told = QueueService(9), list[Standing]()
+    route = Route(ScriptedProvider(), "a")
+    entry = Entry(Ticket(1, "a"), Wanted(route, 0), told.append)
+    queue.enter(entry)
+    planned = Plan((), {1: Wait("no room")}, (1,))
+    queue.tell(planned, {1: 7.0})
+    queue.tell(planned, {1: 7.0})
+    queue.tell(planned, {})
+    assert [standing.estimate_s for standing in told] == [7.0, None]
 
 
 async def test_cancelled_in_the_queue_leaves_it() -> None:

@@ -129,6 +129,35 @@ async def test_cancelled_load_leaves_nothing_behind() -> None:
         pass
 
 
+@pytest.mark.parametrize("turns", [0, 20])
+@pytest.mark.parametrize("counted", [True, False])
+async def test_stop_ends_the_wait_for_a_model_that_leaves(counted: bool, turns: int) -> None:
+    """It may take its time to leave, and its unload goes on; who was to come never came."""
+    desk = Desk(limit=10)
+    desk.provider.counts_against_cache = counted
+    await desk.ask("a9")
+    may_leave, unload = asyncio.Event(), desk.provider.unload
+
+    async def slowly(model: str) -> None:
+        await may_leave.wait()
+        await unload(model)
+
+    desk.provider.unload = slowly  # type: ignore[method-assign]
+    cancel = CancellationToken()
+    asking = await desk.asking("b9", cancel=cancel)
+    for _ in range(turns):  # it may hear of its turn and of the stop at once
+        await asyncio.sleep(0)
+    assert desk.service.running == {"fake/b9": 1}
+    cancel.cancel("user")
+    with pytest.raises(WorkbenchError, match=ErrorCode.CANCELLED):
+        await asyncio.wait_for(asking, 30)
+    assert desk.service.running == {}
+    may_leave.set()
+    await desk.ask("c9")
+    assert desk.provider.loaded == ["c9"]
+    assert desk.events() == [("load", "a9"), ("evict", "a9"), ("load", "c9")]
+
+
 async def test_queue_has_a_deadline() -> None:
     desk = Desk()
     async with desk.slot("a"):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from workbench.rotation.victims import Candidate, choose
 
 
@@ -40,20 +37,3 @@ def test_only_models_on_the_device_that_is_short_go() -> None:
 def test_places_are_given_back_by_models_that_take_one() -> None:
     free, counted = Candidate("a", {"host": 9}, False), Candidate("b", {}, True)
     assert choose([free, counted], {}, 1) == ("b",)
-
-
-@given(st.lists(st.integers(0, 9), max_size=11), st.integers(1, 30), st.integers(0, 3))
-def test_enough_goes_and_nobody_in_vain(sizes: list[int], short: int, places: int) -> None:
-    found = choose(candidates(*sizes), {"host": short}, places)
-    by_name = {c.model: c for c in candidates(*sizes)}
-
-    def enough(names: tuple[str, ...]) -> bool:
-        freed = sum(by_name[name].bytes["host"] for name in names)
-        return freed >= short and len(names) >= places
-
-    if found is None:
-        assert not enough(tuple(by_name))
-        return
-    assert enough(found)
-    assert not any(enough(tuple(n for n in found if n != name)) for name in found), "in vain"
-    assert list(found) == sorted(found), "the oldest first"

@@ -130,6 +130,9 @@ class CleanUp:
 class StopFilter:
     """Finds the first stop string in a stream of text and lets nothing of it through.
 
+    The first is the one that is complete first, of several the longest: the same one however the
+    text is cut into tokens.
+
     Args:
         stops: the strings; text that could be the beginning of one is held back.
     """
@@ -144,10 +147,16 @@ class StopFilter:
         if self.hit is not None:
             return ""
         self._pending += text
-        found = [(at, stop) for stop in self._stops if (at := self._pending.find(stop)) >= 0]
+        found = [
+            (at + len(stop), -len(stop))
+            for stop in self._stops
+            if (at := self._pending.find(stop)) >= 0
+        ]
         if found:
-            at, self.hit = min(found)
-            shown, self._pending = self._pending[:at], ""
+            end, back = min(found)
+            at = end + back
+            shown, self.hit = self._pending[:at], self._pending[at:end]
+            self._pending = ""
             return shown
         keep = self._held_back()
         cut = len(self._pending) - keep

@@ -11,15 +11,17 @@ from typing import Final
 
 from workbench.budget import MemoryBook
 from workbench.errors import WorkbenchError
+from workbench.providers.base import CancellationToken
 from workbench.rotation import changes, refusals
 from workbench.rotation.estimates import estimate
 from workbench.rotation.leases import Leases, Progress
 from workbench.rotation.picture import UNKNOWN, Picture
 from workbench.rotation.policy import plan
 from workbench.rotation.queue import Entry, QueueService
-from workbench.rotation.residency import Place, Residents
+from workbench.rotation.residency import Place, Residents, first_of, given_up
 from workbench.rotation.runners import together
 from workbench.rotation.snapshot import Grant, Plan, Refusal, Snapshot
+from workbench.router import Route
 
 _LOOK_AGAIN_S: Final = 1.0
 """While requests wait, memory that others take or give back is looked at this often."""
@@ -77,6 +79,24 @@ class Dispatcher:
         """The unloads under way of these models."""
         unloading = self._residents.unloading
         return [unloading[name] for name in names if name in unloading]
+
+    async def room(self, route: Route, grant: Grant, cancel: CancellationToken) -> None:
+        """Wait for the unloads that make room; a failure of those for this very request is its.
+
+        Raises:
+            WorkbenchError: ``CANCELLED``, or what kept a model in memory. The unloads go on.
+        """
+        own = self.unloads(grant.evict)
+        try:
+            for unload in (*self.unloads(grant.after), *own):
+                await first_of(unload, cancel, None)
+                if not unload.done():
+                    raise given_up(route, cancel, None)
+            for unload in own:
+                unload.result()
+        except BaseException:
+            self._residents.not_needed(route)
+            raise
 
     def close(self) -> None:
         """Look no more."""

@@ -201,10 +201,14 @@ def _is_news(entry: Entry) -> bool:
     left_s = standing.estimate_s if standing.estimate_s is not None else math.inf
     if entry.told is not None:
         position, reason, turn, at = entry.told
-        told_s = turn - now
-        stale = math.isfinite(left_s) and now - at >= _TOLD_AGAIN_S
-        drift = abs(left_s - told_s) if math.isfinite(left_s) or math.isfinite(told_s) else 0.0
-        same = (position, reason) == (standing.position, standing.reason)
+        known = math.isfinite(left_s)
+        stale = known and now - at >= _TOLD_AGAIN_S
+        drift = abs(left_s - (turn - now)) if known else 0.0
+        same = (position, reason, math.isfinite(turn)) == (
+            standing.position,
+            standing.reason,
+            known,
+        )
         if same and not stale and drift <= max(1.0, _NEWS * left_s):
             return False
     entry.told = (standing.position, standing.reason, now + left_s, now)

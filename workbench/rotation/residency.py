@@ -216,6 +216,17 @@ class Residents:
 
     # -- in
 
+    def not_needed(self, route: Route) -> None:
+        """Who was to load it has left before: its place is free, unless others bring it in."""
+        model = route.model
+        under_way = model in self.loading or model in self._prefetching
+        if (
+            not under_way
+            and self._leases(model) <= 1
+            and route.provider.resident(route.name) is None
+        ):
+            self.places.pop(model, None)
+
     async def bring(
         self,
         wanted: Wanted,
@@ -230,7 +241,7 @@ class Residents:
         """
         route = wanted.route
         if (prefetch := self._prefetching.get(route.model)) is not None:
-            await _first_of(prefetch, cancel, timeout_s)
+            await first_of(prefetch, cancel, timeout_s)
         started, seen = self._begins(wanted)
         load = asyncio.ensure_future(
             route.provider.load(
@@ -240,9 +251,9 @@ class Residents:
             )
         )
         try:
-            await _first_of(load, cancel, timeout_s)
+            await first_of(load, cancel, timeout_s)
             if not load.done():
-                raise _given_up(route, cancel, timeout_s)
+                raise given_up(route, cancel, timeout_s)
             resident = load.result()
         except (WorkbenchError, asyncio.CancelledError) as error:
             # Requests that come while a model loads share the load: the last one settles it.
@@ -453,7 +464,7 @@ class Residents:
         self._on_change(change)
 
 
-async def _first_of(
+async def first_of(
     work: asyncio.Future[Any], cancel: CancellationToken, timeout_s: float | None
 ) -> None:
     """Return when the work is done, the token is cancelled or the time is over."""
@@ -465,7 +476,8 @@ async def _first_of(
         stop.cancel()
 
 
-def _given_up(route: Route, cancel: CancellationToken, timeout_s: float | None) -> WorkbenchError:
+def given_up(route: Route, cancel: CancellationToken, timeout_s: float | None) -> WorkbenchError:
+    """Why a load did not wait for its end."""
     if cancel.cancelled:
         return WorkbenchError(
             ErrorCode.CANCELLED, "Cancelled while the model was loading.", operation="load"

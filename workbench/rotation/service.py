@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
@@ -176,7 +176,7 @@ class ModelRotationService:
         entry = Entry(ticket, Wanted(route, keep_alive_s, num_ctx), on_standing)
         grant = await self._wait_for_grant(entry, cancel, queue_timeout_s)
         try:
-            await self._room(grant)
+            await self._dispatcher.room(entry.wanted.route, grant, cancel)
             started = time.monotonic_ns()
             resident, more = await self._ensure_resident(
                 entry.wanted, grant.reason, load_timeout_s, cancel, on_loading
@@ -426,6 +426,7 @@ class ModelRotationService:
         except BaseException:
             granted = entry.granted
             if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self._residents.not_needed(entry.wanted.route)
                 self._release(entry.ticket, None)  # its turn came as it left
             raise
 
@@ -436,14 +437,6 @@ class ModelRotationService:
         self._dispatch()
 
     # -- into memory
-
-    async def _room(self, grant: Grant) -> None:
-        """Wait for the unloads that make room; a failure of those for this very request is its."""
-        own = self._dispatcher.unloads(grant.evict)
-        for unload in self._dispatcher.unloads(grant.after):
-            with suppress(WorkbenchError):  # who asked for it was told
-                await asyncio.shield(unload)
-        await asyncio.gather(*(asyncio.shield(unload) for unload in own))
 
     async def _ensure_resident(
         self,
