@@ -16,15 +16,17 @@ import pytest
 
 from tests.conftest import EngineFactory
 from tests.live import run_cli
+from workbench import wire
 from workbench.contention import Generations
 from workbench.engine import build
 from workbench.providers.scripted import Schedule, steady
+from workbench.record import journal_header, recover
 from workbench.settings import Settings
 from workbench.store import Store
 from workbench.store.files import spool_of
 from workbench.store.journal import Journal, interrupted
 from workbench.store.search import Wanted, search
-from workbench.types import ChatRequest, DoneEvent, Message, Options, TokenEvent
+from workbench.types import ChatRequest, DoneEvent, Message, Options, TokenEvent, WarningEvent
 from workbench.ui.history import found
 
 KILLED = """
@@ -134,6 +136,37 @@ async def test_killed_answers_are_logged_as_interrupted(
     engine = build(settings, again)
     assert again.rows("SELECT count(*) AS n FROM stream_sessions") == [{"n": 3}]
     await engine.close()
+    assert list(interrupted(settings.workbench_db)) == []
+
+
+async def test_an_answer_that_the_log_cannot_hold_ends_its_journal_and_stops_no_start(
+    make_engine: EngineFactory, settings: Settings, store: Store
+) -> None:
+    """Its file grew for ever, and the next start failed over it."""
+    endless = Schedule(steady(3, first_s=0.01, gap_s=0.01), prompt_tokens=2**40)
+    engine = make_engine({"absurd": endless}, workbench_journal_ms=20)
+    request = ChatRequest("scripted/absurd", (Message("user", "Hi"),))
+    told = [event async for event in engine.stream(request)]
+    (warning,) = [event for event in told if isinstance(event, WarningEvent)][-1:]
+    assert warning.code == "INVALID_REQUEST"
+    assert "cannot be logged" in warning.message
+    await engine.close()
+    assert list(interrupted(settings.workbench_db)) == []
+
+    # Killed between its last word and its row, such an answer is in the journal.
+    session = next(event.session for event in told if isinstance(event, DoneEvent))
+    journal = Journal(settings.workbench_db, 0.01)
+    state = wire.encode_session(session)
+    journal.begin("absurd", journal_header(request.messages, None), lambda *_: (state, [], []))
+    wait_until(lambda: any(interrupted(settings.workbench_db)))
+    (left,) = interrupted(settings.workbench_db)
+    body = left.path.read_bytes()
+    journal.end("absurd")
+    journal.close()
+    left.path.parent.mkdir()
+    left.path.write_bytes(body)
+    with Store.open(settings.workbench_db) as again:
+        assert recover(again) == 0
     assert list(interrupted(settings.workbench_db)) == []
 
 

@@ -8,7 +8,7 @@ from dataclasses import astuple, replace
 from typing import Any, Final, Literal
 
 from workbench import logs, metrics, wire
-from workbench.errors import WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError
 from workbench.memory import MemoryReading
 from workbench.store import Store
 from workbench.store.journal import Journaled, interrupted
@@ -124,8 +124,7 @@ def recover(store: Store) -> int:
         try:
             item = _item(found)
         except (WorkbenchError, LookupError, TypeError, ValueError) as error:
-            _log.error("journal_unreadable", journal=found.path.name, reason=repr(error))
-            found.path.rename(found.path.with_suffix(".unreadable"))
+            _set_aside(found, error)
             continue
         (row,) = store.rows(
             "SELECT count(*) AS n FROM stream_sessions WHERE session_id = ?",
@@ -136,6 +135,11 @@ def recover(store: Store) -> int:
                 store.submit(item).result(_PATIENCE_S)
             except TimeoutError:  # it waits in the queue; the next start sees whether it came
                 break
+            except WorkbenchError as error:
+                if error.code is not ErrorCode.INVALID_REQUEST:
+                    raise
+                _set_aside(found, error)  # the log has no room for it, now or later
+                continue
             count += 1
             _log.warning(
                 "stream_interrupted",
@@ -145,6 +149,12 @@ def recover(store: Store) -> int:
             )
         found.forget()
     return count
+
+
+def _set_aside(found: Journaled, error: Exception) -> None:
+    """Keep what cannot be logged for whoever wants to look at it."""
+    _log.error("journal_unreadable", journal=found.path.name, reason=type(error).__name__)
+    found.path.rename(found.path.with_suffix(".unreadable"))
 
 
 def _item(found: Journaled) -> SessionItem:

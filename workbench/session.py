@@ -409,9 +409,9 @@ class LiveSession:
             await asyncio.to_thread(self._parts.monitor.unwatch, self.watch)
         session = self._record(end, error)
         if (problem := await self._store(session)) is not None:
-            self._warn(
-                ProviderWarning(problem.code, f"This answer is not in the log yet: {problem}")
-            )
+            never = problem.code is ErrorCode.INVALID_REQUEST
+            what = "cannot be logged" if never else "is not in the log yet"
+            self._warn(ProviderWarning(problem.code, f"This answer {what}: {problem}"))
         _log.info(
             "stream",
             status=session.status,
@@ -451,7 +451,9 @@ class LiveSession:
         return None
 
     def _forget_journal(self, receipt: Future[None]) -> None:
-        if receipt.exception() is None:
+        error = receipt.exception()
+        # A row that the log has no room for would be refused at the next start too.
+        if error is None or getattr(error, "code", None) is ErrorCode.INVALID_REQUEST:
             self._parts.journal.end(self.request.session_id)
 
     def _record(self, end: int, error: WorkbenchError | None) -> StreamSession:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -119,6 +120,21 @@ async def test_a_line_that_arrives_in_pieces_is_one_line(connect_ollama: Connect
         token, _ = await answer(connect_ollama(server.url), ask())
     assert isinstance(token, ProviderToken)
     assert token.text == text
+
+
+async def test_a_line_of_many_pieces_is_read_in_time_that_grows_with_it(
+    connect_ollama: Connect,
+) -> None:
+    """The event loop serves everybody: 66 MB that were copied at every piece held it up for 20 s."""
+
+    async def cpu_s(size: int) -> float:
+        async with wire(lambda path, body: ndjson(says("x" * size), done())) as server:
+            began = time.process_time()
+            await answer(connect_ollama(server.url), ask())
+            return time.process_time() - began
+
+    small = min([await cpu_s(2**22) for _ in range(2)])
+    assert await cpu_s(2**25) < 20 * small, "eight times the bytes"
 
 
 async def test_a_redirect_is_named_and_not_followed(connect_ollama: Connect) -> None:

@@ -19,6 +19,7 @@ from tests.store.conftest import make_session
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import ModelEvent, Store
 from workbench.store import writer as writing
+from workbench.store.database import Durability
 from workbench.store.entries import Entry
 from workbench.store.inserts import Inserter
 from workbench.store.rows import Item, RowsItem
@@ -163,6 +164,24 @@ class Gate:
 
 
 ITEM = RowsItem("votes", [{}])
+
+
+def test_a_figure_that_its_column_cannot_hold_is_refused_before_it_is_acknowledged(
+    path: Path,
+) -> None:
+    """A runtime said 2**40 tokens: the row was acknowledged, then dropped, and damage reported."""
+    eager = Durability(checkpoint_bytes=1)
+    with Store.open(path, durability=eager) as store:
+        store.log_session(make_session(), ASKED).stored.result(30)
+        receipt = store.log_session(make_session(prompt_tokens=2**40), ASKED)
+        assert isinstance(receipt.exception(30), WorkbenchError), "never acknowledged"
+    for _ in range(2):
+        with Store.open(path, durability=eager) as store:
+            assert store.repairs == []
+            assert store._database is not None
+            assert store._database.checkpoint(), "its number is no gap"
+            assert all(check.status != "bad" for check in store.verify())
+            assert store.rows("SELECT count(*) AS n FROM stream_sessions") == [{"n": 1}]
 
 
 def test_what_queues_up_is_committed_in_groups() -> None:

@@ -98,16 +98,20 @@ class OllamaClient(ollama.AsyncClient):
         async with self._client.stream("POST", path, content=_encode(body)) as response:
             if not response.is_success:
                 raise _refusal(response, await response.aread())
-            rest = b""
+            begun: list[bytes] = []  # joined once: a line may come in thousands of pieces
+            size = 0
             async for chunk in response.aiter_bytes():
                 t_ns = time.monotonic_ns()
-                *complete, rest = (rest + chunk).split(b"\n")
-                for line in complete:
-                    if line.strip():
+                first, *others = chunk.split(b"\n")
+                begun.append(first)
+                size += len(first)
+                for piece in others:
+                    if (line := b"".join(begun)).strip():
                         yield t_ns, _line(line)
-                if len(rest) > MAX_LINE_BYTES:
-                    raise MalformedAnswer(_start(rest))
-            if rest.strip():
+                    begun, size = [piece], len(piece)
+                if size > MAX_LINE_BYTES:
+                    raise MalformedAnswer(_start(b"".join(begun)))
+            if (rest := b"".join(begun)).strip():
                 # A load-only or unload answer is one object without a line end.
                 yield time.monotonic_ns(), _line(rest)
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 JsonObject = Mapping[str, Any]
 
 _DURATIONS: Final = ("total", "load", "prompt_eval", "eval")
+_MOST_TOKENS: Final = 2**31 - 1
+_MOST_NS: Final = 2**63 - 1
+"""Larger ones come from no Ollama, and the log has no room for them."""
 _FINISH: Final[Mapping[str, FinishReason]] = {"stop": "stop", "length": "length"}
 _SIZE: Final = re.compile(r"^([\d.]+)([KMBT]?)$")
 _FACTORS: Final = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -253,16 +256,16 @@ def _finish(line: JsonObject, details: JsonObject) -> ProviderFinish:
         prompt_tokens=_count(line, "prompt_eval_count") or None,
         output_tokens=_count(line, "eval_count"),
         count_source="runtime",
-        runtime_ns={name: _count(line, f"{name}_duration") for name in _DURATIONS},
+        runtime_ns={name: _count(line, f"{name}_duration", _MOST_NS) for name in _DURATIONS},
         details=dict(details) if reason in _FINISH else {**details, "done_reason": reason},
     )
 
 
-def _count(line: JsonObject, key: str) -> int:
+def _count(line: JsonObject, key: str, most: int = _MOST_TOKENS) -> int:
     """A whole number of the ``done`` line, where a zero is left out."""
     value = line.get(key, 0)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise MalformedAnswer(f"{key} is {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise MalformedAnswer(f"{key} is {str(value)[:100]}")
     return value
 
 

@@ -39,6 +39,8 @@ How = Literal["add", "keep", "replace", "number", "history"]
 
 SESSIONS: Final = "stream_sessions"
 
+_MOST: Final = {"INTEGER": 2**31 - 1, "BIGINT": 2**63 - 1}
+
 Columns = Mapping[str, Mapping[str, str]]
 """Table -> column -> type, in order."""
 
@@ -93,6 +95,9 @@ class Encoder:
 
     def __init__(self, columns: Columns) -> None:
         self._json = [name for name, kind in columns[SESSIONS].items() if kind == "JSON"]
+        self._numbers = [
+            (name, _MOST[kind]) for name, kind in columns[SESSIONS].items() if kind in _MOST
+        ]
         self._empty: dict[str, Row] = {}
         """Table -> a row without values; ``stream_sessions`` is numbered later."""
         for table, kinds in columns.items():
@@ -126,13 +131,18 @@ class Encoder:
         keys = _keys(table, rows)
         try:
             if table == SESSIONS:
-                return self._sessions(how, rows, keys), True
+                return self._sessions(how, rows, keys), all(map(self._fits, rows))
             return Part(table, how, tuple(orjson.dumps(row, _plain) for row in rows), keys), True
         except TypeError:
             encoded = tuple(_slowly(row) for row in rows)
             if table != SESSIONS:
                 return Part(table, how, encoded, keys), False
             return Part(table, how, encoded, keys, tuple(map(self._slow_values, rows))), False
+
+    def _fits(self, row: Row) -> bool:
+        """Whether its numbers are within those of their columns."""
+        values = ((row.get(name), most) for name, most in self._numbers)
+        return all(value is None or -most <= value <= most for value, most in values)
 
     def _sessions(self, how: How, rows: Sequence[Row], keys: tuple[Hashable, ...]) -> Part:
         encoded, values = [], []

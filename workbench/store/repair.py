@@ -308,7 +308,10 @@ def _replay(
             repair.lost.append(f"up to {len(missing)} sessions (lines {numbers} of the spool)")
         elif spooled.cut_off and n <= spooled.last_n:
             repair.lost.append(f"sessions that were acknowledged after line {last} of the spool")
-    return max([n, *(entry.n for entry in new)])
+    last = max([n, *(entry.n for entry in new)])
+    # Entries that the database refused have their numbers all the same.
+    connection.execute("UPDATE log_position SET n = ? WHERE n < ?", [last, last])
+    return last
 
 
 def _put(
