@@ -95,7 +95,8 @@ class LiveServer:
 
     def announced(self) -> dict[str, Any]:
         """Its server file."""
-        return dict(json.loads((self.folder / "server.json").read_text()))
+        beside = Path(self.environment["WORKBENCH_DB"]).with_name("server.json")
+        return dict(json.loads(beside.read_text()))
 
     def client(self) -> httpx.Client:
         """A client with the owner's token."""

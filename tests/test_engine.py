@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import EngineFactory
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers.base import ResidentModel
 from workbench.providers.scripted import Schedule, ScriptedProvider, Step, steady
 from workbench.router import ModelRouter
 from workbench.session import LiveSession
@@ -314,6 +315,22 @@ async def test_total_time_counts_the_wait_in_the_queue(make_engine: EngineFactor
     assert isinstance(last, ErrorEvent)
     assert "in total" in last.error.message
     assert engine.rotation.queue.tickets == []
+
+
+async def test_a_defect_in_a_load_leaves_nothing_loading(make_engine: EngineFactory) -> None:
+    """The model was "loading" for ever: it was never evicted, and its memory stayed reserved."""
+
+    class Defective(ScriptedProvider):
+        async def load(self, model: str, **how: Any) -> ResidentModel:
+            raise OSError("no room for this")
+
+    engine = make_engine({"quick": QUICK})
+    engine.router.register_provider(Defective({"x": QUICK}, name="defective"))
+    session = session_of(await run(engine, ChatRequest("defective/x", (Message("user", "Hi"),))))
+    assert session.error is not None
+    assert session.error.code is ErrorCode.INTERNAL
+    assert engine.overview().residents == ()
+    assert session_of(await run(engine, ask("quick"))).status is Status.OK
 
 
 async def test_fallback_is_loud_and_apart(make_engine: EngineFactory, store: Store) -> None:

@@ -78,7 +78,7 @@ class ProcessTrees:
                 continue
             try:
                 full = process.memory_full_info()
-            except psutil.NoSuchProcess:
+            except (psutil.NoSuchProcess, OSError):
                 continue
             except psutil.AccessDenied:
                 # Another user's, as Ollama's usually are: RSS is public, what it shares is not.
@@ -110,6 +110,8 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+    except OSError:  # no descriptor is left to look with: it was there a moment ago
+        return True
 
 
 def host_available_bytes() -> int:
@@ -124,8 +126,8 @@ def _family(pids: Iterable[int]) -> list[psutil.Process]:
             root = psutil.Process(pid)
             for process in (root, *root.children(recursive=True)):
                 found[process.pid] = process
-        except psutil.Error:
-            continue  # it ended between two readings
+        except (psutil.Error, OSError):
+            continue  # it ended between two readings, or there is no descriptor left to look with
     return list(found.values())
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -16,12 +18,14 @@ import pytest
 
 from tests.hf.asking import ask
 from tests.hf.conftest import MakeProvider
+from tests.hf.tiny import save_model
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf import client as client_module
 from workbench.hf.client import WorkerClient
 from workbench.hf.manager import HuggingFaceModelManager
 from workbench.hf.protocol import Load, Loaded
 from workbench.hf.spawner import Lease
-from workbench.hf.verdicts import FILE
+from workbench.hf.verdicts import FILE, Verdicts
 from workbench.providers.huggingface import HuggingFaceProvider
 
 MODEL = "org/endless"
@@ -210,12 +214,71 @@ async def test_metadata_counts_requests_errors_and_time(provider: HuggingFacePro
     assert (data.is_loaded, data.memory_usage, data.request_count) == (False, None, 2)
 
 
-async def test_a_dead_zygote_is_replaced(provider: HuggingFaceProvider, zygote: Lease) -> None:
-    first = zygote.zygote()
+async def test_a_dead_zygote_is_replaced_and_its_worker_that_hangs_is_ended(
+    provider: HuggingFaceProvider, zygote: Lease
+) -> None:
+    """Nobody tells of that one's end any more: it was taken for ended, and a request hung on it."""
+    worker = (await provider.manager.load(MODEL)).client
+    worker.cancel_grace_s = 0.1
+    process, first = psutil.Process(worker.pid), zygote.zygote()
     os.kill(first.pid, signal.SIGKILL)
-    answer = await ask(provider, MODEL, max_tokens=2)
-    assert len(answer.tokens) == 2
+    while not first.closed:
+        await asyncio.sleep(0.01)
+    os.kill(worker.pid, signal.SIGSTOP)
+    asking = asyncio.create_task(ask(provider, MODEL))
+    while not worker.busy:
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    async with asyncio.timeout(60):
+        await asyncio.wait([asking])
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
+    assert len((await ask(provider, MODEL, max_tokens=2)).tokens) == 2
     assert zygote.zygote().pid != first.pid
+
+
+async def test_a_load_that_is_given_up_at_its_end_leaves_no_worker(
+    make_provider: MakeProvider, zygote: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the verdict on its numbers was written, nobody had the worker on any list."""
+    save_model(tmp_path / "models" / "tiny")
+    manager = make_provider(tmp_path / "models").manager
+    reached, go_on = threading.Event(), threading.Event()
+
+    def put(*_: object) -> None:
+        reached.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(Verdicts, "put", put)
+    before = workers_of(zygote)
+    load = asyncio.create_task(manager.load("tiny"))
+    assert await asyncio.to_thread(reached.wait, 60)
+    assert len(workers_of(zygote) - before) == 1
+    await manager.unload("tiny")
+    go_on.set()
+    assert load.cancelled() or isinstance(load.exception(), asyncio.CancelledError)
+    assert workers_of(zygote) == before
+
+
+def workers_of(zygote: Lease) -> set[int]:
+    return {child.pid for child in psutil.Process(zygote.zygote().pid).children()}
+
+
+async def test_a_machine_without_descriptors_is_told_as_such(
+    manager: HuggingFaceModelManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was an INTERNAL error, a defect of ours."""
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client_module.socket, "socketpair", none_left)
+        with pytest.raises(WorkbenchError, match="Too many open files") as caught:
+            await manager.load(MODEL)
+    assert caught.value.code is ErrorCode.HF_PIPELINE_ERROR
+    assert "ulimit -n" in caught.value.fix
+    assert (await manager.load(MODEL)).client.alive
 
 
 def test_a_script_without_main_guard_works_and_leaves_nothing_when_it_is_killed(

@@ -125,7 +125,7 @@ async def test_a_line_that_arrives_in_pieces_is_one_line(connect_ollama: Connect
 async def test_a_line_of_many_pieces_is_read_in_time_that_grows_with_it(
     connect_ollama: Connect,
 ) -> None:
-    """The event loop serves everybody: 66 MB that were copied at every piece held it up for 20 s."""
+    """The event loop serves everybody: 66 MB, copied at every piece, held it up for 20 s."""
 
     async def cpu_s(size: int) -> float:
         async with wire(lambda path, body: ndjson(says("x" * size), done())) as server:

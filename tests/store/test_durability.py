@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 from benchmarks import store_torture as torture
+from tests import disks
 from tests.store.conftest import make_session
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import Store, files, mirror
@@ -225,15 +226,11 @@ def test_a_checkpoint_rotates_the_spool_and_keeps_other_processes_out(path: Path
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MB of its own."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True
-    )
-    if mounted.returncode:
+    try:
+        with disks.small_disk(tmp_path / "small", 24) as folder:
+            yield folder
+    except disks.NotPermitted:
         pytest.skip("mounting is not permitted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_loses_nothing_that_was_acknowledged(

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol
+
+import psutil
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
@@ -49,6 +50,7 @@ class CancelSignal(Protocol):
 
 _log = logs.get(__name__)
 _EXIT_STATUS_S: Final = 5.0
+_LOOK_S: Final = 0.02
 
 
 class WorkerClient:
@@ -66,6 +68,9 @@ class WorkerClient:
         self._output = output
         self._zygote = zygote
         self._ended = zygote.ended(pid)
+        self._process: psutil.Process | None = None
+        with contextlib.suppress(psutil.Error):  # it has ended already
+            self._process = psutil.Process(pid)
         self._next_request = 0
         self._last_message = 0.0
         """When the worker last said something, in the event loop's time."""
@@ -84,9 +89,14 @@ class WorkerClient:
 
         Raises:
             WorkbenchError: ``HF_PIPELINE_ERROR`` if there is no zygote to fork it.
+            OSError: there are no descriptors for it.
         """
-        ours, theirs = socket.socketpair()
         output = OutputFile()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            output.close()
+            raise
         try:
             with theirs:
                 pid = await asyncio.wrap_future(zygote.fork(theirs, output))
@@ -343,16 +353,41 @@ class WorkerClient:
         """How the process ended, as soon as it has; after a while it is killed."""
         ended = asyncio.wrap_future(self._ended)
         try:
-            return await asyncio.wait_for(asyncio.shield(ended), _EXIT_STATUS_S)
+            how = await asyncio.wait_for(asyncio.shield(ended), _EXIT_STATUS_S)
         except TimeoutError:
             self.kill()
-            return await asyncio.shield(ended)
+            how = await asyncio.shield(ended)
+        if how == Ended():  # the zygote is gone and tells of no end any more
+            await self._until_gone()
+        return how
+
+    async def _until_gone(self) -> None:
+        """Wait for the end of a process of which nobody tells; after a while it is killed."""
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + _EXIT_STATUS_S
+        while self._runs():  # noqa: ASYNC110 (that is how it is found out)
+            if loop.time() >= patience:
+                self.kill()
+            await asyncio.sleep(_LOOK_S)
+
+    def _runs(self) -> bool:
+        try:
+            process = self._process
+            if process is None or not process.is_running():
+                return False
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
 
     def kill(self) -> None:
-        """End the process without asking it; for one that does not answer."""
-        if not self._ended.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        """End the process without asking it; for one that does not answer.
+
+        Also one whose zygote is gone, which nobody else would ever end; never another that was
+        given its number.
+        """
+        if self._process is not None:
+            with contextlib.suppress(psutil.Error):
+                self._process.kill()
 
     def _death_error(self, ended: Ended) -> WorkbenchError:
         details: dict[str, Any] = {
@@ -366,6 +401,8 @@ class WorkerClient:
             how = f"was killed by signal {ended.signal} ({_signal_name(ended.signal)})"
             if ended.signal == signal.SIGKILL:
                 how += ", perhaps because memory ran out"
+        elif ended.exit_code is None:
+            how = "ended, and nobody could tell how: the process that starts workers is gone"
         else:
             how = f"ended with exit code {ended.exit_code}"
         return WorkbenchError(

@@ -326,27 +326,16 @@ class HuggingFaceModelManager:
     async def _load_once(
         self, name: str, model: ModelFile, options: LoadOptions, gpu: str
     ) -> LoadedWorker:
-        client = await self._start_worker()
-        prompts = self._keeps_for_prompts(model, options)
-        wanted = Load(
-            folder=str(model.folder.resolve()),
-            gguf_file=model.gguf_file,
-            gpu=gpu,
-            threads=options.threads or self._settings.threads,
-            parameters=model.info.parameters,
-            options=asdict(options),
-            adapter=str(model.adapter.resolve()) if model.adapter is not None else None,
-            verdict=await asyncio.to_thread(self._verdict, model, options, prompts=prompts),
-            prompts=prompts,
-            max_batch=self._settings.hf_max_batch,
-            cache_bytes=self._cache_bytes(),
-            converted=await asyncio.to_thread(self._copy_of, model, options),
-            log_level=self._settings.workbench_log_level,
-        )
+        wanted = await self._wanted(model, options, gpu)
         limit_s = self._limit_s(options, checked=wanted.verdict is None)
+        client = await self._start_worker()
+        # Nothing is waited for before the next block: whoever gives up a load ends its worker.
         self._starting[name] = client.pid
         try:
             loaded = await asyncio.wait_for(client.load(wanted), limit_s)
+            verdict = loaded.details.get("quality")
+            if verdict is not None and verdict != wanted.verdict:
+                await asyncio.to_thread(Verdicts(self.root).put, model.info.digest, verdict)
         except BaseException as error:
             # Loading cannot be interrupted from inside; nobody wants this worker any more.
             client.kill()
@@ -365,10 +354,26 @@ class HuggingFaceModelManager:
             raise
         finally:
             del self._starting[name]
-        verdict = loaded.details.get("quality")
-        if verdict is not None and verdict != wanted.verdict:
-            await asyncio.to_thread(Verdicts(self.root).put, model.info.digest, verdict)
         return LoadedWorker(model, client)
+
+    async def _wanted(self, model: ModelFile, options: LoadOptions, gpu: str) -> Load:
+        """What a worker is asked for."""
+        prompts = self._keeps_for_prompts(model, options)
+        return Load(
+            folder=str(model.folder.resolve()),
+            gguf_file=model.gguf_file,
+            gpu=gpu,
+            threads=options.threads or self._settings.threads,
+            parameters=model.info.parameters,
+            options=asdict(options),
+            adapter=str(model.adapter.resolve()) if model.adapter is not None else None,
+            verdict=await asyncio.to_thread(self._verdict, model, options, prompts=prompts),
+            prompts=prompts,
+            max_batch=self._settings.hf_max_batch,
+            cache_bytes=self._cache_bytes(),
+            converted=await asyncio.to_thread(self._copy_of, model, options),
+            log_level=self._settings.workbench_log_level,
+        )
 
     def _keeps_for_prompts(self, model: ModelFile, options: LoadOptions) -> bool:
         limit = self._settings.hf_prompt_weights_limit
@@ -416,9 +421,9 @@ class HuggingFaceModelManager:
         return min(free, self._settings.workbench_memory_budget or free) // 4
 
     async def _start_worker(self) -> WorkerClient:
-        # A thread: starting the zygote is quick, but ending a dead one may take a moment.
-        zygote = await asyncio.to_thread(self._lease.zygote)
         try:
+            # A thread: starting the zygote is quick, but ending a dead one may take a moment.
+            zygote = await asyncio.to_thread(self._lease.zygote)
             client = await asyncio.wait_for(WorkerClient.start(zygote), _START_S)
         except TimeoutError:
             raise WorkbenchError(
@@ -428,6 +433,16 @@ class HuggingFaceModelManager:
                 operation="load",
                 provider="huggingface",
             ) from None
+        except OSError as error:
+            raise WorkbenchError(
+                ErrorCode.HF_PIPELINE_ERROR,
+                f"No worker process could be started ({error.strerror or error}).",
+                fix="Raise the limits of open files and processes (`ulimit -n`, `ulimit -u`), or "
+                "end what uses them; `workbench doctor` tells more.",
+                operation="load",
+                provider="huggingface",
+                details={"transient": True, "errno": error.errno},
+            ) from error
         client.cancel_grace_s = self._settings.workbench_cancel_grace_s
         return client
 

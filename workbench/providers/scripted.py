@@ -110,6 +110,10 @@ SCHEDULES: Mapping[str, Schedule] = {
         tool_calls=(ToolCall("call_1", "get_weather", '{"city": "Paris"}'),),
         description="says three words, then asks for the weather of Paris",
     ),
+    "long": Schedule(
+        steady(1250, first_s=0.1, gap_s=0.02, chunk=8),
+        description="10,000 tokens, 400 tokens/s: 25 seconds",
+    ),
     "slow-load": Schedule(
         steady(20, first_s=0.1, gap_s=0.02), load_s=2.0, description="takes two seconds to load"
     ),

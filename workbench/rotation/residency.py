@@ -255,7 +255,7 @@ class Residents:
             if not load.done():
                 raise given_up(route, cancel, timeout_s)
             resident = load.result()
-        except (WorkbenchError, asyncio.CancelledError) as error:
+        except BaseException as error:  # of a defect too: nothing may stay "loading" for ever
             # Requests that come while a model loads share the load: the last one settles it.
             if self._leases(route.model) <= 1:
                 self.places.pop(route.model, None)
@@ -293,7 +293,7 @@ class Residents:
                 keep_alive_s=self.stay_s(route.model, wanted.keep_alive_s),
                 num_ctx=wanted.num_ctx,
             )
-        except (WorkbenchError, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             if self._leases(route.model) == 0:
                 self.places.pop(route.model, None)
             self._failed_to_load(route, error, started, prefetch=True)

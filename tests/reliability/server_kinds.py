@@ -1,0 +1,139 @@
+"""The server itself: stopped, killed, hanging, without descriptors, without its files."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.reliability.asking import Told, until
+from tests.reliability.kinds import Case, Kind
+from tests.reliability.stage import MODELS, SERVER, kill
+
+
+def server(name: str, how: str, inject: Any, *expects: str, weight: float = 0.05) -> Kind:
+    """A fault that everybody feels."""
+    return Kind(
+        name, "the server", how, frozenset(expects), inject, MODELS, (SERVER,), weight, quick=False
+    )  # fmt: skip
+
+
+async def answering(case: Case, act: Callable[[], Awaitable[None]]) -> list[Told]:
+    """Every model answers somebody when something happens."""
+    going: set[str] = set()
+    ready = asyncio.Event()
+
+    async def listen(kind: str, told: Told) -> None:
+        if kind in ("token", "error", "done"):
+            going.add(told.model)
+            if going == set(MODELS):
+                ready.set()
+
+    asked = [
+        asyncio.create_task(case.ask(model=model, tokens=3000, on_event=listen)) for model in MODELS
+    ]
+    await asyncio.wait_for(ready.wait(), 60)
+    await act()
+    return list(await asyncio.gather(*asked))
+
+
+async def terminated(case: Case) -> None:
+    """Everybody is told, everything ends, and afterwards it is there again."""
+    await answering(case, lambda: case.stage.stop(signal.SIGTERM))
+    await case.stage.start()
+
+
+async def killed(case: Case) -> None:
+    """What was answered so far is in the log after the next start, and no worker is left."""
+    stage = case.stage
+    told = await answering(case, lambda: stage.stop(signal.SIGKILL))
+    await stage.start()
+    ids = ", ".join(f"'{one.session_id}'" for one in told if one.outcome == "cut")
+
+    async def recovered() -> bool:
+        sql = f"SELECT count(*) FROM stream_sessions WHERE session_id IN ({ids})"
+        rows = await stage.users.query(sql + " AND status IN ('interrupted', 'ok')")
+        return bool(rows[0][0] == ids.count(",") + 1)
+
+    if ids:
+        await until(recovered, f"{ids} are in the log as interrupted", 30)
+
+
+async def sleeps(case: Case) -> None:
+    """As when the lid of a laptop is closed: SIGSTOP for a second, in the middle of answers."""
+    process = psutil.Process(case.stage.server.pid)
+
+    async def act() -> None:
+        kill(process, signal.SIGSTOP)
+        await asyncio.sleep(1)
+        kill(process, signal.SIGCONT)
+
+    await answering(case, act)
+
+
+async def without_descriptors(case: Case) -> None:
+    """No more file descriptors than it has open, while all models are to be loaded anew."""
+    stage = case.stage
+    process = psutil.Process(stage.server.pid)
+    for model in MODELS:
+        await stage.users.post("/api/v1/models/unload", model=model)
+    before = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (max(64, process.num_fds() + 3), before[1]))
+    try:
+        await asyncio.gather(*(case.ask(model=model) for model in MODELS))
+    finally:
+        process.rlimit(psutil.RLIMIT_NOFILE, before)
+
+
+def log_files(stage: Any) -> list[Path]:
+    """The database and its write-ahead log."""
+    return [path for path in stage.log_folder.glob("workbench.duckdb*") if path.is_file()]
+
+
+def without_its_database(number: int) -> Any:
+    """The file is deleted under the server, which goes on, and is then stopped or killed."""
+
+    async def inject(case: Case) -> None:
+        stage = case.stage
+        for path in log_files(stage):
+            path.unlink()
+        await asyncio.gather(*(case.ask(model=model) for model in MODELS))
+        await stage.stop(number)
+        await stage.start()
+        stage.notes.append("the database was deleted")
+
+    return inject
+
+
+async def without_its_folder(case: Case) -> None:
+    """The whole folder of the log goes; answers go on, and the next start begins a new log."""
+    stage = case.stage
+    await stage.account()
+    shutil.rmtree(stage.log_folder)
+    stage.log_folder.mkdir()
+    await asyncio.gather(*(case.ask(model=model) for model in MODELS))
+    await stage.stop(signal.SIGTERM)
+    stage.forget_the_log()
+    await stage.start()
+
+
+ALL_GOOD = ("ok",)
+
+KINDS = [
+    server("server-terminated", "SIGTERM while all models answer", terminated, "CANCELLED", "ok"),
+    server("server-killed", "SIGKILL while all models answer", killed, "cut", "ok"),
+    server("server-sleeps", "SIGSTOP for a second while all models answer", sleeps, *ALL_GOOD),
+    server("server-without-descriptors", "RLIMIT_NOFILE at what is open, all loads anew",
+           without_descriptors, "ok", "cut", "OLLAMA_UNREACHABLE", "HF_PIPELINE_ERROR",
+           "HF_MODEL_LOAD_FAILED"),
+    server("database-deleted-stopped", "the file is deleted, then SIGTERM",
+           without_its_database(signal.SIGTERM), *ALL_GOOD),
+    server("database-deleted-killed", "the file is deleted, then SIGKILL",
+           without_its_database(signal.SIGKILL), *ALL_GOOD),
+    server("log-folder-deleted", "the folder of the log is deleted", without_its_folder, *ALL_GOOD),
+]  # fmt: skip
