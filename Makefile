@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help run test notebooks install demo browser lint coverage mutants wheel bench bench-hf audit clean
+.PHONY: help run test notebooks install demo browser lint coverage mutants wheel bench bench-hf soak audit clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -79,6 +79,10 @@ bench: install demo ## the quick benchmark, and the engine's performance table a
 bench-hf: install demo ## the Hugging Face engine against its peers, in turns
 	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[bench]'
 	@$(BIN)/python -m benchmarks.hf_engine $(ARGS)
+
+# MINUTES=5 is a short one. Faults are injected by: .venv/bin/python -m tests.reliability.campaign
+soak: install demo ## many users, long answers and too little memory for an hour (MINUTES=60)
+	@$(BIN)/python -m tests.reliability.soak --minutes $(or $(MINUTES),60)
 
 # Asks OSV, a database of known holes, over the network; .ci/audit runs it where that answers. What
 # it does not know it cannot tell, and torch's own builds (+cpu, +cu) are looked up by their base.

@@ -329,7 +329,9 @@ async def test_a_defect_in_a_load_leaves_nothing_loading(make_engine: EngineFact
     session = session_of(await run(engine, ChatRequest("defective/x", (Message("user", "Hi"),))))
     assert session.error is not None
     assert session.error.code is ErrorCode.INTERNAL
-    assert engine.overview().residents == ()
+    async with asyncio.timeout(30):
+        while engine.overview().residents:
+            await asyncio.sleep(0.01)
     assert session_of(await run(engine, ask("quick"))).status is Status.OK
 
 

@@ -277,6 +277,18 @@ def test_too_little_disk_is_said_with_figures_before_anything_comes(
     assert standin.sent("/resolve/") == []
 
 
+def test_a_model_folder_that_cannot_be_written_is_told_as_such(
+    standin: Hub, online: Settings, tmp_path: Path
+) -> None:
+    """On a read-only disk that was an INTERNAL error, a defect of ours."""
+    standin.repo(REPO, model_files(tmp_path))
+    (tmp_path / "file").touch()
+    error = Run(online.model_copy(update={"hf_model_path": tmp_path / "file" / "models"})).fails()
+    assert error.code is ErrorCode.HF_DOWNLOAD_FAILED
+    assert "cannot be written" in error.message
+    assert "HF_MODEL_PATH" in error.fix
+
+
 def test_pickle_weights_alone_are_refused(standin: Hub, run: Run, tmp_path: Path) -> None:
     given = model_files(tmp_path)
     standin.repo(REPO, {n: c for n, c in given.items() if not n.endswith(".safetensors")})

@@ -30,6 +30,8 @@ class Wire:
 
     async def raw(self, data: bytes) -> None:
         """These bytes, at once."""
+        if self.writer.is_closing():
+            raise ConnectionResetError("the other side has gone")
         self.writer.write(data)
         await self.writer.drain()
 

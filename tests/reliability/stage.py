@@ -38,6 +38,7 @@ HUGGING_FACE: Final = ("huggingface/one", "huggingface/two")
 SCRIPTED: Final = ("scripted/steady", "scripted/chunks")
 MODELS: Final = (*OLLAMA, *HUGGING_FACE, *SCRIPTED)
 QUESTION: Final = "Name three colors."
+ZYGOTE: Final = "workbench.hf.zygote"
 SERVER: Final = "server"
 """What is taken by a fault that everybody feels."""
 
@@ -221,28 +222,32 @@ class Stage:
             return [root, *root.children(recursive=True)]
         return []
 
-    def workers(self) -> list[int]:
-        """Process ids of the living workers."""
-        found = []
+    def workers(self) -> set[int]:
+        """Process ids of the living workers, also of those whose zygote is gone."""
+        found = {line["pid"] for line in self._loads()}
         for process in self.family()[1:]:
             with suppress(psutil.Error):
-                if "workbench.hf.zygote" in process.cmdline():
-                    found += [one.pid for one in process.children() if _lives(one)]
-        return found
+                if ZYGOTE in process.cmdline():
+                    found.update(child.pid for child in process.children())
+        return {pid for pid in found if _is_worker(pid)}
+
+    def _loads(self) -> list[dict[str, Any]]:
+        """The lines of the server's log about loads of Hugging Face models, the oldest first."""
+        lines = self.server.read_log().splitlines()
+        return [json.loads(text) for text in lines if '"model loaded"' in text]
 
     def zygote(self) -> psutil.Process:
         """The process that workers are forked from."""
         for process in self.family()[1:]:
             with suppress(psutil.Error):
-                if "workbench.hf.zygote" in process.cmdline() and process.ppid() == self.server.pid:
+                if ZYGOTE in process.cmdline() and process.ppid() == self.server.pid:
                     return process
         raise AssertionError("there is no zygote")
 
     async def worker(self, model: str) -> psutil.Process:
         """The process that holds a Hugging Face model, as the server's log has it."""
-        name = model.partition("/")[2]
-        for text in reversed(self.server.read_log().splitlines()):
-            if "model loaded" in text and (line := json.loads(text)).get("model") == name:
+        for line in reversed(self._loads()):
+            if line["model"] == model.partition("/")[2]:
                 return psutil.Process(line["pid"])
         raise AssertionError(f"{model} was never loaded")
 
@@ -333,6 +338,13 @@ def _digest(text: str) -> str:
     from workbench.store.rows import clean
 
     return md5(clean(text).encode(), usedforsecurity=False).hexdigest()
+
+
+def _is_worker(pid: int) -> bool:
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return _lives(process) and ZYGOTE in process.cmdline()
+    return False
 
 
 def _lives(process: psutil.Process) -> bool:

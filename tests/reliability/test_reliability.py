@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from tests.reliability.campaign import KINDS, Campaign
 from tests.reliability.soak import Soak
@@ -20,7 +21,7 @@ OF_PROCESSES = ("worker-killed", "runner-killed", "ollama-killed", "server-kille
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     async with Stage(tmp_path_factory.mktemp("reliability")) as running:
         await running.warm()

@@ -365,7 +365,7 @@ class WorkerClient:
         """Wait for the end of a process of which nobody tells; after a while it is killed."""
         loop = asyncio.get_running_loop()
         patience = loop.time() + _EXIT_STATUS_S
-        while self._runs():  # noqa: ASYNC110 (that is how it is found out)
+        while self._runs():
             if loop.time() >= patience:
                 self.kill()
             await asyncio.sleep(_LOOK_S)

@@ -67,17 +67,21 @@ def download(
     Raises:
         WorkbenchError: as :func:`workbench.hf.listing.ask` and ``choose``; ``DISK_FULL``;
             ``INVALID_REQUEST`` if something else lies where the model would;
-            ``HF_DOWNLOAD_FAILED`` if a file is not what the hub says it is; ``CANCELLED``.
+            ``HF_DOWNLOAD_FAILED`` if a file is not what the hub says it is, or the model folder
+            cannot be written; ``CANCELLED``.
     """
     report("asking the hub")
     listing = ask(settings, wanted, cancelled)
     files = choose(listing, wanted)
     root = settings.hf_model_path
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = root / PARTIAL_FOLDER / wanted.name.replace("/", "--")
-    partial.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_one(partial, report, cancelled):
-        return _Download(settings, wanted, listing, files, partial, report, cancelled).run()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _only_one(partial, report, cancelled):
+            return _Download(settings, wanted, listing, files, partial, report, cancelled).run()
+    except OSError as error:  # what the network does has become an error of ours before
+        raise _unwritable(error, partial, root) from None
 
 
 class _Stopped(Exception):
@@ -313,17 +317,7 @@ class _Download:
                     sink.flush()
                     os.fsync(sink.fileno())
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise source.disk_full(
-                        f"The disk of {self._settings.hf_model_path} is full."
-                    ) from None
-                raise WorkbenchError(
-                    ErrorCode.HF_DOWNLOAD_FAILED,
-                    f"{part} cannot be written ({error.strerror or error}).",
-                    fix="Check the disk and the rights of HF_MODEL_PATH.",
-                    operation="download",
-                    provider=PROVIDER,
-                ) from None
+                raise _unwritable(error, part, self._settings.hf_model_path) from None
 
     def _write(self, file: RemoteFile, sink: IO[bytes], at: int, blocks: Iterator[bytes]) -> None:
         for block in blocks:
@@ -481,6 +475,19 @@ def _blocks(answer: Any) -> Iterator[bytes]:
         yield from answer.iter_bytes()
     except Exception as error:  # as above: of the client's own kinds
         raise _Broken from error
+
+
+def _unwritable(error: OSError, path: Path, root: Path) -> WorkbenchError:
+    """Why something cannot be written below the model folder ``root``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return source.disk_full(f"The disk of {root} is full.")
+    return WorkbenchError(
+        ErrorCode.HF_DOWNLOAD_FAILED,
+        f"{error.filename or path} cannot be written ({error.strerror or error}).",
+        fix="Check the disk and the rights of HF_MODEL_PATH.",
+        operation="download",
+        provider=PROVIDER,
+    )
 
 
 def _link(source_path: Path, target: Path) -> None:
