@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Sequence
 
+import psutil
 import pytest
 
 from workbench import memory
@@ -55,4 +57,24 @@ def test_what_is_gone_has_no_reading() -> None:
     monitor.unwatch(watch)
     assert watch.readings == []
     assert watch.peak_pss_bytes is None
+    monitor.close()
+
+
+def test_measuring_goes_on_after_descriptors_had_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first reading that failed ended the thread, and nothing was measured any more."""
+    again = threading.Event()
+    monitor = MemoryMonitor(20)
+    watch = monitor.watch(lambda: (os.getpid(),), lambda reading: again.set())
+    failed = threading.Event()
+
+    def none_left(process: psutil.Process) -> None:
+        failed.set()
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(psutil.Process, "memory_full_info", none_left)
+        assert failed.wait(20)
+    again.clear()
+    assert again.wait(20)
+    monitor.unwatch(watch)
     monitor.close()

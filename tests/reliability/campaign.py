@@ -227,7 +227,10 @@ async def run(chosen: argparse.Namespace, folder: Path) -> Campaign:
     """One campaign on a stage of its own."""
     names = chosen.kinds.split(",") if chosen.kinds else None
     kinds = [kind for kind in KINDS if names is None or kind.name in names or kind.family in names]
-    async with Stage(folder, small_disks=True) as stage:
+    async with Stage(folder, small_disks=True, own_clock=True) as stage:
+        if stage.clock is None:
+            print("clock steps: not run, there is no C compiler here", file=sys.stderr)
+            kinds = [kind for kind in kinds if not kind.name.startswith(server_kinds.CLOCK)]
         if stage.model_disk is None:
             print("disks: not run, mounting is not permitted here", file=sys.stderr)
             kinds = [kind for kind in kinds if kind.family != "disks"]

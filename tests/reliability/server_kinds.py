@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,33 @@ async def without_descriptors(case: Case) -> None:
         process.rlimit(psutil.RLIMIT_NOFILE, before)
 
 
+def clock_steps(seconds: int) -> Any:
+    """The wall clock jumps while all models answer, and back: no figure is the worse for it."""
+
+    async def inject(case: Case) -> None:
+        stage = case.stage
+        assert stage.clock is not None
+        clock = stage.clock
+        began = time.monotonic()
+
+        async def act() -> None:
+            with clock.stepped(seconds):
+                await asyncio.sleep(0.3)
+                await asyncio.gather(*(case.ask(model=model) for model in MODELS))
+
+        told = await answering(case, act)
+        took_s = time.monotonic() - began
+        ids = ", ".join(f"'{one.session_id}'" for one in told)
+        rows = await stage.users.query(
+            f"SELECT count(*) FROM latencies WHERE session_id IN ({ids}) "
+            f"AND wall_s BETWEEN 0 AND {took_s} AND e2e_s BETWEEN 0 AND {took_s} "
+            "AND ttft_s BETWEEN 0 AND e2e_s"
+        )
+        assert rows[0][0] == len(told), f"{rows[0][0]} of {len(told)} rows have true figures"
+
+    return inject
+
+
 def log_files(stage: Any) -> list[Path]:
     """The database and its write-ahead log."""
     return [path for path in stage.log_folder.glob("workbench.duckdb*") if path.is_file()]
@@ -123,10 +151,15 @@ async def without_its_folder(case: Case) -> None:
 
 
 ALL_GOOD = ("ok",)
+CLOCK = "clock-steps"
 
 KINDS = [
     server("server-terminated", "SIGTERM while all models answer", terminated, "CANCELLED", "ok"),
     server("server-killed", "SIGKILL while all models answer", killed, "cut", "ok"),
+    server(f"{CLOCK}-forward", "the wall clock jumps an hour ahead and back",
+           clock_steps(3600), "ok"),
+    server(f"{CLOCK}-back", "the wall clock jumps a day back and ahead",
+           clock_steps(-86_400), "ok"),
     server("server-sleeps", "SIGSTOP for a second while all models answer", sleeps, *ALL_GOOD),
     server("server-without-descriptors", "RLIMIT_NOFILE at what is open, all loads anew",
            without_descriptors, "ok", "cut", "OLLAMA_UNREACHABLE", "HF_PIPELINE_ERROR",

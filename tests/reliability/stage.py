@@ -30,6 +30,7 @@ from tests.hub_standin import Hub
 from tests.live import LiveServer
 from tests.ollama_standin.fixture import StandIn
 from tests.reliability.asking import Told, Users, until
+from tests.reliability.clock import Clock
 from tests.reliability.gate import Gate
 from tests.reliability.turns import Turns
 
@@ -80,6 +81,8 @@ class Stage:
     Args:
         folder: for all files.
         settings: of the server, beyond :data:`SETTINGS`.
+        own_clock: the server gets a wall clock of its own where there is a C compiler; else
+            ``clock`` is None.
         small_disks: log and models get disks of their own where that is permitted; else
             ``log_disk`` and ``model_disk`` are None.
     """
@@ -90,6 +93,7 @@ class Stage:
         settings: Mapping[str, str] | None = None,
         *,
         small_disks: bool = False,
+        own_clock: bool = False,
     ) -> None:
         self.folder = folder
         self.models = folder / "model-disk" / "models"
@@ -97,6 +101,10 @@ class Stage:
         self.log_disk: Path | None = None
         self.model_disk: Path | None = None
         self._small_disks = small_disks
+        self.clock: Clock | None = None
+        if own_clock:
+            with suppress(OSError):
+                self.clock = Clock(folder)
         self.turns = Turns()
         self.said: dict[str, str] = {}
         """What each model answers to the question, undisturbed."""
@@ -145,6 +153,7 @@ class Stage:
             HF_ENDPOINT=self.hub_gate.url,
             HF_MODEL_PATH=str(self.models),
             **{**SETTINGS, **self._settings},
+            **(self.clock.environment if self.clock else {}),
         )
         await self.start()
         return self
