@@ -7,14 +7,13 @@ import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.reliability.asking import Told, until
 from tests.reliability.kinds import Case, Kind
-from tests.reliability.stage import MODELS, SERVER, kill
+from tests.reliability.stage import MODELS, SERVER, Stage, kill
 
 
 def server(name: str, how: str, inject: Any, *expects: str, weight: float = 0.05) -> Kind:
@@ -118,36 +117,35 @@ def clock_steps(seconds: int) -> Any:
     return inject
 
 
-def log_files(stage: Any) -> list[Path]:
-    """The database and its write-ahead log."""
-    return [path for path in stage.log_folder.glob("workbench.duckdb*") if path.is_file()]
+def file_of_the_log(stage: Stage) -> None:
+    """The database and its write-ahead log are deleted."""
+    for path in stage.log_folder.glob("workbench.duckdb*"):
+        if path.is_file():
+            path.unlink()
 
 
-def without_its_database(number: int) -> Any:
-    """The file is deleted under the server, which goes on, and is then stopped or killed."""
+def folder_of_the_log(stage: Stage) -> None:
+    """The whole folder is deleted, with the spool and the copy."""
+    shutil.rmtree(stage.log_folder)
+
+
+def without(delete: Callable[[Stage], None], number: int) -> Any:
+    """Something is deleted under the server, which goes on and says so; it is ended by a signal."""
 
     async def inject(case: Case) -> None:
         stage = case.stage
-        for path in log_files(stage):
-            path.unlink()
+        delete(stage)
         await asyncio.gather(*(case.ask(model=model) for model in MODELS))
+
+        async def told() -> bool:
+            store = (await stage.users.get("/health"))["parts"]["store"]
+            return "was deleted" in str(store)
+
+        await until(told, "health says that the log was deleted", 30, 0.2)
         await stage.stop(number)
         await stage.start()
-        stage.notes.append("the database was deleted")
 
     return inject
-
-
-async def without_its_folder(case: Case) -> None:
-    """The whole folder of the log goes; answers go on, and the next start begins a new log."""
-    stage = case.stage
-    await stage.account()
-    shutil.rmtree(stage.log_folder)
-    stage.log_folder.mkdir()
-    await asyncio.gather(*(case.ask(model=model) for model in MODELS))
-    await stage.stop(signal.SIGTERM)
-    stage.forget_the_log()
-    await stage.start()
 
 
 ALL_GOOD = ("ok",)
@@ -165,8 +163,11 @@ KINDS = [
            without_descriptors, "ok", "cut", "OLLAMA_UNREACHABLE", "HF_PIPELINE_ERROR",
            "HF_MODEL_LOAD_FAILED"),
     server("database-deleted-stopped", "the file is deleted, then SIGTERM",
-           without_its_database(signal.SIGTERM), *ALL_GOOD),
+           without(file_of_the_log, signal.SIGTERM), *ALL_GOOD),
     server("database-deleted-killed", "the file is deleted, then SIGKILL",
-           without_its_database(signal.SIGKILL), *ALL_GOOD),
-    server("log-folder-deleted", "the folder of the log is deleted", without_its_folder, *ALL_GOOD),
+           without(file_of_the_log, signal.SIGKILL), *ALL_GOOD),
+    server("log-folder-deleted-stopped", "the folder of the log is deleted, then SIGTERM",
+           without(folder_of_the_log, signal.SIGTERM), *ALL_GOOD),
+    server("log-folder-deleted-killed", "the folder of the log is deleted, then SIGKILL",
+           without(folder_of_the_log, signal.SIGKILL), *ALL_GOOD),
 ]  # fmt: skip

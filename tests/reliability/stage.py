@@ -110,7 +110,6 @@ class Stage:
         """What each model answers to the question, undisturbed."""
         self.harm: list[Harm] = []
         self.starts = 0
-        self.notes: list[str] = []
         self._settings = dict(settings or {})
         self._stack = ExitStack()
         self._later = AsyncExitStack()
@@ -313,10 +312,6 @@ class Stage:
         problems = [p for told in asked for p in mismatch(told, found.pop(told.correlation_id, []))]
         problems += [f"a row that nobody asked for: {rows}" for rows in found.values()]
         assert not problems, f"{len(problems)} rows are wrong: {problems[:5]}"
-
-    def forget_the_log(self) -> None:
-        """A new log begins: what was asked until now is in no log any more."""
-        self._checked_seq, self._checked_asked = 0, len(self.users.asked)
 
     def totals(self) -> Counter[str]:
         """How many requests were told what."""

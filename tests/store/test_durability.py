@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -293,6 +294,43 @@ def test_a_database_that_gives_up_is_opened_anew_while_serving_goes_on(
         assert all(check.status != "bad" for check in store.verify())
     with Store.open(path) as store:
         assert ids(store) == [session.session_id for session in sessions]
+
+
+@pytest.mark.parametrize("harm", ["file", "folder"])
+def test_a_log_that_is_deleted_while_it_is_used_says_so_and_comes_back(
+    tmp_path: Path, harm: str
+) -> None:
+    """Its rows went on to be acknowledged and were gone at the next start, without a word."""
+    path = tmp_path / "log" / "workbench.duckdb"
+    with Store.open(path) as store:
+        sessions = [make_session() for _ in range(4)]
+        for session in sessions[:2]:
+            store.log_session(session, ASKED).stored.result(30)
+        if harm == "file":
+            path.unlink()
+            wal_of(path).unlink()
+        else:
+            shutil.rmtree(path.parent)
+        store.log_session(sessions[2], ASKED).stored.result(30)
+        deadline = time.monotonic() + 60
+        while store.healthy:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert store.last_error is not None
+        assert store.last_error.code is ErrorCode.STORE_UNAVAILABLE
+        assert "was deleted" in store.last_error.message
+        store.log_session(sessions[3], ASKED).result(30)
+        known = [session.session_id for session in sessions]
+        if harm == "file":  # a kill, as far as the files go
+            shutil.copytree(path.parent, tmp_path / "killed")
+    with Store.open(path) as store:
+        assert ids(store) == known
+        (told,) = store.repairs
+        assert "was gone" in told.message
+        assert told.details["lost"] == []
+    if harm == "file":
+        with Store.open(tmp_path / "killed" / path.name) as store:
+            assert ids(store) == known
 
 
 @pytest.fixture

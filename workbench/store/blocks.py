@@ -59,6 +59,13 @@ class DatabaseFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def is_at(self, path: Path) -> bool:
+        """Whether it is the file of this name; not if that was deleted, moved or replaced."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), path.stat())
+        except OSError:
+            return False
+
     @property
     def size_bytes(self) -> int:
         """On disk."""

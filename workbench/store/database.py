@@ -96,6 +96,8 @@ class Database:
         self._dirty_since: float | None = None
         self._busy_until = 0.0
         self._lost = False
+        self._gone = False
+        """The file was deleted, and its copy made anew since."""
         opened = open_log(
             path, check_bytes=durability.check_bytes, copy_bytes=durability.copy_bytes
         )
@@ -111,6 +113,7 @@ class Database:
 
     def _adopt(self, opened: Opened) -> None:
         self.connection, self._file = opened.connection, opened.file
+        self._gone = False
         columns = columns_in(self.connection)
         self._encoder = Encoder(columns)
         self._inserter = Inserter(self.connection, columns)
@@ -166,8 +169,18 @@ class Database:
         self.after_commit(len(entries), time.monotonic() - started)
 
     def tend(self) -> float | None:
-        """Count what a large log has more, and make a checkpoint when it is due."""
+        """Count what a large log has more, and make a checkpoint when it is due.
+
+        Raises:
+            WorkbenchError: ``STORE_UNAVAILABLE``, the file was deleted; its copy and the spool,
+                from which the next start makes it anew, are kept up to date.
+        """
         with self._turn:
+            if not (self._lost or self._file.is_at(self.path)):
+                with suppress(duckdb.Error, OSError):
+                    self._tend() if self._gone else self.checkpoint()
+                    self._gone = True
+                raise failures.deleted(self.path)
             due_s = self._tend()
             return 0.0 if self._count() else due_s
 

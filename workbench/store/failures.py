@@ -88,6 +88,15 @@ def disk_full(path: Path) -> WorkbenchError:
     )
 
 
+def deleted(path: Path) -> WorkbenchError:
+    """The database file was deleted, moved or replaced while it is open."""
+    return _unavailable(
+        f"{path} was deleted or moved while the workbench uses it.",
+        "Restart the workbench: it makes a new file of the copy and the spool beside it, which go "
+        "on being written. Do not delete those.",
+    )
+
+
 def damaged(path: Path, what: str) -> WorkbenchError:
     """The database file is not as it was written."""
     return WorkbenchError(

@@ -109,6 +109,8 @@ class Spool:
         """
         data = b"".join(lines)
         with self._lock:
+            if self._path is not None and not self._is_there(self._path):
+                self._end()  # somebody deleted it: what is written to it is on no disk
             if self._path is None:
                 self._begin(first_n)
             try:
@@ -146,6 +148,12 @@ class Spool:
         """Release the file."""
         with self._lock:
             self._end()
+
+    def _is_there(self, path: Path) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), path.stat())
+        except FileNotFoundError:
+            return False
 
     def _begin(self, first_n: int) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
