@@ -146,120 +146,238 @@ class Settings(BaseSettings):
 
     # Hugging Face
     hf_model_path: Path = Field(default_factory=lambda: data_folder() / "models/huggingface")
+    """Folder of Hugging Face models."""
     hf_max_cached_models: int = Field(3, ge=1, le=1000)
+    """How many Hugging Face models may be resident, beside the memory budget."""
     hf_default_task: Literal["text-generation"] = "text-generation"
+    """The only task so far."""
     hf_enable_gpu: Literal["auto", "true", "false"] = "auto"
+    """`true` insists on a GPU, `false` never uses one."""
     hf_model_timeout_ms: int = Field(30_000, ge=100, le=3_600_000)
+    """Longest load."""
     hf_quality_timeout_ms: int = Field(120_000, ge=0, le=3_600_000)
+    """How much longer a load may take where a fast form is checked first, as at a model's first
+    load."""
     hf_stream_chunk_size: int = Field(50, ge=1, le=100_000)
+    """Most characters joined into one event for a slow reader."""
     hf_load_options: str = ""
+    """How models are loaded unless their name says otherwise, for example
+    `quantization=int8&threads=2`."""
     hf_max_batch: int = Field(32, ge=1, le=1024)
+    """Requests to one model answered at once; more wait."""
     hf_kv_cache_budget: Size = None
+    """Memory for keys and values of one model; requests beyond it wait. Default: a quarter of free
+    memory."""
     hf_prompt_weights_limit: Reserve = 2 * 10**9
+    """Largest weight file whose matrices are kept in bfloat16 too, so that prompts are read
+    faster; `0` is never."""
     hf_home: Path | None = None
+    """The folder above the hub's cache, as for huggingface_hub; default `~/.cache/huggingface`."""
     hf_hub_cache: Path | None = None
+    """Where the hub's cache is, as for huggingface_hub; default `hub` in HF_HOME."""
     hf_endpoint: str | None = None
+    """Address of a mirror of the hub to download from."""
 
     # Ollama
     ollama_host: Annotated[str, AfterValidator(_ollama_url)] = "http://127.0.0.1:11434"
+    """The Ollama server."""
 
     # servers that speak OpenAI's API
     openai_compat_endpoints: Endpoints = ()
 
     # the workbench itself
     workbench_db: Path = Field(default_factory=lambda: data_folder() / "workbench.duckdb")
+    """The log."""
     workbench_host: str = "127.0.0.1"
+    """Where the server listens; other than loopback needs a key."""
     workbench_port: int = Field(7860, ge=1, le=65_535)
+    """Port where the server listens."""
     workbench_api_key: str | None = None
+    """Key that clients must send."""
     workbench_memory_budget: Size = None
+    """What all models together may hold on the host, for example `12GB` (powers of 1000, as all
+    sizes are shown; `12GiB` of 1024). Default: what is free at start less the reserve."""
     workbench_gpu_memory_budget: Size = None
+    """What all models together may hold on each GPU."""
     workbench_memory_reserve: OptionalReserve = None
+    """Memory that models leave to other programs. Default: a tenth of each device."""
     workbench_memory_high: Share = 0.9
+    """Share of a device's memory in use that gives an alert."""
     workbench_memory_critical: Share = 0.95
+    """Share that gives a critical alert."""
     workbench_memory_band: Annotated[float, Field(ge=0, le=0.5)] = 0.03
+    """How far below its share an alert ends."""
     workbench_memory_watch_s: Seconds = 1.0
+    """Time between two looks at who holds how much, while a model is in memory."""
     workbench_runtime_watch_s: Seconds = 5.0
+    """Time between two looks at what each runtime has in memory; beside a generation none is
+    taken."""
     workbench_evict_others: bool = False
+    """May Ollama models that another program loaded be evicted too."""
     workbench_max_queue: int = Field(64, ge=1, le=100_000)
+    """Requests that may wait; one more is refused with the time after which to try again."""
     workbench_max_queue_per_model: int = Field(32, ge=1, le=100_000)
+    """Requests for one model that may wait."""
     workbench_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """`DEBUG`, `INFO`, `WARNING`, `ERROR`."""
     workbench_log_lines: int = Field(5_000, ge=0, le=1_000_000)
+    """Last log lines that a server keeps in memory for its Health tab; 0: none."""
     workbench_timeline_s: Seconds = 5
+    """Time between two readings of the memory plot on the Health tab."""
     workbench_timeline_readings: int = Field(720, ge=2, le=100_000)
+    """How many readings of it are kept."""
     workbench_offline: bool = False
+    """Never ask the hub."""
     workbench_fallbacks: Fallbacks = Field(default_factory=dict)
+    """Who answers when a model fails before its first token: `huggingface/a=ollama/b`, several
+    with commas; a request's own `fallback` wins."""
 
     # bounds and waits
     workbench_max_prompt_bytes: int = Field(262_144, ge=1)
+    """The most bytes of a request."""
     workbench_max_image_bytes: Bytes = 20 * 10**6
+    """Images of one conversation together."""
     workbench_max_history: int = Field(400, ge=1)
+    """The most messages of a request."""
     workbench_max_body: Bytes = 8 * 2**20
+    """Largest body of an HTTP request."""
     workbench_max_header_bytes: int = Field(16_384, ge=1024, le=2**20)
+    """Largest headers of an HTTP request."""
     workbench_body_timeout_s: Seconds = 30
+    """Longest wait for a request's headers, and for its body."""
     workbench_max_requests: int = Field(256, ge=1, le=100_000)
+    """HTTP requests answered at the same time; health and metrics are always answered."""
     workbench_client_connections: int = Field(256, ge=1, le=100_000)
+    """Open connections from one address."""
     workbench_rate_limit: float = Field(100, ge=0, le=1e6, allow_inf_nan=False)
+    """Requests a second from one address in the long run, ten seconds' worth at once; 0: any."""
     workbench_health_timeout_s: Seconds = 2
+    """Longest wait for a part's answer when health is asked."""
     workbench_low_memory: Reserve = 2**30
+    """With less memory free, health says `degraded`."""
     workbench_low_disk: Reserve = 2 * 2**30
+    """With less disk free, health says `degraded`."""
     workbench_lag_warning_ms: int = Field(250, ge=1, le=60_000)
+    """With the event loop later than this, health says `degraded`."""
     workbench_graphql_introspection: bool = True
+    """`false` keeps the GraphQL schema to itself."""
     workbench_graphql_max_depth: int = Field(10, ge=1, le=1000)
+    """Deepest GraphQL query."""
     workbench_graphql_max_aliases: int = Field(15, ge=0, le=10_000)
+    """The most aliases in a GraphQL query."""
     workbench_graphql_max_tokens: int = Field(2000, ge=10, le=1_000_000)
+    """The most tokens in a GraphQL query."""
     workbench_detach_grace_s: Seconds = 60
+    """How long a detached stream goes on without a reader."""
     workbench_arena_chars_per_s: int = Field(400, ge=10, le=1_000_000)
+    """How fast the arena shows both answers."""
     workbench_stream_buffer: int = Field(4096, ge=16, le=10_000_000)
+    """Events of a stream held for readers who come back."""
     workbench_stream_keep_s: Seconds = 120
+    """How long after its end a stream can be read again."""
     workbench_streams_kept: int = Field(100, ge=0, le=100_000)
+    """How many ended streams can be read again."""
     workbench_keep_alive_s: float = Field(300, ge=0, allow_inf_nan=False)
+    """Idle time before a model is unloaded, for both runtimes."""
     workbench_log_wait_s: Seconds = 5
+    """How long a command or notebook waits for another process to let go of the log."""
     workbench_queue_timeout_s: Seconds = 600
+    """Longest wait in the queue."""
     workbench_patience_s: Seconds = 180
+    """After this time in the queue a request is overtaken by none that comes later, and refused if
+    it is other programs that hold the memory it lacks."""
     workbench_benchmark_patience_s: Seconds = 480
+    """The patience of benchmarks' requests."""
     workbench_failed_load_s: float = Field(60, ge=0, le=86_400, allow_inf_nan=False)
+    """How long after a load failed for a lasting reason none is evicted to try it again."""
     workbench_first_token_timeout_s: Seconds = 300
+    """Longest wait for the first token."""
     workbench_token_timeout_s: Seconds = 60
+    """Longest wait between two tokens."""
     workbench_total_timeout_s: Seconds = 1800
+    """Longest answer in all."""
     workbench_cancel_grace_s: Seconds = 10
+    """A worker that does not stop, or does not give its memory back after an unload, within this
+    time is killed."""
     workbench_memory_interval_ms: int = Field(200, ge=20, le=60_000)
+    """Time between memory readings while a model answers."""
     workbench_journal_ms: int = Field(500, ge=20, le=60_000)
+    """Time between two looks at a running answer, for the case that the process is killed."""
     workbench_checkpoint_s: float = Field(60, gt=0, allow_inf_nan=False)
+    """The write-ahead log is put into the database file so long after its first entry."""
     workbench_checkpoint_size: Bytes = 16 * 2**20
+    """The write-ahead log is put into the database file when it is larger than this."""
     workbench_check_size: Reserve = 256 * 2**20
+    """A start reads every block of a database file up to this size."""
     workbench_copy_size: Reserve = 2 * 2**30
+    """A database file up to this size has a copy of its last checkpoint in the folder of the
+    spool, which takes its place when it is damaged; 0: never."""
     workbench_exact_sessions: int = Field(2_000_000, ge=0, le=2**40)
+    """Percentiles of `model_leaderboard` and `latency_percentiles` are computed from every session
+    of a log up to this size; those of a larger one from counts that the writer keeps, within
+    0.25 %."""
     workbench_threads: int = Field(0, ge=0, le=1024)
+    """Compute threads of a Hugging Face worker that runs alone; 0: one per core."""
     workbench_wait_policy: Literal["auto", "active", "passive"] = "auto"
+    """How compute threads wait for each other: `active` spins, `passive` sleeps; `auto` sleeps on
+    up to four cores."""
     workbench_hub_cache: bool = True
+    """List the models in the hub's cache too; on equal names the model folder's is taken."""
     workbench_hub_timeout_s: Seconds = 30
+    """Longest silence of the hub."""
     workbench_max_downloads: int = Field(2, ge=1, le=64)
+    """Models downloaded at the same time."""
     workbench_download_files: int = Field(4, ge=1, le=32)
+    """Files of one model downloaded at the same time."""
     workbench_download_attempts: int = Field(5, ge=1, le=100)
+    """How often in a row a broken connection is taken up again without a new byte."""
     workbench_disk_reserve: Reserve = 2**30
+    """What a download must leave free."""
     workbench_job_history: int = Field(100, ge=1, le=100_000)
+    """Ended jobs that are remembered."""
 
     # datasets, and what code that models wrote may take
     workbench_dataset_max_size: Bytes = 64 * 2**20
+    """Largest dataset in bytes."""
     workbench_dataset_max_items: int = Field(100_000, ge=1, le=10_000_000)
+    """Largest dataset in items."""
     workbench_benchmarks: Path = Field(default_factory=lambda: data_folder() / "benchmarks")
+    """Folder of your own specs and datasets, listed on the Benchmarks tab; a spec from the page
+    may read no other files."""
     workbench_bench_max_in_flight: int = Field(1024, ge=1, le=100_000)
+    """Requests of an open loop under way at once; a further one waits, and its time counts."""
     workbench_bench_regex_s: Seconds = 1
+    """The longest search for a pattern of a dataset in one answer; after that the answer has no
+    score."""
     workbench_bench_code_s: Seconds = 10
+    """How long code that a model wrote may run when it is tested."""
     workbench_bench_code_memory: Budget = 512 * 2**20
+    """How much memory such code may take."""
     workbench_bench_code_output: Bytes = 65_536
+    """How much such code may print."""
     workbench_bench_uncontained_code: bool = False
+    """Run code that a model wrote also where this machine cannot cut it off from files and
+    network."""
 
     # the log served to other processes, and SQL from outside
     workbench_log_serving: bool = True
+    """Serve the log over DuckDB's Quack protocol."""
     workbench_log_host: str = "127.0.0.1"
+    """Address to serve the log at; other than loopback lets other machines in and needs a token."""
     workbench_log_port: int = Field(0, ge=0, le=65_535)
+    """Port where the log is served; 0: a free one."""
     workbench_log_token: str | None = Field(None, min_length=16, max_length=200)
+    """What its readers must show, 16 characters or more. Default: a new one at each start."""
     workbench_query_timeout_s: Seconds = 30
+    """The longest that one query to a server may take."""
     workbench_query_max_rows: int = Field(1_000_000, ge=1, le=1_000_000_000)
+    """The most rows of a query's result."""
     workbench_query_memory: Budget = 2**30
+    """The most memory that a query may take."""
     workbench_page_query_rows: int = Field(10_000, ge=1, le=1_000_000)
+    """Rows that the page's SQL box takes of a result."""
     workbench_search_s: Seconds = 3
+    """How long History looks for words before it says how far it came."""
 
     @field_validator("hf_enable_gpu", "workbench_log_level", mode="before")
     @classmethod
