@@ -52,6 +52,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "jobs",
             "disk",
             "keeping",
+            "sharing",
             "mailbox",
         },
     ),

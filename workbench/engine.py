@@ -74,7 +74,7 @@ class Engine:
         self.router = router
         self.store = store
         self.disk = ModelDisk(settings, store)
-        self.log = LogKeeper(store, self.disk.jobs)
+        self.log = LogKeeper(store, self.disk.jobs, settings)
         self.monitor = MemoryMonitor(settings.workbench_memory_interval_ms)
         self.upkeep = Upkeep(store, router.providers)
         self.book = Ledger(

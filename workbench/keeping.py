@@ -10,9 +10,11 @@ from typing import Any, Final, Literal
 
 from workbench.errors import invalid
 from workbench.jobs import Job, JobRegistry, Reporter, Work
+from workbench.settings import Settings
+from workbench.sharing import SharedLog
 from workbench.store import Store
 
-Kind = Literal["snapshot", "export", "import", "prune"]
+Kind = Literal["snapshot", "export", "import", "prune", "share"]
 _KEPT: Final = ("runs", "scored")
 
 
@@ -22,18 +24,20 @@ class LogKeeper:
     Args:
         store: the open log.
         jobs: runs the work.
+        settings: where the shared log is.
     """
 
-    def __init__(self, store: Store, jobs: JobRegistry) -> None:
+    def __init__(self, store: Store, jobs: JobRegistry, settings: Settings) -> None:
         self._store = store
         self._jobs = jobs
+        self._settings = settings
 
     def begin(self, kind: str, arguments: Mapping[str, Any]) -> Job:
         """Begin one.
 
         Args:
             kind: ``snapshot`` (``path``), ``export`` (``path``), ``import`` (``path``, ``name``),
-                or ``prune`` (``older_than``, ``keep``, ``dry_run``).
+                ``prune`` (``older_than``, ``keep``, ``dry_run``), or ``share``.
             arguments: by the names in brackets.
 
         Raises:
@@ -48,6 +52,9 @@ class LogKeeper:
     def _work(self, kind: str, given: dict[str, Any]) -> tuple[Work, str]:
         if kind == "prune":
             return self._prune(**given)
+        if kind == "share":
+            shared = SharedLog(self._store, self._settings)
+            return shared.push, shared.url
         path = Path(given["path"])
         if kind == "import":
             return self._import(path, given["name"])

@@ -52,6 +52,7 @@ from workbench.observe.prometheus import Metrics
 from workbench.observe.timeline import MemoryTimeline
 from workbench.observe.tracing import Tracing, provider_from_environment
 from workbench.settings import Settings
+from workbench.sharing import Courier, SharedLog
 from workbench.store import Store
 from workbench.store.database import durability
 from workbench.store.serving import Address
@@ -69,6 +70,7 @@ FACES = (
     sessions.router,
     benchmarks.router,
     log.router,
+    log.shared,
     insight.router,
     openai.router,
     explorer.router,
@@ -102,7 +104,15 @@ def create_app(
         timeline.start()
         engine.prewarm()
         engine.store.set_environment(await asyncio.to_thread(environment.capture, settings))
+        courier = None
+        if settings.workbench_shared_log is not None and settings.workbench_share_s:
+            shared = SharedLog(engine.store, settings)
+            every_s = settings.workbench_share_s
+            courier = Courier(shared, every_s, lambda: bool(engine.active_sessions))
+            courier.start()
         yield
+        if courier is not None:
+            await courier.close()
         watched.stop()
         await lag.close()
         await timeline.close()

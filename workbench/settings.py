@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 import re
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +59,15 @@ def _ollama_url(value: str) -> str:
     # A server may listen on every address; a client cannot connect to "every address".
     everywhere = host == "0.0.0.0"  # noqa: S104
     return f"{scheme}://{'127.0.0.1' if everywhere else host}:{port}"
+
+
+def _server_url(value: str | None) -> str | None:
+    """The address of another workbench's server."""
+    if not (text := (value or "").strip().rstrip("/")):
+        return None
+    if not re.fullmatch(r"https?://(\[[0-9a-fA-F:]+\]|[\w.-]+)(:\d{1,5})?", text):
+        raise ValueError("give scheme, host and port, for example http://192.0.2.7:7860")
+    return text
 
 
 def checkout() -> Path | None:
@@ -368,6 +378,15 @@ class Settings(BaseSettings):
     """Port where the log is served; 0: a free one."""
     workbench_log_token: str | None = Field(None, min_length=16, max_length=200)
     """What its readers must show, 16 characters or more. Default: a new one at each start."""
+    workbench_writer_id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")
+    """Name of this workbench in a shared log. Default: the machine's name."""
+    workbench_shared_log: Annotated[str | None, AfterValidator(_server_url)] = None
+    """Address of the server whose log a team shares, for example `http://192.0.2.7:7860`."""
+    workbench_shared_log_key: str | None = None
+    """That server's `WORKBENCH_API_KEY`."""
+    workbench_share_s: float = Field(0, ge=0, le=86_400, allow_inf_nan=False)
+    """Time between two looks of a server for sessions to share, beside a generation none; 0: only
+    when asked (`workbench db share`)."""
     workbench_query_timeout_s: Seconds = 30
     """The longest that one query to a server may take."""
     workbench_query_max_rows: int = Field(1_000_000, ge=1, le=1_000_000_000)
@@ -399,7 +418,13 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("workbench_api_key", "workbench_log_token", mode="before")
+    @field_validator(
+        "workbench_api_key",
+        "workbench_log_token",
+        "workbench_shared_log_key",
+        "workbench_writer_id",
+        mode="before",
+    )
     @classmethod
     def _no_empty_key(cls, value: object) -> object:
         return value or None
@@ -412,6 +437,12 @@ class Settings(BaseSettings):
         xdg = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         home = self.hf_home or Path(xdg) / "huggingface"
         return Path(os.path.expandvars(self.hf_hub_cache or home / "hub")).expanduser()
+
+    @cached_property
+    def writer_id(self) -> str:
+        """The name under which this workbench writes into a shared log."""
+        host = re.sub(r"[^A-Za-z0-9_.@-]", "-", platform.node()).lstrip("_.@-")[:64]
+        return self.workbench_writer_id or host or "unnamed"
 
     @cached_property
     def threads(self) -> int:

@@ -12,12 +12,15 @@ from pydantic import Field
 from starlette.responses import Response
 
 from workbench.api.calls import Body
-from workbench.api.security import require_owner
+from workbench.api.security import require_owner, require_writer
 from workbench.engine import Engine
 from workbench.settings import Settings
 from workbench.store.outside import MAX_ITEMS, decode_items
+from workbench.store.sharing import MAX_SESSIONS, known, shared_items
 
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(require_owner)])
+shared = APIRouter(prefix="/api/v1", dependencies=[Depends(require_writer)], tags=["log"])
+"""For the workbenches of a team, which have this server's key."""
 
 _LOOK_S = 0.25
 
@@ -109,6 +112,31 @@ async def log(request: Request, body: Items) -> dict[str, int]:
         if isinstance(outcome, BaseException):
             raise outcome
     return {"logged": len(items)}
+
+
+class Shared(Body):
+    """Sessions of another workbench, of each the rows by table."""
+
+    writer_id: str = Field(max_length=64)
+    sessions: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_SESSIONS)
+
+
+@shared.post("/log/shared", include_in_schema=False)
+async def share(request: Request, body: Shared) -> dict[str, int]:
+    """Take in what another workbench measured; the answer means that all of it is on disk.
+
+    What is in the log already is not stored again, so that a writer may send anew what it is not
+    sure of.
+    """
+    store = _engine(request).store
+    items = shared_items(body.writer_id, body.sessions)
+    have = await asyncio.to_thread(known, store, items)
+    new = [item for item in items if item.session_id not in have]
+    futures = [asyncio.wrap_future(store.submit(item).stored) for item in new]
+    for outcome in await asyncio.gather(*futures, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return {"logged": len(new), "known": len(items) - len(new)}
 
 
 @router.post("/log/jobs/{kind}", status_code=202)

@@ -118,6 +118,19 @@ def db_import(
         typer.echo(f"{done['sessions']} sessions: workbench db query 'FROM {name}.latencies'")
 
 
+@app.command("share")
+def db_share(as_json: AsJson = False) -> None:
+    """Send new sessions, prompts and answers included, to the log of WORKBENCH_SHARED_LOG."""
+    from workbench.terminal import JobBar
+
+    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
+        done = wb.share(on_progress=bar.update)
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(f"{done['sessions']} sessions sent to {done['url']} as {done['writer_id']}")
+
+
 @app.command("prune")
 def db_prune(
     older_than: Annotated[

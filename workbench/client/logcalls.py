@@ -147,6 +147,20 @@ class LogCalls(Following):
             "prune", on_progress, older_than=older_than, keep=list(keep), dry_run=dry_run
         )
 
+    def share(self, *, on_progress: Callable[[Job], None] = lambda job: None) -> Mapping[str, Any]:
+        """Send the sessions that are new here to the log that a team shares.
+
+        On return they are on its disk. Prompts and answers go with them.
+
+        Returns:
+            ``url``, ``writer_id``, ``sessions`` that were sent, ``last_seq`` of them.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``, ``WORKBENCH_SHARED_LOG`` is not set;
+                ``SERVER_UNREACHABLE``, it does not answer: what was not sent is sent next time.
+        """
+        return self._keep("share", on_progress)
+
     def _keep(
         self, kind: str, on_progress: Callable[[Job], None], **arguments: Any
     ) -> Mapping[str, Any]:

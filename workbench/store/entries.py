@@ -18,6 +18,7 @@ from workbench.store.rows import (
     Row,
     RowsItem,
     SessionItem,
+    SharedItem,
     answer_rows,
     clean,
     columns_of,
@@ -40,6 +41,16 @@ How = Literal["add", "keep", "replace", "number", "history"]
 SESSIONS: Final = "stream_sessions"
 
 _MOST: Final = {"INTEGER": 2**31 - 1, "BIGINT": 2**63 - 1}
+
+SHARED: Final[Mapping[str, How]] = {
+    "environments": "keep",
+    "conversations": "keep",
+    SESSIONS: "number",
+    "token_streams": "add",
+    "messages": "history",
+    "memory_samples": "add",
+}
+"""The tables that a shared session has rows in, and how they go in."""
 
 Columns = Mapping[str, Mapping[str, str]]
 """Table -> column -> type, in order."""
@@ -193,6 +204,8 @@ def _unknown(table: str, empty: Row, rows: Sequence[Row]) -> WorkbenchError:
 def _parts(item: Item) -> list[tuple[str, How, Sequence[Row]]]:
     if isinstance(item, RowsItem):
         return [(item.table, item.mode, item.rows)]
+    if isinstance(item, SharedItem):
+        return shared_parts(item)
     session = item.session
     parts: list[tuple[str, How, Sequence[Row]]] = [
         ("conversations", "keep", [conversation_row(item)]),
@@ -209,6 +222,18 @@ def _parts(item: Item) -> list[tuple[str, How, Sequence[Row]]]:
             correlation_id=session.correlation_id,
         )
         parts.append(("errors", "add", [failure]))
+    return parts
+
+
+def shared_parts(item: SharedItem) -> list[tuple[str, How, Sequence[Row]]]:
+    """What a shared session adds: its rows as they are, but for number and writer."""
+    parts: list[tuple[str, How, Sequence[Row]]] = []
+    for table, how in SHARED.items():
+        rows = item.rows.get(table, ())
+        if table == SESSIONS:
+            numbered = ({**row, "writer_id": item.writer_id} for row in rows)
+            rows = [{name: row[name] for name in row if name != "seq"} for row in numbered]
+        parts.append((table, how, rows))
     return parts
 
 

@@ -337,6 +337,11 @@ CREATE TABLE deletions (
 );
 """
 
+_WRITERS: Final = """
+-- Whose session it is, in a log that several workbenches share; null: measured by this one.
+ALTER TABLE stream_sessions ADD COLUMN writer_id VARCHAR; -- who measured it; null: this workbench
+"""
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
@@ -347,6 +352,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(7, "counts of a large log", _ROLLUP),
     Migration(8, "parity sheets and divergences", _INSIGHTS),
     Migration(9, "sessions deleted one by one", _DELETIONS),
+    Migration(10, "who measured a session", _WRITERS),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

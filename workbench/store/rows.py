@@ -155,7 +155,20 @@ class SessionItem:
     environment_id: str | None = None
 
 
-Item = RowsItem | SessionItem
+@dataclass(frozen=True, slots=True)
+class SharedItem:
+    """A session as the log of another workbench has it: its rows by table, and who sent it."""
+
+    writer_id: str
+    rows: Mapping[str, Sequence[Row]]
+
+    @property
+    def session_id(self) -> str:
+        """Of its one row in ``stream_sessions``."""
+        return str(self.rows["stream_sessions"][0]["session_id"])
+
+
+Item = RowsItem | SessionItem | SharedItem
 
 
 # -- values to rows --------------------------------------------------------------------------------

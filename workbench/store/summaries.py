@@ -95,6 +95,25 @@ FROM marked
 GROUP BY model, provider, dtype, quantization, device
 """  # noqa: S608
 
+# Speeds of two machines are two things: a shared log has them in rows of their own.
+_TEAM_LEADERBOARD: Final = f"""
+CREATE OR REPLACE VIEW team_leaderboard AS
+WITH marked AS (
+    SELECT l.*, e.cpu, e.cores, e.gpu, {ALONE} AS alone
+    FROM latencies AS l LEFT JOIN environments AS e USING (environment_id)
+)
+SELECT
+    model, provider, dtype, quantization, device, writer_id, cpu, cores, gpu,
+    count(*) AS sessions,
+    count(*) FILTER (status = 'ok') AS sessions_ok,
+    count(*) FILTER (alone) AS sessions_uncontended,
+    {_BOARD},
+    max(mem_peak_bytes) AS mem_peak_bytes,
+    max(created_at) AS last_used_at
+FROM marked
+GROUP BY model, provider, dtype, quantization, device, writer_id, cpu, cores, gpu
+"""  # noqa: S608
+
 _LATENCY_PERCENTILES: Final = f"""
 CREATE OR REPLACE VIEW latency_percentiles AS
 {percentiles(ALONE)}
@@ -156,6 +175,7 @@ GROUP BY model, provider
 
 SUMMARIES: Final[tuple[str, ...]] = (
     *EXACT,
+    _TEAM_LEADERBOARD,
     _SESSION_PROMPTS,
     _TOKEN_EFFICIENCY,
     _LOAD_COSTS,

@@ -69,7 +69,7 @@ SELECT
     status, finish_reason, termination_reason, error_code,
     prompt_tokens, output_tokens, streamed_tokens, count_source, text_chars, reasoning_chars,
     conversation_id, correlation_id, comparison_id, environment_id, run_id, cell_id, trial,
-    seed, cold,
+    seed, cold, writer_id,
     retried / 1e9 AS retry_s,
     (waited - retried - loaded) / 1e9 AS queue_s,
     loaded / 1e9 AS load_s,
