@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help run test notebooks install demo browser lint coverage mutants wheel bench bench-hf soak audit clean
+.PHONY: help run test notebooks install demo browser lint coverage mutants docs wheel bench bench-hf soak audit clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
@@ -51,6 +51,11 @@ lint: install ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+docs: install ## build the documentation into site/, with no warning
+	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[docs]'
+	@$(BIN)/python docs/generate.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # ARGS="--lowest" takes the oldest packages that pyproject.toml allows.
 wheel: ## build the wheel, install it into an empty environment and serve from it
 	@$(PYTHON) .ci/wheel $(ARGS)
@@ -92,5 +97,5 @@ audit: ## known security holes in the pinned packages (needs the network)
 	@.venv-audit/bin/pip-audit --vulnerability-service osv --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/pins.txt
 
 clean: ## remove the environment and caches (models and the log stay)
-	@rm -rf $(VENV) .venv-audit mutants .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) .venv-audit mutants site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import itertools
 import json
@@ -25,7 +26,7 @@ from workbench.settings import Settings, data_folder, load_settings
 from workbench.store.migrations import MIGRATIONS
 
 FOLDER: Final = Path(__file__).parent / "reference"
-_NOTE: Final = "<!-- Made by docs/generate.py from the code; edit that. -->\n\n"
+NOTE: Final = "<!-- Made by docs/generate.py from the code; edit that. -->\n\n"
 
 
 def settings() -> str:
@@ -45,6 +46,8 @@ def settings() -> str:
         and isinstance(text.value, ast.Constant)
         and isinstance(text.value.value, str)
     }
+    for name in Settings.model_fields.keys() - meanings.keys():
+        raise SystemExit(f"{name} has no meaning: write it as a string below the field")
     rows = [
         f"| `{name.upper()}` | {_default(field)} | {_bounds(field)} | {meanings[name]} |"
         for name, field in Settings.model_fields.items()
@@ -66,7 +69,7 @@ def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Path):
         return f"`{Path('data') / value.relative_to(data_folder())}`"
-    if value is None or value in ("", {}):
+    if value is None or value in ("", {}, ()):
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
@@ -251,6 +254,7 @@ def errors() -> str:
     )
 
 
+@functools.cache
 def _application() -> Any:
     from workbench.engine import Engine, build_router
     from workbench.server import create_app
@@ -278,7 +282,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
     for name, make in PAGES.items():
-        path, text = FOLDER / name, _NOTE + make()
+        path, text = FOLDER / name, NOTE + make()
         if not given.check:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import httpx
 import pytest
 
+from benchmarks.shared_log import WRITERS, share
 from tests.live import LiveServer, free_port
 from tests.store.attacks import STATEMENTS
 from tests.store.conftest import make_session
@@ -22,6 +24,7 @@ from workbench.settings import load_settings
 from workbench.store import Store
 from workbench.store.extension import load_quack
 from workbench.store.serving import Address
+from workbench.store.sharing import own_sessions
 from workbench.types import Message
 
 TOKEN = "a-token-for-other-machines"
@@ -196,6 +199,61 @@ def test_another_machine_is_let_in_only_where_its_user_said_so(tmp_path: Path) -
         other.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS wb (DISABLE_SSL true, TOKEN '{TOKEN}')")
         other.execute("CREATE TABLE latencies AS FROM wb.latencies")
         assert other.execute("SELECT count(*) FROM latencies").fetchone() == (0,)
+
+
+def test_three_workbenches_write_a_fourth_reads_one_is_killed_and_nothing_acknowledged_is_lost(
+    server: LiveServer,
+) -> None:
+    """For a moment; the long run is a script."""
+    key = server.announced()["token"]
+    found = share(server.folder, "workbench.duckdb", server.url, key, 1)
+    assert found["problems"] == []
+    assert found["ok"], found
+    assert found["acknowledged"] > 0
+    assert set(found["leaderboard"]) == {f"writer-{number}" for number in range(WRITERS)}
+
+
+@pytest.mark.parametrize(
+    ("writer", "change", "message"),
+    [
+        ("no name!", {}, "no name of a writer"),
+        ("ada", {"votes": [{}]}, "nowhere else"),
+        ("ada", {"stream_sessions": []}, "one row in stream_sessions"),
+        ("ada", {"token_streams": [{"session_id": "another"}]}, "another session"),
+        ("ada", {"messages": "none"}, "no list of objects"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(
+    server: LiveServer, writer: str, change: dict[str, object], message: str
+) -> None:
+    rows = {"stream_sessions": [{"session_id": "ses_x"}], **change}
+    with server.client() as http:
+        body = {"writer_id": writer, "sessions": [rows]}
+        got = http.post("/api/v1/log/shared", json=body)
+    assert (got.status_code, message in got.json()["message"]) == (422, True), got.text
+
+
+def test_a_session_has_one_writer_and_strangers_share_nothing(
+    server: LiveServer, wb: Workbench, tmp_path: Path
+) -> None:
+    session = make_session()
+    with Store.open(tmp_path / "own.duckdb") as own:
+        own.log_session(session, [Message("user", "hi")]).stored.result()
+        (shareable,) = own_sessions(own, 0, 10)
+    body = {"writer_id": "ada", "sessions": [dict(shareable.rows)]}
+    with server.client() as http:
+        assert http.post("/api/v1/log/shared", json=body).json() == {"logged": 1, "known": 0}
+        assert http.post("/api/v1/log/shared", json=body).json() == {"logged": 0, "known": 1}
+        got = http.post("/api/v1/log/shared", json={**body, "writer_id": "bob"})
+        assert "another writer" in got.json()["message"]
+    got = httpx.post(f"{server.url}/api/v1/log/shared", json=body, trust_env=False)
+    assert got.status_code == 401
+    row = wb.sql(
+        "SELECT l.writer_id, l.ttft_s, m.content FROM latencies l "
+        "JOIN messages m USING (session_id) WHERE session_id = $id AND role = 'user'",
+        {"id": session.session_id},
+    )
+    assert row.to_dict("records") == [{"writer_id": "ada", "ttft_s": 0.03, "content": "hi"}]
 
 
 def test_the_log_is_kept_from_the_command_line_while_a_server_holds_it(

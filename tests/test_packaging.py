@@ -29,6 +29,7 @@ SHIPPED = {
 # Imported by us and fixed to its carrier's version, which asks for it.
 CARRIED = {
     "h11": "uvicorn",
+    "httpx2": "openai",
     "starlette": "fastapi",
     "graphql-core": "strawberry-graphql",
     "cross-web": "strawberry-graphql",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -111,12 +110,6 @@ def test_env_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / ".env").write_text("WORKBENCH_PORT=9000\nSOMETHING_ELSE=1\n")
     monkeypatch.chdir(tmp_path)
     assert load_settings().workbench_port == 9000
-
-
-def test_every_setting_is_in_the_readme() -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text()
-    documented = set(re.findall(r"`((?:HF|OLLAMA|OPENAI|WORKBENCH)_[A-Z_]+)`", text))
-    assert {name.upper() for name in Settings.model_fields} <= documented
 
 
 def test_a_misspelt_variable_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

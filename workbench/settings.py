@@ -194,6 +194,8 @@ class Settings(BaseSettings):
 
     # servers that speak OpenAI's API
     openai_compat_endpoints: Endpoints = ()
+    """Servers that speak OpenAI's API, as providers: `name=url`, several with commas, or a JSON
+    list, see [Other servers](../how-to/servers.md)."""
 
     # the workbench itself
     workbench_db: Path = Field(default_factory=lambda: data_folder() / "workbench.duckdb")

@@ -27,6 +27,7 @@ _SESSIONS: Final = 100
 _BYTES: Final = 2 * 2**20
 """A request's size, unless one session alone is larger."""
 _TRIES: Final = 4
+_BUSY: Final = (429, 503)
 
 
 class SharedLog:
@@ -90,10 +91,11 @@ class SharedLog:
 
         body = {"writer_id": self._writer, "sessions": [dict(one.rows) for one in batch]}
         patient = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(httpx.TransportError),
+            retry=tenacity.retry_if_exception_type(httpx.TransportError)
+            | tenacity.retry_if_result(lambda answer: answer.status_code in _BUSY),
             wait=tenacity.wait_exponential_jitter(initial=0.2, max=5),
             stop=tenacity.stop_after_attempt(_TRIES),
-            reraise=True,
+            retry_error_callback=lambda state: state.outcome and state.outcome.result(),
         )
         try:
             answer = patient(http.post, PATH, json=body)

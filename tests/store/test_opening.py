@@ -58,6 +58,7 @@ def test_a_new_log_has_all_tables_and_views_and_is_private(path: Path) -> None:
             "token_events",
             "latencies",
             "model_leaderboard",
+            "team_leaderboard",
             "memory_by_session",
             "error_rates",
             "latency_percentiles",
