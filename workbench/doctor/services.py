@@ -37,7 +37,7 @@ def address(settings: Settings) -> Finding:
 def doubtful(settings: Settings) -> Iterator[Finding]:
     """Settings that are valid, but hardly what was meant."""
     for name, meant in unknown_variables().items():
-        fix = f"Did you mean {meant}?" if meant else "Remove it, or look it up in the README."
+        fix = f"Did you mean {meant}?" if meant else "Remove it; docs/reference lists all."
         yield Finding("settings", "note", f"{name} is no setting, and has no effect", fix)
     budget, machine = settings.workbench_memory_budget, psutil.virtual_memory().total
     if budget is not None and budget > machine:
