@@ -34,7 +34,9 @@ class Inspection:
         context_length: tokens that prompt and answer may have here.
         trained_context_length: tokens that the model was made for.
         left_out: tokens of the prompt that did not fit; None if the runtime does not tell.
-        weights: stored types by kind of tensor, such as ``{"attention": "Q4_1"}``.
+        refuses: why the runtime would not answer this request at all; None if it would.
+        weights: types by kind of tensor, such as ``{"attention": "Q4_1"}``; as ``INT8 (from BF16)``
+            where they are rounded while loading.
         computed_in: type of the activations.
         rope: settings of the rotary position embedding.
         tokenizer: ``kind``, ``pre`` (pre-tokenizer) and ``vocabulary`` (size).
@@ -62,6 +64,7 @@ class Inspection:
     context_length: int | None = None
     trained_context_length: int | None = None
     left_out: int | None = None
+    refuses: str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
     computed_in: str | None = None
     rope: Mapping[str, Any] = field(default_factory=dict)

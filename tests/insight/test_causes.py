@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from workbench.hf.inspecting import _held
 from workbench.insight import ParitySheet
 from workbench.insight.causes import EFFECTS, causes
 from workbench.inspection import Inspection, kinds_of_weights
@@ -64,6 +65,17 @@ def test_twins_have_no_cause() -> None:
         ),
         ({"weights": {"attention": "Q8_0", "feed-forward": "Q8_0"}}, "WEIGHTS_ROUNDED", "some"),
         ({"weights": {"attention": "F16", "feed-forward": "F16"}}, "WEIGHTS_ROUNDED", "small"),
+        (
+            {"weights": {"attention": "INT4 (from BF16)", "feed-forward": "INT4 (from BF16)"}},
+            "WEIGHTS_ROUNDED",
+            "large",
+        ),
+        (
+            {"weights": {"attention": "INT8 (from BF16)", "feed-forward": "INT8 (from BF16)"}},
+            "WEIGHTS_ROUNDED",
+            "some",
+        ),
+        ({"refuses": "The prompt has 744 tokens."}, "PROMPT_REFUSED", "decisive"),
         ({"stop": ("</answer>",)}, "STOP_DIFFERS", "some"),
         ({"rope": {"rope_theta": 10_000.0}}, "POSITIONS_DIFFER", "large"),
         ({"context_length": 4096}, "CONTEXT_DIFFERS", "small"),
@@ -85,6 +97,18 @@ def test_what_one_side_does_not_tell_is_no_difference() -> None:
     silent = Inspection(model="openai/x")
     assert codes(PLAIN, silent) == codes(silent, PLAIN) == []
     assert ParitySheet.of(PLAIN, silent).same_prompt is None
+    mute = replace(silent, untold={"stop": "it does not tell"})
+    assert codes(replace(PLAIN, stop=("</answer>",)), mute) == []
+
+
+def test_a_prompt_is_said_to_fit_only_where_it_does() -> None:
+    def said(**changes: Any) -> str:
+        found = causes(PLAIN, replace(TWIN, context_length=4096, **changes))
+        return next(cause.says for cause in found if cause.code == "CONTEXT_DIFFERS")
+
+    assert "fits into both" in said()
+    for changes in ({"left_out": 1200}, {"left_out": None}, {"refuses": "too long"}):
+        assert "fits" not in said(**changes)
 
 
 def test_stop_strings_that_are_special_tokens_of_the_prompt_do_the_same_as_end_tokens() -> None:
@@ -152,3 +176,25 @@ def test_a_sheet_survives_json_and_shows_where_prompts_differ() -> None:
     facts = {fact.name: fact for fact in sheet.facts()}
     assert facts["architecture"].differs is False
     assert facts["weights"].a == "135,000,000"
+
+
+def test_long_prompts_differ_only_where_they_do() -> None:
+    """Other beginnings before what is the same must not make the ends look cut."""
+    text = "".join(f"Sentence {n} of a harbour. " for n in range(2_000))
+    sheet = ParitySheet.of(
+        replace(PLAIN, rendered=f"<s>system\nBe kind<e>{text}<e>\n"),
+        replace(TWIN, rendered=f"<s>{text}<e>\n"),
+    )
+    assert [(s.a, s.b) for s in sheet.stretches() if not s.same] == [("system\nBe kind<e>", "")]
+    assert "".join(s.a for s in sheet.stretches()) == sheet.a.rendered
+    unlike = ParitySheet.of(
+        replace(PLAIN, rendered="<s>" + "ab" * 20_000), replace(TWIN, rendered="<s>" + "c" * 30_000)
+    )
+    assert [s.same for s in unlike.stretches()] == [True, False]
+
+
+def test_weights_that_are_rounded_while_loading_are_told_so() -> None:
+    stored = {"attention": "BF16", "feed-forward": "BF16", "normalisation": "BF16"}
+    assert _held(stored, None) == stored
+    assert _held(stored, "int4")["attention"] == "INT4 (from BF16)"
+    assert _held(stored, "int4")["normalisation"] == "BF16"

@@ -9,13 +9,15 @@ import functools
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import transformers
 
+from workbench.errors import WorkbenchError
 from workbench.hf.loading import LoadedModel
-from workbench.hf.prompting import make_prompt
+from workbench.hf.prompting import Prompt, make_prompt
 from workbench.hf.protocol import Inspect
 from workbench.inspection import kinds_of_weights
 from workbench.types import Options
@@ -27,11 +29,12 @@ def facts(loaded: LoadedModel, request: Inspect) -> dict[str, Any]:
     """Fields of ``inspection.Inspection``, as JSON has them.
 
     Raises:
-        WorkbenchError: ``INVALID_REQUEST`` if the prompt cannot be made, as for an answer.
+        WorkbenchError: ``INVALID_REQUEST`` if the prompt cannot be made, as for an answer; one that
+            is only too long is no error here but the fact ``refuses``.
     """
     options = Options.from_mapping(request.options)
     tokenizer = loaded.tokenizer
-    prompt = make_prompt(tokenizer, request.messages, options, loaded.context_length, request.tools)
+    prompt, refusal = _prompt(loaded, request, options)
     config = loaded.model.config.get_text_config(decoder=True)
     cut = [w.details for w in prompt.warnings if w.code == "PROMPT_TRUNCATED"]
     return {
@@ -52,15 +55,43 @@ def facts(loaded: LoadedModel, request: Inspect) -> dict[str, Any]:
         "stop": list(options.stop),
         "sampler": _sampler(options),
         "defaults": _defaults(Path(loaded.files.folder)),
-        "context_length": prompt.limit,
+        "context_length": prompt.limit if refusal is None else refusal.details["limit"],
+        "refuses": None if refusal is None else refusal.message,
         "trained_context_length": loaded.context_length,
         "left_out": cut[0]["prompt_tokens"] - len(prompt.ids) if cut else 0,
-        "weights": kinds_of_weights(_stored(loaded.files.folder, loaded.files.gguf_file)),
+        "weights": _held(
+            kinds_of_weights(_stored(loaded.files.folder, loaded.files.gguf_file)),
+            loaded.description.details.get("quantization"),
+        ),
         "computed_in": _computed_in(loaded),
         "rope": _rope(config),
         "tokenizer": {"kind": type(tokenizer).__name__, "vocabulary": len(tokenizer)},
         "device": loaded.device,
         "runtime": f"transformers {transformers.__version__}",
+    }
+
+
+def _prompt(
+    loaded: LoadedModel, request: Inspect, options: Options
+) -> tuple[Prompt, WorkbenchError | None]:
+    """The prompt; one that does not fit is made all the same, with the refusal it would meet."""
+    make = functools.partial(make_prompt, loaded.tokenizer, request.messages, tools=request.tools)
+    try:
+        return make(options, loaded.context_length), None
+    except WorkbenchError as error:
+        if "prompt_tokens" not in error.details:
+            raise
+        return make(replace(options, num_ctx=None), None), error
+
+
+def _held(stored: Mapping[str, str], quantization: str | None) -> dict[str, str]:
+    """Types of the weights as they are computed with: matrices may be rounded while loading."""
+    if quantization is None:
+        return dict(stored)
+    rounded = f"{quantization.upper()} (from"
+    return {
+        kind: f"{rounded} {types})" if kind in ("attention", "feed-forward") else types
+        for kind, types in stored.items()
     }
 
 

@@ -95,6 +95,7 @@ def make_prompt(
             prompt_tokens=len(ids),
             context_length=context_length,
             num_ctx=options.num_ctx,
+            limit=limit,
         )
     return Prompt(text, ids, limit, tuple(warnings))
 

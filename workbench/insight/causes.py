@@ -19,7 +19,7 @@ EFFECTS: Final[tuple[Effect, ...]] = ("decisive", "large", "some", "small")
 
 _SAME_SIZE: Final = 0.02
 """Parameters may differ by this share: some runtimes count tied embeddings twice."""
-_BITS: Final = {"F32": 32, "F16": 16, "BF16": 16}
+_BITS: Final = {"F32": 32, "F16": 16, "BF16": 16, "INT8": 8, "INT4": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,17 @@ def _cut(a: Inspection, b: Inspection) -> Iterator[Cause]:
             )
 
 
+def _refused(a: Inspection, b: Inspection) -> Iterator[Cause]:
+    for one, other in ((a, b), (b, a)):
+        if one.refuses and not other.refuses:
+            yield Cause(
+                "PROMPT_REFUSED",
+                "decisive",
+                f"{one.model} would not answer: {one.refuses}",
+                "Raise num_ctx, or shorten the prompt.",
+            )
+
+
 def _system(a: Inspection, b: Inspection) -> Iterator[Cause]:
     for one, other in ((a, b), (b, a)):
         added = _inserted(one.rendered, other.rendered)
@@ -83,15 +94,15 @@ def _inserted(longer: str | None, shorter: str | None) -> str | None:
     """The one stretch that ``longer`` has and ``shorter`` has not, if all else is the same."""
     if not longer or shorter is None or len(longer) <= len(shorter):
         return None
-    head = _equal(longer, shorter)
-    tail = min(_equal(longer[::-1], shorter[::-1]), len(shorter) - head)
+    head = beginning_shared(longer, shorter)
+    tail = min(beginning_shared(longer[::-1], shorter[::-1]), len(shorter) - head)
     if head + tail != len(shorter):
         return None
     return longer[head : len(longer) - tail]
 
 
-def _equal(one: str, other: str) -> int:
-    """Characters at the beginning that two texts share."""
+def beginning_shared(one: str, other: str) -> int:
+    """How many characters at the beginning two texts share."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -197,19 +208,17 @@ def _weights(a: Inspection, b: Inspection) -> Iterator[Cause]:
     yield Cause(
         "WEIGHTS_ROUNDED",
         effect,
-        f"The weights are stored in different types: {sides}.",
-        "Compare against a GGUF of the same type (F16 or BF16), or load the GGUF file itself with "
-        "transformers.",
+        f"The weights are of different types: {sides}.",
+        "Load both in one type: without ?quantization=, a GGUF of the same type (F16 or BF16), or "
+        "the GGUF file itself with transformers.",
     )
 
 
 def _least_bits(kind: str) -> int:
     """Bits of the coarsest of the stored types, such as 4 for ``Q4_1+Q8_0``."""
-    digits = ["".join(c for c in part[1:3] if c.isdigit()) for part in kind.split("+")]
-    found = [
-        _BITS.get(part, int(digit or 32))
-        for part, digit in zip(kind.split("+"), digits, strict=True)
-    ]
+    parts = kind.partition(" (from")[0].split("+")
+    digits = ["".join(c for c in part[1:3] if c.isdigit()) for part in parts]
+    found = [_BITS.get(part, int(digit or 32)) for part, digit in zip(parts, digits, strict=True)]
     return min(found, default=32)
 
 
@@ -261,7 +270,7 @@ def _sampler(a: Inspection, b: Inspection) -> Iterator[Cause]:
 
 
 def _stop(a: Inspection, b: Inspection) -> Iterator[Cause]:
-    if set(a.stop) == set(b.stop):
+    if set(a.stop) == set(b.stop) or "stop" in a.untold or "stop" in b.untold:
         return
     texts = {text for one in (a, b) for text in (one.token_texts or ()) if text.strip()}
     # A stop string that is one special token ends an answer on the other side as a token.
@@ -290,11 +299,12 @@ def _rope(a: Inspection, b: Inspection) -> Iterator[Cause]:
 def _context(a: Inspection, b: Inspection) -> Iterator[Cause]:
     if a.context_length and b.context_length and a.context_length != b.context_length:
         shorter, longer = sorted((a, b), key=lambda one: one.context_length or 0)
+        fits = all(one.left_out == 0 and not one.refuses for one in (a, b))
         yield Cause(
             "CONTEXT_DIFFERS",
             "small",
             f"{shorter.model} has a context of {shorter.context_length:,} tokens, {longer.model} "
-            f"{longer.context_length:,}. This prompt fits into both.",
+            f"{longer.context_length:,}.{' This prompt fits into both.' if fits else ''}",
             "Set num_ctx for both before a conversation grows.",
         )
 
@@ -316,6 +326,7 @@ def _short(text: str) -> str:
 
 
 _RULES: Final[tuple[Rule, ...]] = (
+    _refused,
     _cut,
     _system,
     _prompt,

@@ -8,22 +8,24 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Final, Self
 
-from workbench.insight.causes import Cause, causes
+from workbench.insight.causes import Cause, beginning_shared, causes
 from workbench.inspection import Inspection
 
 MAX_CHARACTERS: Final = 20_000
-"""Of each prompt that are compared; the time grows with the square at worst."""
+"""Longest stretch that differs within which letters are aligned; the time grows with the square at
+worst. A longer one is shown as a whole."""
 _FACTS: Final[Mapping[str, str]] = {
     "runtime": "runtime",
     "architecture": "architecture",
     "parameters": "weights",
     "digest": "digest",
-    "weights": "stored as",
+    "weights": "held as",
     "computed_in": "computed in",
     "device": "device",
     "context_length": "context for this request (tokens)",
     "trained_context_length": "context of the model (tokens)",
     "left_out": "left out of the prompt (tokens)",
+    "refuses": "would not answer",
     "default_system": "own system prompt",
     "special_tokens": "special tokens",
     "adds_bos": "adds a begin token",
@@ -100,12 +102,20 @@ class ParitySheet:
         """The rendered prompts, character by character; empty if one is not told."""
         if self.a.rendered is None or self.b.rendered is None:
             return ()
-        left, right = self.a.rendered[:MAX_CHARACTERS], self.b.rendered[:MAX_CHARACTERS]
-        matcher = SequenceMatcher(None, left, right, autojunk=False)
-        return tuple(
-            Stretch(tag == "equal", left[i:j], right[k:m])
-            for tag, i, j, k, m in matcher.get_opcodes()
-        )
+        left, right = self.a.rendered, self.b.rendered
+        head = beginning_shared(left, right)
+        tail = beginning_shared(left[head:][::-1], right[head:][::-1])
+        ends = (left[:head], left[len(left) - tail :])
+        left, right = left[head : len(left) - tail], right[head : len(right) - tail]
+        within = [Stretch(False, left, right)] if left or right else []
+        if max(len(left), len(right)) <= MAX_CHARACTERS:
+            matcher = SequenceMatcher(None, left, right, autojunk=False)
+            within = [
+                Stretch(tag == "equal", left[i:j], right[k:m])
+                for tag, i, j, k, m in matcher.get_opcodes()
+            ]
+        first, last = (Stretch(True, text, text) for text in ends)
+        return tuple(one for one in (first, *within, last) if one.a or one.b)
 
     def facts(self) -> tuple[Fact, ...]:
         """All other facts, a line each; those that neither side tells are left out."""

@@ -286,7 +286,9 @@ class Weightless:
         await self.check(model)
         why = f"{self.name} does not tell"
         return Inspection(
-            f"{self.name}/{model}", untold={"rendered": why, "token_ids": why}, runtime=self.name
+            f"{self.name}/{model}",
+            untold={"rendered": why, "token_ids": why, "stop": why},
+            runtime=self.name,
         )
 
     async def close(self) -> None:

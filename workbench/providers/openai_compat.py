@@ -181,7 +181,13 @@ class OpenAICompatProvider(Weightless):
             digest=info.digest,
             context_length=info.context_length,
             runtime=f"{self._server} at {self._endpoint.base_url}",
-            untold={"rendered": why, "token_ids": why, "template": why, "sampler": why},
+            untold={
+                "rendered": why,
+                "token_ids": why,
+                "template": why,
+                "sampler": why,
+                "stop": why,
+            },
         )
 
     # -- plumbing ----------------------------------------------------------------------------------
