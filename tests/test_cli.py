@@ -121,6 +121,7 @@ def test_listing_opens_no_log(tmp_path: Path) -> None:
     ("arguments", "code", "hint"),
     [
         (["chat", "scripted/steady", ""], "INVALID_REQUEST", "prompt is empty"),
+        (["chat", "steady", "\udcff\udcfe"], "INVALID_REQUEST", "no valid UTF-8"),
         (["chat", "no-such", "Hi"], "MODEL_NOT_FOUND", "workbench models list"),
         (["chat", "huggingface/no-such", "Hi"], "HF_MODEL_NOT_FOUND", "no-such"),
         (["chat", "huggingface/../../etc", "Hi"], "FORBIDDEN_PATH", ""),

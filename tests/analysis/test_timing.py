@@ -36,10 +36,11 @@ def test_every_runtime_is_told_on_one_scale_and_the_parts_add_up(store: Store) -
         runtime_ns={"total": 150 * MS, "load": 10 * MS, "prompt_eval": 70 * MS, "eval": 65 * MS},
     )
     silent = answer(
-        0.1, model="scripted/x", comparison_id="cmp_1", session_id="ses_c", start=START + 2 * 10**9
+        0.1, model="scripted/x", comparison_id="cmp_1", session_id="ses_c", start=START - 10**9
     )
     log(store, ours, theirs, silent)
     found = time_ledger(store.query, "cmp_1")
+    assert list(found["model"]) == ["scripted/x", "huggingface/x", "ollama/x"], "as they were asked"
     rows = {row["model"]: row for row in found.to_dict("records")}
     for row in rows.values():
         parts = [row[name] for name in PARTS if row[name] == row[name]]

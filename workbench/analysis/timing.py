@@ -32,6 +32,7 @@ TIME_LEDGER: Final[Columns] = {
     "ttft_s": real("time to first token, by our stamps"),
     "decode_tps": real("tokens per second after the first, by our stamps"),
     "runtime_decode_tps": real("the same by the runtime's clock"),
+    "prompt_tokens": whole("tokens of the prompt"),
     "output_tokens": whole("tokens of the answer"),
 }
 
@@ -62,7 +63,7 @@ _SQL: Final = f"""
 WITH chosen AS (
     SELECT * FROM stream_sessions WHERE session_id IN ({CHOSEN}) AND sent_ns IS NOT NULL
 ), told AS (
-    SELECT session_id,
+    SELECT session_id, queued_ns, prompt_tokens,
         runtime_total_ns / 1e9 AS total_s,
         (details->>'$.runtime_ns.tokenize')::DOUBLE / 1e9 AS tokenise_s,
         (coalesce(runtime_load_ns, 0)
@@ -80,9 +81,9 @@ SELECT l.model, l.session_id, l.retry_s + l.queue_s AS queue_s, l.load_s, l.disp
     CASE WHEN t.total_s IS NULL THEN l.e2e_s END AS unaccounted_s,
     l.wall_s, l.ttft_s, l.decode_tps,
     (l.output_tokens - 1) / nullif(t.decode_s, 0) AS runtime_decode_tps,
-    l.output_tokens
+    t.prompt_tokens, l.output_tokens
 FROM latencies l JOIN told t USING (session_id)
-ORDER BY l.model, l.session_id
+ORDER BY t.queued_ns, l.session_id
 """  # noqa: S608
 
 
@@ -94,8 +95,8 @@ def time_ledger(read: Read, id: str) -> pd.DataFrame:
         id: a comparison, or a session: then of its comparison, if it was part of one.
 
     Returns:
-        The columns of :data:`TIME_LEDGER`, one row a session that reached its runtime. The parts
-        add up to ``wall_s``.
+        The columns of :data:`TIME_LEDGER`, one row a session that reached its runtime, in the
+        order in which they were asked. The parts add up to ``wall_s``.
     """
     return typed(read(_SQL, {"id": id}), TIME_LEDGER)
 

@@ -14,7 +14,7 @@ import typer
 from workbench.cli import bench, insight, log, models, talk
 from workbench.cli.options import AsJson
 from workbench.cli.shared import open_workbench, print_json
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, invalid
 
 app = typer.Typer(
     name="workbench",
@@ -78,10 +78,20 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def _check_text(given: Sequence[str]) -> None:
+    for argument in given:
+        if not argument.isprintable() and any("\ud800" <= c <= "\udfff" for c in argument):
+            raise invalid(
+                f"An argument is no valid UTF-8: {argument.encode('utf-8', 'replace')!r}.",
+                fix="Write it anew, or give a prompt as a file through your shell.",
+            )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: run a command, and explain a failure instead of showing a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _check_text(given)
         app(given)
     except WorkbenchError as error:
         if "--json" in given:

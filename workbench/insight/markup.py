@@ -76,7 +76,9 @@ def seconds(found: Seconds) -> str:
     rows = list(rows_of(found.ledger))
     if not rows:
         return '<div class="wb-insight"><p>No answer reached a runtime.</p></div>'
-    head = "".join(f'<th style="{_CELL}">{escape(row.model)}</th>' for row in rows)
+    head = "".join(
+        f'<th style="{_CELL}">{chr(65 + i)} {escape(row.model)}</th>' for i, row in enumerate(rows)
+    )
     named = {**PARTS, "wall_s": "together", "ttft_s": "time to first token"}
     lines = "".join(
         f'<tr><th style="{_CELL};font-weight:400">{escape(word)}</th>'
@@ -90,9 +92,17 @@ def seconds(found: Seconds) -> str:
     ):
         cells = "".join(_cell(getattr(row, column), "", digits=1) for row in rows)
         lines += f'<tr><th style="{_CELL};font-weight:400">{word}</th>{cells}</tr>'
+    for column, word in (
+        ("prompt_tokens", "tokens of the prompt"),
+        ("output_tokens", "tokens of the answer"),
+    ):
+        cells = "".join(_cell(getattr(row, column), "", digits=0) for row in rows)
+        lines += f'<tr><th style="{_CELL};font-weight:400">{word}</th>{cells}</tr>'
     return (
         f'<div class="wb-insight"><ul style="margin:6px 0;padding-left:18px">{said}</ul>'
-        f"<table><tr><th></th>{head}</tr>{lines}</table></div>"
+        f"<table><tr><th></th>{head}</tr>{lines}</table>"
+        '<p class="wb-dim">A runtime that has read the same prompt shortly before may keep what it '
+        "made of it (Ollama does): its prompt time is then that of the rest.</p></div>"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import gradio as gr
@@ -149,7 +149,8 @@ class InsightTab:
         try:
             request, other = _request(*asked)
             work = logged.parity(self._engine, request, other)
-            async for stage, sheet in _told(work, "both runtimes are asked"):
+            why = self._why_wait(request.model, other)
+            async for stage, sheet in _told(work, why, "both runtimes are asked"):
                 if sheet is None:
                     yield [_busy(stage), gr.skip(), gr.skip()]
                 else:
@@ -163,7 +164,8 @@ class InsightTab:
         try:
             request, other = _request(*what, max_tokens=tokens)
             work = seconds(self._engine, request, other, tell=stages.append)
-            async for stage, found in _told(work, "begins", stages):
+            why = self._why_wait(request.model, other)
+            async for stage, found in _told(work, why, "begins", stages):
                 if found is None:
                     yield [_busy(stage), gr.skip(), gr.skip()]
                 else:
@@ -182,7 +184,8 @@ class InsightTab:
             work = logged.diverge(
                 self._engine, request, other, repeats=int(repeats), tell=stages.append
             )
-            async for stage, found in _told(work, "begins", stages):
+            why = self._why_wait(request.model, other)
+            async for stage, found in _told(work, why, "begins", stages):
                 if found is None:
                     yield [_busy(stage), gr.skip(), gr.skip()]
                 else:
@@ -192,9 +195,21 @@ class InsightTab:
         except WorkbenchError as problem:
             yield [notices.error_card(problem), gr.skip(), gr.skip()]
 
+    def _why_wait(self, *models: str) -> Callable[[], str]:
+        """What the queue says of requests for these models; empty while none waits."""
+
+        def why() -> str:
+            waiting = (one for one in self._engine.overview().waiting if one.model in models)
+            return next((f" (waits: {one.reason})" for one in waiting), "")
+
+        return why
+
 
 async def _told(
-    work: Coroutine[Any, Any, T], begin: str, stages: list[str] | None = None
+    work: Coroutine[Any, Any, T],
+    why_wait: Callable[[], str],
+    begin: str,
+    stages: list[str] | None = None,
 ) -> AsyncGenerator[tuple[str, T | None], None]:
     """The stages of some work as they come, then its result; leaving it stops the work."""
     with logs.correlation(new_id("cor"), source="ui"):
@@ -202,7 +217,7 @@ async def _told(
     said = ""
     try:
         while not task.done():
-            stage = stages[-1] if stages else begin
+            stage = (stages[-1] if stages else begin) + why_wait()
             if stage != said:
                 said = stage
                 yield stage, None
