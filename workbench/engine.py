@@ -31,7 +31,7 @@ from workbench.memory import MemoryMonitor
 from workbench.observer import Observer
 from workbench.providers.base import CancellationToken, Provider, TellsFigures
 from workbench.receipts import Receipt
-from workbench.record import recover
+from workbench.record import recover, recover_runs
 from workbench.rotation import ModelRotationService, Overview, Preview, ResidencyChange
 from workbench.rotation.context import Context, prompt_bytes
 from workbench.rotation.speeds import HISTORY, REMEMBERED
@@ -109,6 +109,7 @@ class Engine:
         self.observers: list[Observer] = []
         """Told of everything that ends; add to it before the first request."""
         recover(store)
+        recover_runs(store)
         self._journal = Journal(store.path, settings.workbench_journal_ms / 1e3)
         self._parts = Parts(
             settings,

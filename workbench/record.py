@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, replace
 from typing import Any, Final, Literal
 
 from workbench import logs, metrics, wire
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.memory import MemoryReading
+from workbench.procfs import is_alive
 from workbench.store import Store
 from workbench.store.journal import Journaled, interrupted
 from workbench.store.rows import MemorySample, SessionItem
@@ -155,6 +158,25 @@ def _set_aside(found: Journaled, error: Exception) -> None:
     """Keep what cannot be logged for whoever wants to look at it."""
     _log.error("journal_unreadable", journal=found.path.name, reason=type(error).__name__)
     found.path.rename(found.path.with_suffix(".unreadable"))
+
+
+def recover_runs(store: Store) -> int:
+    """Give benchmarks that a killed process left as ``active`` the status ``interrupted``.
+
+    Returns:
+        How many there were.
+    """
+    gone = []
+    for row in store.rows("FROM benchmark_runs WHERE status = 'active'"):
+        details = json.loads(row["details"] or "{}")
+        if not is_alive(details.get("process", {})):
+            ended = {"status": "interrupted", "spec": json.loads(row["spec"]), "details": details}
+            gone.append(row | ended)
+            _log.warning("benchmark_interrupted", run_id=row["run_id"], name=row["name"])
+    if gone:
+        with suppress(TimeoutError):  # it waits in the queue; the next start sees whether it came
+            store.insert("benchmark_runs", *gone, mode="replace").result(_PATIENCE_S)
+    return len(gone)
 
 
 def _item(found: Journaled) -> SessionItem:

@@ -15,6 +15,8 @@ from workbench.bench.comparisons import compare
 from workbench.bench.evidence import Evidence
 from workbench.bench.findings import caveats, findings
 from workbench.errors import WorkbenchError
+from workbench.procfs import this_process
+from workbench.record import recover_runs
 from workbench.store import Store
 
 FAST = Model("ollama/fast", ttft_s=0.05, tpot_s=0.02, right=0.9)
@@ -162,6 +164,60 @@ def test_answers_that_were_held_up_are_named(
     assert text in warned(run(log, Model("ollama/m", changes=changes)))
 
 
+def test_failures_are_told_with_code_and_fix_and_what_a_limit_of_ours_refused_is_no_miss(
+    log: Store,
+) -> None:
+    refusal = {"code": "RATE_LIMITED", "message": "It holds 256.", "fix": "Close some."}
+
+    def edit(row: dict[str, Any]) -> dict[str, Any]:
+        if row["trial"] >= 10:
+            return row
+        details = row["details"] | {"error": refusal}
+        return row | {"session_id": None, "status": "rejected", "details": details}
+
+    results = {"goodput_share": 0.5, "slo_met": False, "refused": 10, "saturated": True}
+    spec = {"repeats": 5, "load": {"pattern": "open"}, "slo": {"ttft_s": 1}}
+    evidence = run(log, Model("ollama/m", results=results), edit=edit, spec=spec)
+    text = warned(evidence)
+    assert "10 of 60 trials failed (RATE_LIMITED: It holds 256. Close some.)" in text
+    assert "a limit of the workbench refused some" in text
+    assert "10 of 60 requests never reached a model" in said(evidence)
+
+
+def test_answers_beside_another_run_are_counted(log: Store) -> None:
+    alone = log_run(log, [FAST], hour=-5)
+    log_run(log, [FAST], hour=-7, repeats=1)
+    assert "overlapped" not in warned(evidences.gather(log.query, alone))
+    shared = log_run(log, [FAST], hour=-10)
+    log_run(log, [FAST], hour=-10, repeats=1)  # for as long as its 12 prompts of the other's 60
+    (caveat,) = caveats(evidences.gather(log.query, shared))
+    assert "12 of 60 answers overlapped requests that were not of this run" in caveat.text
+    assert caveat.urgent
+
+
+def test_a_run_without_trials_says_why(log: Store) -> None:
+    failed = {"failed": ["ollama/m: OLLAMA_MODEL_NOT_FOUND: It is not there."]}
+    run_id = log_run(log, [], status="error", details=failed)
+    with pytest.raises(WorkbenchError, match="no trials: ollama/m: OLLAMA_MODEL_NOT_FOUND"):
+        evidences.gather(log.query, run_id)
+    killed = log_run(log, [], status="active")
+    with pytest.raises(WorkbenchError, match="status is interrupted"):
+        evidences.gather(log.query, killed)
+
+
+def test_the_next_start_writes_what_became_of_a_killed_run(log: Store) -> None:
+    killed = log_run(log, [FAST], repeats=1, status="active")
+    mine = log_run(log, [FAST], repeats=1, status="active", details={"process": this_process()})
+    before = log.rows("FROM benchmark_runs WHERE run_id = ?", [killed])
+    assert recover_runs(log) >= 1
+    (row,) = log.rows("FROM benchmark_runs WHERE run_id = ?", [killed])
+    assert row["status"] == "interrupted"
+    assert [row | {"status": "active"}] == before
+    (other,) = log.rows("SELECT status FROM benchmark_runs WHERE run_id = ?", [mine])
+    assert other["status"] == "active"
+    assert recover_runs(log) == 0
+
+
 def test_what_must_not_be_compared_is_named(log: Store) -> None:
     lagging = Model("ollama/m", results={"client_lag": True, "saturated": True})
     text = warned(run(log, lagging, repeats=2))
@@ -177,6 +233,7 @@ def test_what_must_not_be_compared_is_named(log: Store) -> None:
     text = warned(run(log, Model("ollama/m"), edit=lambda row: row | {"prefix": "none"}))
     assert "a prompt cache may have shortened" in text
     assert "status is interrupted" in warned(run(log, FAST, status="interrupted"))
+    assert "status is interrupted" in warned(run(log, FAST, status="active"))  # by no process
 
 
 def test_a_model_or_a_machine_that_changed_while_it_ran_is_named(log: Store) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.conftest import Run, rows
+from tests.bench.conftest import Run, rows, spec_of
 from workbench.bench import results
 from workbench.engine import Engine
 
@@ -41,6 +41,28 @@ async def test_without_a_steady_part_there_is_no_figure_of_one(run: Run) -> None
     assert (cell["results"]["steady_s"], cell["results"]["steady_tps"]) == (None, None)
     mixed = await run()
     assert {cell["results"]["steady_tps"] for cell in mixed.cells.values()} == {None}
+
+
+COUNTS = {
+    "trials": 8, "ok": 6, "failed": 2, "refused": 2, "output_tokens": 48, "span_s": 4.0,
+    "arriving_s": 0.1, "blocks": 1, "steady_s": 0.01, "steady_tokens": 7.0, "met": 6, "issued": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("of", "saturated"), [("users", None), ("rate_per_s", True)])
+def test_only_what_arrives_by_itself_can_be_too_much(of: str, saturated: bool | None) -> None:
+    load = {"pattern": "sweep", "of": of, "start": 1, "most": 8, "requests": 8}
+    found = results.figures(COUNTS, spec_of(load=load, slo={"ttft_s": 1}), mixed=False)
+    assert found["saturated"] is saturated
+
+
+def test_what_failed_was_not_served_and_a_part_of_an_answer_is_no_steady_part() -> None:
+    spec = spec_of(load={"pattern": "closed", "users": 8, "requests": 8})
+    found = results.figures(COUNTS, spec, mixed=False)
+    assert found["requests_per_s"] == 6 / 4
+    assert (found["steady_s"], found["steady_tps"]) == (None, None)  # 7 tokens; an answer has 8
+    enough = results.figures(COUNTS | {"steady_tokens": 8.0}, spec, mixed=False)
+    assert enough["steady_tps"] == 800
 
 
 QUIET = [0.0002] * 995 + [0.02] * 5

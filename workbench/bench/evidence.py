@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from workbench.analysis.frames import Read
-from workbench.errors import invalid
+from workbench.errors import WorkbenchError, invalid
+from workbench.procfs import is_alive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +47,13 @@ SELECT
     t.cancelled_on_purpose, t.status, t.met, t.created_at,
     {", ".join(f"l.{name}" for name in (*FIGURES, *IDENTITY))},
     l.contended, l.cold, l.fallback_from, l.prompt_tokens, l.output_tokens, l.text_chars,
-    l.finish_reason, l.count_source, l.environment_id, l.error_code
+    l.finish_reason, l.count_source, l.environment_id,
+    coalesce(l.error_code, t.details->>'$.error.code') AS error_code,
+    coalesce(s.error_message, t.details->>'$.error.message') AS error_message,
+    t.details->>'$.error.fix' AS error_fix,
+    t.status = 'rejected' AND t.session_id IS NULL AS refused
 FROM benchmark_trials t LEFT JOIN latencies l ON l.session_id = t.session_id
+LEFT JOIN stream_sessions s ON s.session_id = t.session_id
 WHERE t.run_id = $run_id
 ORDER BY t.cell_id, t.trial
 """  # noqa: S608
@@ -75,6 +81,33 @@ QUALIFY row_number() OVER (
 ORDER BY c.cell_id, c.task, c.item
 """
 
+# Which answers ran beside requests that are not of this run: by the clock, for stamps of one boot
+# mean nothing in another. Of the others that began before an answer's end, did any end after its
+# begin? That is the latest end so far, so one look back for each answer is enough.
+_BESIDE: Final = """
+WITH spans AS (
+    SELECT
+        session_id, run_id,
+        epoch_ns(created_at) + sent_ns - queued_ns AS begin_ns,
+        epoch_ns(created_at) + end_ns - queued_ns AS stop_ns
+    FROM stream_sessions WHERE sent_ns IS NOT NULL
+), mine AS (
+    SELECT t.cell_id, begin_ns, stop_ns
+    FROM benchmark_trials t JOIN spans USING (session_id) WHERE t.run_id = $run_id
+), others AS (
+    SELECT
+        begin_ns AS other_ns,
+        max(stop_ns) OVER (ORDER BY begin_ns ROWS UNBOUNDED PRECEDING) AS latest_ns
+    FROM spans
+    WHERE run_id IS DISTINCT FROM $run_id
+        AND begin_ns < (SELECT max(stop_ns) FROM mine)
+        AND stop_ns > (SELECT min(begin_ns) FROM mine)
+)
+SELECT cell_id, count(*) AS beside
+FROM mine ASOF JOIN others ON stop_ns > other_ns
+WHERE latest_ns > begin_ns GROUP BY cell_id
+"""
+
 
 @dataclass(frozen=True)
 class CellEvidence:
@@ -91,6 +124,8 @@ class CellEvidence:
     details: Mapping[str, Any]
     trials: pd.DataFrame = field(repr=False, compare=False)
     scores: pd.DataFrame = field(repr=False, compare=False)
+    beside: int = 0
+    """Answers that overlapped requests which were not of this run."""
 
     @property
     def own(self) -> dict[str, Any]:
@@ -195,15 +230,18 @@ def gather(read: Read, name: str) -> Evidence:
         raise invalid(f"There is no run {name!r}.", fix="See `workbench bench list`.")
     run_id = found["run_id"].iloc[0]
     run = _first(read("SELECT * FROM benchmark_runs WHERE run_id = $id", {"id": run_id}))
+    run["status"] = status_of(run)
     trials = read(_TRIALS, {"run_id": run_id})
     if trials.empty:
-        raise invalid(
-            f"The run {run_id} has no trials yet.", fix="Go on with `workbench bench run`."
-        )
+        raise _nothing(run)
     scores = read(_SCORES, {"run_id": run_id})
     rows = read(
         "SELECT * FROM benchmark_cells WHERE run_id = $id ORDER BY position", {"id": run_id}
     )
+    beside = {
+        row["cell_id"]: int(row["beside"])
+        for row in read(_BESIDE, {"run_id": run_id}).to_dict("records")
+    }
     by_trial = dict(iter(trials.groupby("cell_id", sort=False)))
     by_score = dict(iter(scores.groupby("cell_id", sort=False)))
     cells = tuple(
@@ -219,6 +257,7 @@ def gather(read: Read, name: str) -> Evidence:
             details=as_mapping(row["details"]),
             trials=by_trial.get(row["cell_id"], trials.iloc[:0]),
             scores=by_score.get(row["cell_id"], scores.iloc[:0]),
+            beside=beside.get(row["cell_id"], 0),
         )
         for row in rows.to_dict("records")
     )
@@ -227,6 +266,26 @@ def gather(read: Read, name: str) -> Evidence:
         str(one): _environment(read, str(one)) for one in dict.fromkeys(ids) if isinstance(one, str)
     }
     return Evidence(run, cells, environments, read(_PAIRS, {"run_id": run_id}))
+
+
+def _nothing(run: Mapping[str, Any]) -> WorkbenchError:
+    """Why a run without trials has nothing to report."""
+    told = f"The run {run['run_id']} has no trials"
+    if run["status"] == "active":
+        return invalid(f"{told} yet.", fix="It is under way: ask again.")
+    if failed := as_mapping(run["details"]).get("failed"):
+        return invalid(f"{told}: {'; '.join(failed)}", fix="Mend this and run its spec again.")
+    return invalid(
+        f"{told}; its status is {run['status']}.",
+        fix=f"Go on with `workbench bench resume {run['run_id']}`.",
+    )
+
+
+def status_of(run: Mapping[str, Any]) -> str:
+    """The status of a row of ``benchmark_runs``: ``interrupted`` if its process is gone."""
+    if run["status"] == "active" and not is_alive(as_mapping(run["details"]).get("process", {})):
+        return "interrupted"
+    return str(run["status"])
 
 
 def as_mapping(value: Any) -> dict[str, Any]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MIN_REPEATS: Final = 5
 _MANY: Final = 10_000
+_GIST: Final = 300
+"""Characters of a failure's message and fix that are told."""
 _SHARE: Final = 0.05
 """A share of trials that is worth a warning."""
 
@@ -74,6 +76,8 @@ class Caveat:
 
     text: str
     cells: tuple[str, ...] = ()
+    urgent: bool = False
+    """Whether the few lines at a run's end tell it too: what was measured is not what was meant."""
 
 
 def findings(evidence: Evidence) -> list[Finding]:
@@ -306,7 +310,10 @@ def _of_cell(evidence: Evidence, cell: CellEvidence) -> Iterator[Caveat]:
     if cell.results.get("client_lag"):
         yield Caveat(late(cell.results), label)
     if cell.results.get("saturated"):
-        yield Caveat("answers did not keep up with arrivals: its queue grew without end", label)
+        why = "its queue grew without end"
+        if cell.results.get("refused"):
+            why = "a limit of the workbench refused some"
+        yield Caveat(f"answers did not keep up with arrivals: {why}", label)
     judged = evidence.pairs[evidence.pairs["cell_id"] == cell.cell_id]
     if unsaid := int(judged["score"].isna().sum()):
         yield Caveat(f"of {unsaid} of its {len(judged)} pairs the judge said nothing usable", label)
@@ -327,17 +334,25 @@ def _of_trials(cell: CellEvidence, label: tuple[str, ...]) -> Iterator[Caveat]:
     trials, good = cell.trials, cell.good
     failed = int((~trials["status"].isin(["ok", "cancelled"])).sum())
     if failed:
-        codes = ", ".join(sorted(trials["error_code"].dropna().unique())) or "no code"
         yield Caveat(
-            f"{failed} of {len(trials)} trials failed ({codes}); the figures are of the others",
+            f"{failed} of {len(trials)} trials failed ({_reasons(trials)}); the figures are of the "
+            "others",
             label,
+            urgent=True,
+        )
+    if cell.beside:
+        yield Caveat(
+            f"{cell.beside} of {int(trials['session_id'].notna().sum())} answers overlapped "
+            "requests that were not of this run: another run or somebody's chat slowed them",
+            label,
+            urgent=True,
         )
     fallbacks = int(trials["fallback_from"].notna().sum())
     if fallbacks:
         yield Caveat(f"another model answered {fallbacks} trials, which are left out", label)
     alone = cell.load.get("pattern") in ("isolated", "prefix", "cold", None)
     contended = _share(good["contended"])
-    if alone and contended > 0:
+    if alone and contended > 0 and not cell.beside:
         yield Caveat(
             f"{contended:.0%} of its answers ran beside other work of the workbench: slower than "
             "alone",
@@ -354,6 +369,18 @@ def _of_trials(cell: CellEvidence, label: tuple[str, ...]) -> Iterator[Caveat]:
         )
     if changed(good["count_source"].dropna().tolist()):
         yield Caveat("its tokens were counted in more than one way", label)
+
+
+def _reasons(trials: pd.DataFrame) -> str:
+    """Why trials failed: each code once, with the message and the fix of its first."""
+    told = []
+    known = trials[trials["error_code"].notna()]
+    for code, group in known.groupby("error_code", sort=True):
+        first = group.iloc[0]
+        words = [first[n] for n in ("error_message", "error_fix") if isinstance(first[n], str)]
+        many = f"{len(group)} × " if known["error_code"].nunique() > 1 else ""
+        told.append(f"{many}{code}{': ' if words else ''}{' '.join(words)[:_GIST]}")
+    return "; ".join(told) or "no code"
 
 
 def _between_cells(evidence: Evidence) -> Iterator[Caveat]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workbench.analysis.frames import Read
-from workbench.bench.recording import is_alive
+from workbench.bench.evidence import status_of
 from workbench.errors import invalid
 
 FORMATS: Final = ("parquet", "csv")
@@ -115,9 +115,8 @@ def export_run(read: Read, name: str, folder: Path, form: str) -> dict[str, Any]
 
 def _run(given: Mapping[Any, Any]) -> dict[str, Any]:
     row = dict(given)
+    row["status"] = status_of(row)
     details = json.loads(row.pop("details") or "{}")
-    if row["status"] == "active" and not is_alive(details.get("process", {})):
-        row["status"] = "interrupted"
     finished = row["finished_at"]
     return {
         **row,

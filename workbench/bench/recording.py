@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
-
-import psutil
 
 from workbench.bench.asking import prefix_of
 from workbench.bench.plan import Cell, Trial
@@ -182,17 +179,3 @@ def trial_row(
         "met": met,
         "details": dict(details),
     }
-
-
-def this_process() -> dict[str, Any]:
-    """Who runs it, so that a run without its process can be told from one under way."""
-    return {"pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def is_alive(process: Mapping[str, Any]) -> bool:
-    """Whether the process that ran it still does."""
-    try:
-        found = psutil.Process(int(process["pid"]))
-        return abs(found.create_time() - float(process["started"])) < 1
-    except (psutil.Error, KeyError, ValueError, TypeError):
-        return False

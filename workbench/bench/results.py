@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from workbench.bench.patterns import Sweep
 from workbench.bench.plan import Cell
 from workbench.bench.road import Road
 from workbench.bench.spec import Spec
@@ -66,6 +67,7 @@ SELECT
     count(*) AS trials,
     count(*) FILTER (trial_status = 'ok') AS ok,
     count(*) FILTER (trial_status NOT IN ('ok', 'cancelled')) AS failed,
+    count(*) FILTER (trial_status = 'rejected' AND session_id IS NULL) AS refused,
     count(*) FILTER (cancelled_on_purpose) AS cancelled,
     count(*) FILTER (met) AS met,
     count(*) FILTER (NOT cancelled_on_purpose) AS issued,
@@ -92,11 +94,13 @@ async def of_cell(road: Road, run_id: str, spec: Spec, cell: Cell) -> dict[str, 
     """The figures of a finished cell.
 
     ``goodput_share`` is met of all issued (null without an SLO), ``slo_met`` whether that is
-    enough. ``throughput_tps``, ``requests_per_s`` and ``goodput_per_s`` are of the time in which
-    requests ran, null where other cells ran in between. ``steady_tps`` is the throughput of its
-    steady part alone, ``steady_s`` long: from the first answer's end to the last request's start,
-    for before that the load fills up and after that it drains; null where nothing lies between.
-    ``saturated`` says that an open loop's answers did not keep up with its arrivals.
+    enough. ``throughput_tps``, ``requests_per_s`` (that were answered, or stopped on purpose) and
+    ``goodput_per_s`` are of the time in which requests ran, null where other cells ran in between.
+    ``steady_tps`` is the throughput of its steady part alone, ``steady_s`` long: from the first
+    answer's end to the last request's start, for before that the load fills up and after that it
+    drains; null where less than one answer's tokens came in it. ``refused`` counts the requests
+    that a limit of the workbench refused before there was a session. ``saturated`` says that an
+    open loop's answers did not keep up with its arrivals.
     """
     (row,) = await road.rows(_SQL, {"run_id": run_id, "cell_id": cell.cell_id})
     return figures(row, spec, mixed=is_mixed(spec))
@@ -109,22 +113,31 @@ def figures(row: Mapping[str, Any], spec: Spec, *, mixed: bool) -> dict[str, Any
     blocks = found.pop("blocks")
     per_s = None if mixed or not span_s else 1 / span_s
     found["span_s"] = None if mixed else span_s
-    found["requests_per_s"] = per_s and found["trials"] * per_s
+    found["requests_per_s"] = per_s and (found["trials"] - found["failed"]) * per_s
     found["throughput_tps"] = per_s and (found["output_tokens"] or 0) * per_s
     steady_s, steady_tokens = found.pop("steady_s"), found.pop("steady_tokens")
-    steady = per_s is not None and bool(steady_s)
+    an_answer = (found["output_tokens"] or 0) / max(1, found["ok"])
+    steady = per_s is not None and bool(steady_s) and (steady_tokens or 0) >= max(1, an_answer)
     found["steady_s"] = steady_s if steady else None
-    found["steady_tps"] = (steady_tokens or 0) / steady_s if steady else None
+    found["steady_tps"] = steady_tokens / steady_s if steady else None
     found["goodput_share"] = found["goodput_per_s"] = found["slo_met"] = None
     if spec.slo is not None:
         found["goodput_share"] = found["met"] / found["issued"] if found["issued"] else 0.0
         found["goodput_per_s"] = per_s and found["met"] * per_s
         found["slo_met"] = found["goodput_share"] >= spec.slo.share
     found["saturated"] = None
-    if spec.load.pattern in ("open", "ramp", "trace", "sweep") and arriving_s and span_s:
+    if _arrives(spec) and arriving_s and span_s:
         offered = (found["trials"] - blocks) / arriving_s
         found["saturated"] = found["ok"] / span_s < SATURATED * offered
     return found
+
+
+def _arrives(spec: Spec) -> bool:
+    """Whether requests come whatever becomes of them: users wait for their answers."""
+    load = spec.load
+    return load.pattern in ("open", "ramp", "trace") or (
+        isinstance(load, Sweep) and load.of == "rate_per_s"
+    )
 
 
 def is_mixed(spec: Spec) -> bool:

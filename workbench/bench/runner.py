@@ -26,10 +26,8 @@ from workbench.bench.progress import Outcome, Progress, label
 from workbench.bench.recording import (
     Recorder,
     cell_row,
-    is_alive,
     now,
     run_row,
-    this_process,
 )
 from workbench.bench.road import Road
 from workbench.bench.spec import Spec
@@ -37,6 +35,7 @@ from workbench.bench.trials import Trials
 from workbench.bench.workload import Workload, workloads
 from workbench.errors import invalid
 from workbench.observe.lag import LagSampler
+from workbench.procfs import is_alive, this_process
 from workbench.settings import Settings
 from workbench.types import StreamSession, new_id
 

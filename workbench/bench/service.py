@@ -15,11 +15,11 @@ from workbench import logs
 from workbench.bench import library
 from workbench.bench.evidence import as_mapping
 from workbench.bench.progress import Outcome, Progress
-from workbench.bench.recording import is_alive
 from workbench.bench.road import Road
 from workbench.bench.runner import Runner
 from workbench.bench.spec import Spec
 from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.procfs import is_alive
 from workbench.settings import Settings
 from workbench.types import new_id
 

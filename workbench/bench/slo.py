@@ -31,7 +31,7 @@ def kept(evidence: Evidence) -> list[str]:
     )
     wanted = f"{bounds} for {float(slo.get('share', 0.95)):.0%} of all requests"
     if evidence.spec.get("load", {}).get("pattern") == "sweep":
-        return list(_knees(evidence, judged, wanted))
+        return [*_knees(evidence, judged, wanted), *_refused(judged)]
     missed = [
         f"{evidence.label(cell)} ({cell.results['goodput_share']:.0%})"
         for cell in judged
@@ -40,7 +40,19 @@ def kept(evidence: Evidence) -> list[str]:
     if not missed:
         who = "the only cell" if len(judged) == 1 else f"all {len(judged)} cells"
         return [f"SLO kept by {who}: {wanted}."]
-    return [f"SLO missed by {', '.join(missed)}, of {len(judged)} cells: {wanted}."]
+    said = f"SLO missed by {', '.join(missed)}, of {len(judged)} cells: {wanted}."
+    return [said, *_refused(judged)]
+
+
+def _refused(judged: list[CellEvidence]) -> Iterator[str]:
+    """What a limit of ours refused is no miss of the model's."""
+    counts = [(int(cell.trials["refused"].sum()), len(cell.trials)) for cell in judged]
+    refused, of = (sum(numbers) for numbers in zip(*counts, strict=True))
+    if refused:
+        yield (
+            f"{refused} of {of} requests never reached a model: a limit of the workbench refused "
+            "them. The SLO counts them as missed; they say nothing of the model."
+        )
 
 
 def _knees(evidence: Evidence, judged: list[CellEvidence], wanted: str) -> Iterator[str]:

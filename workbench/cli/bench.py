@@ -134,8 +134,12 @@ def _run(
 def _found(wb: Workbench, outcome: Outcome) -> list[str]:
     """What the report opens with."""
     from workbench.bench.evidence import gather
-    from workbench.bench.findings import findings
+    from workbench.bench.findings import caveats, findings
 
     if not outcome.cells:
         return []
-    return [one.sentence for one in findings(gather(wb.sql, outcome.run_id))[:_SENTENCES]]
+    evidence = gather(wb.sql, outcome.run_id)
+    return [
+        *(one.sentence for one in findings(evidence)[:_SENTENCES]),
+        *(": ".join((*one.cells, one.text)) for one in caveats(evidence) if one.urgent),
+    ]

@@ -63,7 +63,7 @@ def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
     table = Table(box=None, pad_edge=False, caption=common or None, caption_justify="left")
     for name in ("model", "load"):
         table.add_column(name, overflow="fold")
-    for name in ("trials", "failed", "TTFT", "per token", "req/s"):
+    for name in ("trials", "failed", "TTFT", "per token", "answers/s"):
         table.add_column(name, justify="right", no_wrap=True)
     with_slo = outcome.slo_met is not None
     scorers = sorted(

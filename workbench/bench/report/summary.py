@@ -35,10 +35,12 @@ SUMMARY: Final[Columns] = {
     "e2e_eff_p99_s": real("from the intended start; NaN below 662 answers"),
     "mem_peak_bytes": whole("largest memory of the model's processes"),
     "gpu_peak_bytes": whole("largest GPU memory"),
-    "requests_per_s": real("answers a second while it ran; NaN where cells took turns"),
+    "requests_per_s": real(
+        "answers a second while it ran, without what failed; NaN where cells took turns"
+    ),
     "throughput_tps": real("output tokens a second of all requests together; NaN likewise"),
     "steady_tps": real(
-        "the same without the load's filling and draining; NaN where nothing is left"
+        "the same without the load's filling and draining; NaN where less than an answer is left"
     ),
     "goodput_share": real("requests that kept every SLO, of all issued"),
     "slo_met": flag("whether enough did"),

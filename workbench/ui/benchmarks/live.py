@@ -59,7 +59,7 @@ def _cells(progress: Progress) -> str:
         for head in ("model", "cell", "done", "failed", "TTFT", "per token", "phase")
     )
     return (
-        f'<div class="wb-scroll" tabindex="0"><table class="wb-figures"><thead><tr>{heads}</tr>'
+        f'<div class="wb-scroll" tabindex="0"><table class="wb-runcells"><thead><tr>{heads}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div>"
     )
 

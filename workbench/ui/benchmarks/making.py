@@ -199,17 +199,17 @@ def _form() -> tuple[Sequence[Any], gr.Dropdown, gr.Dropdown]:
     with gr.Row():
         read = named(gr.Textbox, "Prompt tokens", "input", value="64", max_lines=1)
         written = named(gr.Textbox, "Answer tokens", "output", value="64", max_lines=1)
+    pattern = named(gr.Dropdown, "Load", "load", choices=[*LOADS], value="isolated")
     with gr.Row():
         mode = named(
             gr.Dropdown, "Timing mode", "mode", choices=[*_MODES], value=_MODES[0], scale=1
         )
-        pattern = named(gr.Dropdown, "Load", "load", choices=[*LOADS], value="isolated", scale=1)
         points = named(
             gr.Textbox, "Users, rates or turns", "points", value="1, 4", max_lines=1, scale=1
         )
     with gr.Row():
-        ttft = named(gr.Number, "SLO: TTFT (s)", "ttft", value=None)
-        tpot = named(gr.Number, "SLO: per token (s)", "tpot", value=None)
+        ttft = named(gr.Number, "SLO: TTFT (s), 0: none", "ttft", value=0)
+        tpot = named(gr.Number, "SLO: per token (s), 0: none", "tpot", value=0)
     fields = [
         *(name, models, source, count, read, written, repeats, temperature),
         *(mode, pattern, points, ttft, tpot),
