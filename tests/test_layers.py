@@ -13,70 +13,26 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "workbench"
 
-# From the bottom up: a module may import from its own layer and from those before it.
-ASIDE = {
-    "setups",
-    "worddiff",
-    "votes",
-    "exports",
-    "queries",
-    "library",
-}  # what a face does with answers, without the face
-LAYERS: list[tuple[str, set[str]]] = [
-    (
-        "values",
-        {
-            "types",
-            "metrics",
-            "settings",
-            "endpoints",
-            "errors",
-            "logs",
-            "wire",
-            "figures",
-            "inspection",
-        },
-    ),
-    (
-        "parts",
-        {
-            "memory",
-            "procfs",
-            "pressure",
-            "census",
-            "providers",
-            "hf",
-            "store",
-            "discovery",
-            "contention",
-            "jobs",
-            "disk",
-            "keeping",
-            "sharing",
-            "mailbox",
-        },
-    ),
-    (
-        "routing",
-        {
-            "router",
-            "receipts",
-            "recovery",
-            "budget",
-            "prediction",
-            "ledger",
-            "upkeep",
-            "rotation",
-            "runtimes",
-            "environment",
-        },
-    ),
-    ("the one path", {"record", "session", "engine", "observer"}),
-    ("watching", {"observe"}),
-    ("experiments", {"bench", "analysis", "insight"}),
-    ("faces", {"ui", "api", "client", "display", "terminal", "doctor", "live", *ASIDE}),
-    ("composition", {"server", "cli"}),
-]
+README = (ROOT / "README.md").read_text()
+
+
+def layers() -> list[tuple[str, set[str]]]:
+    """The README's picture, from the bottom up.
+
+    A module may import from its own layer and from those below it.
+    """
+    block = re.search(r"```text\n(?P<picture>composition .*?)```", README, re.DOTALL)
+    assert block, "README.md has no picture of the layers"
+    found: list[tuple[str, set[str]]] = []
+    for line in block["picture"].splitlines():
+        name, modules = line[:15].strip(), line[15:].split()
+        if name:
+            found.append((name, set()))
+        found[-1][1].update(modules)
+    return found[::-1]
+
+
+LAYERS = layers()
 RANK = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
 # A face may not touch a runtime; only the router and what is below it know providers.
 NO_PROVIDERS = {
@@ -117,8 +73,9 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {top(path) for path in modules()} <= RANK.keys()
+def test_every_module_has_one_layer_and_no_layer_names_another() -> None:
+    assert {top(path) for path in modules()} == RANK.keys()
+    assert sum(len(names) for _, names in LAYERS) == len(RANK)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -159,8 +116,7 @@ TREE_LINE = re.compile(r"^(?P<indent>(?:[│ ]   )*)(?:├── |└── )(?P
 
 def test_tree_in_the_readme_matches_the_disk() -> None:
     """Every entry exists, and every module and folder of ours is named."""
-    text = (ROOT / "README.md").read_text()
-    block = re.search(r"```text\n(?P<tree>\./\n.*?)```", text, re.DOTALL)
+    block = re.search(r"```text\n(?P<tree>\./\n.*?)```", README, re.DOTALL)
     assert block, "README.md has no annotated tree"
     stack: list[str] = []
     named: set[str] = set()
