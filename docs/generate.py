@@ -26,7 +26,7 @@ from workbench.settings import Settings, data_folder, load_settings
 from workbench.store.migrations import MIGRATIONS
 
 FOLDER: Final = Path(__file__).parent / "reference"
-NOTE: Final = "<!-- Made by docs/generate.py from the code; edit that. -->\n\n"
+NOTE: Final = "\n<!-- Made by docs/generate.py from the code; edit that. -->\n"
 
 
 def settings() -> str:
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
     for name, make in PAGES.items():
-        path, text = FOLDER / name, NOTE + make()
+        path, text = FOLDER / name, make() + NOTE
         if not given.check:
             path.write_text(text, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -37,7 +37,7 @@ def named(path: Path) -> str:
 def test_what_is_made_from_the_code_says_what_the_code_says() -> None:
     generate = runpy.run_path(str(DOCS / "generate.py"))
     for name, make in generate["PAGES"].items():
-        made = generate["NOTE"] + make()
+        made = make() + generate["NOTE"]
         assert (DOCS / "reference" / name).read_text() == made, "run: python docs/generate.py"
 
 
