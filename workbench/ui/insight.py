@@ -55,6 +55,7 @@ class InsightTab:
                         [],
                         label=f"Model {letter}",
                         filterable=True,
+                        allow_custom_value=True,  # a form, as NAME?quantization=int8
                         elem_id=f"insight-{letter.lower()}",
                         min_width=220,
                         scale=4,
@@ -152,11 +153,11 @@ class InsightTab:
             why = self._why_wait(request.model, other)
             async for stage, sheet in _told(work, why, "both runtimes are asked"):
                 if sheet is None:
-                    yield [_busy(stage), gr.skip(), gr.skip()]
+                    yield [_busy(stage), *_cleared()]
                 else:
                     yield ["", markup.sheet(sheet), gr.update(visible=False)]
         except WorkbenchError as problem:
-            yield [notices.error_card(problem), gr.skip(), gr.skip()]
+            yield [notices.error_card(problem), *_cleared()]
 
     async def _time(self, *asked: Any) -> AsyncGenerator[list[Any], None]:
         *what, tokens = asked
@@ -167,12 +168,12 @@ class InsightTab:
             why = self._why_wait(request.model, other)
             async for stage, found in _told(work, why, "begins", stages):
                 if found is None:
-                    yield [_busy(stage), gr.skip(), gr.skip()]
+                    yield [_busy(stage), *_cleared()]
                 else:
                     figure = await asyncio.to_thread(plot_time_ledger, found.ledger)
                     yield ["", markup.seconds(found), gr.update(value=figure, visible=True)]
         except WorkbenchError as problem:
-            yield [notices.error_card(problem), gr.skip(), gr.skip()]
+            yield [notices.error_card(problem), *_cleared()]
 
     async def _diverge(self, *asked: Any) -> AsyncGenerator[list[Any], None]:
         *what, tokens, repeats = asked
@@ -187,13 +188,13 @@ class InsightTab:
             why = self._why_wait(request.model, other)
             async for stage, found in _told(work, why, "begins", stages):
                 if found is None:
-                    yield [_busy(stage), gr.skip(), gr.skip()]
+                    yield [_busy(stage), *_cleared()]
                 else:
                     figure = await asyncio.to_thread(plot_parting, found)
                     shown = gr.update(value=figure, visible=found.parting is not None)
                     yield ["", markup.divergence(found), shown]
         except WorkbenchError as problem:
-            yield [notices.error_card(problem), gr.skip(), gr.skip()]
+            yield [notices.error_card(problem), *_cleared()]
 
     def _why_wait(self, *models: str) -> Callable[[], str]:
         """What the queue says of requests for these models; empty while none waits."""
@@ -244,6 +245,11 @@ def _request(
     options = Options(max_tokens=int(max_tokens), temperature=0.0)
     asked = (*messages, Message("user", prompt or ""))
     return ChatRequest(first, asked, options, source="ui"), second
+
+
+def _cleared() -> tuple[Any, Any]:
+    """What was found before would look like the finding of what is asked now."""
+    return "", gr.update(visible=False)
 
 
 def _busy(stage: str) -> str:
