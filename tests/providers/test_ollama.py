@@ -308,6 +308,8 @@ async def test_a_killed_server_breaks_the_stream_and_may_come_back(
     with StandIn(gguf) as server:
         provider = connect_ollama(server.url)
         await provider.load(MODEL, keep_alive_s=100)
+        deaths: list[tuple[str, ErrorCode]] = []
+        provider.on_death = lambda name, error: deaths.append((name, error.code))
         received: list[ProviderEvent] = []
 
         def kill_at_the_second(event: ProviderEvent) -> None:
@@ -319,6 +321,7 @@ async def test_a_killed_server_breaks_the_stream_and_may_come_back(
             await answer(provider, ask(max_tokens=100_000), each=kill_at_the_second)
         assert caught.value.code is ErrorCode.OLLAMA_STREAM_BROKEN
         assert provider.resident(MODEL) is None
+        assert deaths == [(MODEL, ErrorCode.OLLAMA_STREAM_BROKEN)], "told once, for the log"
         with pytest.raises(WorkbenchError) as caught:
             await provider.list_models()
         assert caught.value.code is ErrorCode.OLLAMA_UNREACHABLE

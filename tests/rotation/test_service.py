@@ -11,6 +11,7 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.rotation import Standing, dispatcher, policy
 from workbench.rotation.context import Context
+from workbench.rotation.service import Slot
 from workbench.rotation.snapshot import Plan, Snapshot
 from workbench.router import Route
 from workbench.types import TimingMode
@@ -228,6 +229,56 @@ async def test_who_gives_up_a_shared_load_takes_it_from_nobody() -> None:
     async with desk.slot("b"):  # its place was counted all the time
         assert desk.provider.loaded == ["b"]
     assert [change.event for change in desk.changes] == ["load", "evict", "load"]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_a_load_goes_on_while_somebody_waits_for_it_in_the_queue(counted: bool) -> None:
+    """Where a model answers one request at a time, the next waits for the load without a slot."""
+    desk = Desk()
+    desk.provider.counts_against_cache = counted
+    desk.provider.may_load.clear()
+    cancel = CancellationToken()
+    leaves = await desk.asking("a", cancel=cancel)
+    slots: list[Slot] = []
+
+    async def stay() -> None:
+        async with desk.slot("a") as slot:
+            slots.append(slot)
+
+    stays = asyncio.create_task(stay())
+    while not desk.service.queue.tickets:
+        await asyncio.sleep(0)
+    cancel.cancel("user")
+    with pytest.raises(WorkbenchError, match=ErrorCode.CANCELLED):
+        await leaves
+    desk.provider.may_load.set()
+    await asyncio.wait_for(stays, 30)
+    assert desk.provider.calls == ["load a"], "begun once"
+    assert [(change.event, change.ok) for change in desk.changes] == [("load", True)]
+    assert desk.changes[0].details == {"handed_on": True}
+    assert slots[0].resident.fresh, "it has waited for a load, and its figures say so"
+    assert slots[0].load_ns > 0
+    await desk.ask("a")
+    assert desk.provider.calls == ["load a"]
+
+
+@pytest.mark.parametrize("turns", [0, 5])
+async def test_a_load_that_was_handed_on_ends_with_the_last_who_waits(turns: int) -> None:
+    desk = Desk()
+    desk.provider.may_load.clear()
+    tokens = [CancellationToken() for _ in range(2)]
+    asking = [await desk.asking("a", cancel=token) for token in tokens]
+    for token, task in zip(tokens, asking, strict=True):
+        token.cancel("user")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with pytest.raises(WorkbenchError, match=ErrorCode.CANCELLED):
+            await task
+    desk.provider.may_load.set()
+    await desk.ask("b")
+    assert desk.provider.loaded == ["b"]
+    await desk.service.close()
+    assert desk.provider.calls.count("load a") == desk.provider.calls.count("unload a") == 1
 
 
 async def test_load_that_everybody_gave_up_is_ended() -> None:

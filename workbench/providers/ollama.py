@@ -22,7 +22,7 @@ from workbench.inspection import Inspection
 from workbench.memory import devices
 from workbench.providers import ollama_wire as wire
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
-from workbench.providers.ollama_errors import seam
+from workbench.providers.ollama_errors import map_error, seam
 from workbench.providers.ollama_lines import answer_lines
 from workbench.providers.ollama_pids import RunnerFinder, blob_of
 from workbench.providers.ollama_probe import OllamaProbe, inspection
@@ -40,6 +40,8 @@ _UNLOAD_S: Final = 30.0
 _GONE_S: Final = 5.0
 _LIST_AGAIN_S: Final = 0.05
 _LOAD_STAY_S: Final = 60.0
+_AFTER_BREAK_S: Final = 2.0
+"""How long a server whose stream broke may take to say what it still has."""
 
 # After these the model may be gone from memory, whatever was known of it before.
 _LOST: Final = frozenset(
@@ -296,6 +298,11 @@ class OllamaProvider:
                 async with aclosing(events):
                     async for event in events:
                         yield event
+            except Exception as error:
+                problem = map_error(error, "stream", self._url, model)
+                if problem.code is ErrorCode.OLLAMA_STREAM_BROKEN:
+                    await self._after_break(key, problem)
+                raise
             finally:
                 self._streams[key] -= 1
                 self._stays(key, _deadline(stay))
@@ -384,6 +391,20 @@ class OllamaProvider:
             elif model is not None and error.code in _LOST:
                 self._forget(wire.canonical(model))
             raise
+
+    async def _after_break(self, key: str, error: WorkbenchError) -> None:
+        """A stream broke: with a server that died, or began anew meanwhile, its models did too."""
+        try:
+            running = await self._call("GET", "/api/ps", read_s=_AFTER_BREAK_S)
+        except Exception as problem:
+            if map_error(problem, "ps", self._url).code is ErrorCode.OLLAMA_UNREACHABLE:
+                self._server_gone(error)
+            return
+        known, _ = self._resident.get(key, (None, 0.0))
+        if known is not None and self._entry(key, {}, wire.models_by_name(running)) is None:
+            self._forget(key)
+            if self.on_death is not None:
+                self.on_death(known.name, error)
 
     def _server_gone(self, error: WorkbenchError) -> None:
         """Its models have gone with it."""

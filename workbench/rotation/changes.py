@@ -17,7 +17,10 @@ Residency = Literal["load", "unload", "evict", "refuse", "pin", "unpin"]
 
 @dataclass(frozen=True, slots=True)
 class ResidencyChange:
-    """A load (a prefetch has ``prefetch`` in its details), unload, eviction, refusal or pin.
+    """A load, unload, eviction, refusal or pin.
+
+    In the details of a load ``prefetch`` says that it began before its request had a slot, and
+    ``handed_on`` that who began it left, and others waited for it.
 
     ``reason`` is why it was decided. ``receipt`` is of an unload or eviction.
     """

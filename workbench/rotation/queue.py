@@ -82,6 +82,11 @@ class QueueService:
         """The first to have arrived of those that wait for a model."""
         return next(entry for entry in self.entries if entry.ticket.model == model)
 
+    def waiter(self, model: str, num_ctx: int | None) -> contextvars.Context | None:
+        """The context of the first that waits for a model with this context length, if any."""
+        wanted = (e for e in self.entries if e.ticket.model == model)
+        return next((e.context for e in wanted if e.wanted.num_ctx == num_ctx), None)
+
     def enter(self, entry: Entry) -> None:
         """Take a place at the end.
 

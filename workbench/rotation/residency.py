@@ -11,9 +11,9 @@ import datetime as dt
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from workbench import logs, receipts
@@ -65,6 +65,7 @@ class Residents:
 
     Args:
         leases: how many generations a model has under way.
+        waiter: the context of the first request that waits for a model as it is; None: none does.
         book: told of loads and unloads, asked for nothing but what a model holds.
         generations: the ledger in which loads are marked, as they take the cores too.
         grace_s: how long a model's processes may take to give their memory back.
@@ -77,6 +78,7 @@ class Residents:
         self,
         *,
         leases: Callable[[str], int],
+        waiter: Callable[[str, int | None], contextvars.Context | None],
         book: MemoryBook | None,
         generations: Generations,
         grace_s: float,
@@ -94,6 +96,7 @@ class Residents:
         self.failed = FailedLoads(failed_load_s)
         self.speeds = Speeds()
         self._leases = leases
+        self._waiter = waiter
         self._book = book
         self._generations = generations
         self._grace_s = grace_s
@@ -127,8 +130,8 @@ class Residents:
     def settle(self, model: str, keep_alive_s: float | None) -> None:
         """The last request for a model has ended: its time begins to run."""
         place = self.places.get(model)
-        if place is None:
-            return
+        if place is None or model in self.loading:
+            return  # one that is on its way is settled when it has come
         route = place.route
         place.used_at = dt.datetime.now(dt.UTC)
         told = route.provider.counts_against_cache or place.dead
@@ -227,6 +230,14 @@ class Residents:
         ):
             self.places.pop(model, None)
 
+    def let_go(self, wanted: Wanted, leases: int = 0) -> None:
+        """Who waited for its load, with so many leases, leaves: it ends if nobody else waits."""
+        model = wanted.route.model
+        task = self._prefetching.get(model)
+        others = self._leases(model) > leases or self._waiter(model, wanted.num_ctx) is not None
+        if task is not None and not others:
+            task.cancel()
+
     async def bring(
         self,
         wanted: Wanted,
@@ -236,12 +247,20 @@ class Residents:
     ) -> ResidentModel:
         """Ask the owner to make a leased model ready; callers that come while it loads share it.
 
+        A load goes on while anybody waits for it, whoever began it.
+
         Raises:
             WorkbenchError: ``TIMEOUT``, ``CANCELLED``, or what the provider says.
         """
         route = wanted.route
         if (prefetch := self._prefetching.get(route.model)) is not None:
-            await first_of(prefetch, cancel, timeout_s)
+            try:
+                await first_of(prefetch, cancel, timeout_s)
+            finally:
+                if not prefetch.done():
+                    self.let_go(wanted, 1)
+            if not prefetch.done():
+                raise given_up(route, cancel, timeout_s)
         started, seen = self._begins(wanted)
         load = asyncio.ensure_future(
             route.provider.load(
@@ -257,7 +276,9 @@ class Residents:
             resident = load.result()
         except BaseException as error:  # of a defect too: nothing may stay "loading" for ever
             # Requests that come while a model loads share the load: the last one settles it.
-            if self._leases(route.model) <= 1:
+            if not load.done() and (heir := self._heir(wanted)) is not None:
+                self._hand_on(wanted, load, started, seen, reason, heir)
+            elif self._leases(route.model) <= 1:
                 self.places.pop(route.model, None)
                 if not load.done() and route.provider.counts_against_cache:
                     # Or it would go on, and the model would be in memory without a place.
@@ -265,40 +286,85 @@ class Residents:
                 self._failed_to_load(route, error, started)
             raise
         finally:
-            load.cancel()  # without effect when it is done
+            if route.model not in self._prefetching:
+                load.cancel()  # without effect when it is done
         await self._loaded(route, resident, started, seen, reason)
-        return resident
+        # Who waited for a load that another began has waited for a load.
+        return replace(resident, fresh=True) if prefetch is not None else resident
+
+    def _heir(self, wanted: Wanted) -> contextvars.Context | None:
+        """Who gets the load that its only user gives up: the first that waits for such a one."""
+        model = wanted.route.model
+        return self._waiter(model, wanted.num_ctx) if self._leases(model) <= 1 else None
+
+    def _hand_on(
+        self,
+        wanted: Wanted,
+        load: asyncio.Future[ResidentModel],
+        started: int,
+        seen: bool,
+        reason: str,
+        heir: contextvars.Context,
+    ) -> None:
+        rest = self._finish(wanted, load, started, seen, reason, handed_on=True)
+        self._follow(wanted.route.model, asyncio.get_running_loop().create_task(rest, context=heir))
+
+    def _follow(self, model: str, task: asyncio.Task[None]) -> None:
+        self._prefetching[model] = task
+        task.add_done_callback(lambda done: self._prefetched(model))
 
     def prefetch(self, wanted: Wanted, reason: str, after: Iterable[asyncio.Task[None]]) -> None:
         """Begin to load a model for a request that still waits."""
         model = wanted.route.model
         self.places[model] = Place(wanted.route, 0, wanted.num_ctx)
         self.loading[model] = time.monotonic()
-        task = asyncio.ensure_future(self._prefetch(wanted, reason, tuple(after)))
-        self._prefetching[model] = task
-        task.add_done_callback(lambda done: self._prefetched(model))
+        self._follow(model, asyncio.ensure_future(self._prefetch(wanted, reason, tuple(after))))
 
     async def _prefetch(
         self, wanted: Wanted, reason: str, after: tuple[asyncio.Task[None], ...]
     ) -> None:
         route = wanted.route
-        for unload in after:
-            with suppress(WorkbenchError):
-                await asyncio.shield(unload)
+        try:
+            for unload in after:
+                with suppress(WorkbenchError):
+                    await asyncio.shield(unload)
+        except asyncio.CancelledError:
+            self.loading.pop(route.model, None)
+            if self._leases(route.model) == 0:
+                self.places.pop(route.model, None)
+            raise
         self.loading.pop(route.model, None)
         started, seen = self._begins(wanted)
+        load = route.provider.load(
+            route.name,
+            keep_alive_s=self.stay_s(route.model, wanted.keep_alive_s),
+            num_ctx=wanted.num_ctx,
+        )
+        await self._finish(wanted, load, started, seen, reason, prefetch=True)
+
+    async def _finish(
+        self,
+        wanted: Wanted,
+        load: Awaitable[ResidentModel],
+        started: int,
+        seen: bool,
+        reason: str,
+        **details: Any,
+    ) -> None:
+        """Wait for a load that nobody has a slot for."""
+        route = wanted.route
         try:
-            resident = await route.provider.load(
-                route.name,
-                keep_alive_s=self.stay_s(route.model, wanted.keep_alive_s),
-                num_ctx=wanted.num_ctx,
-            )
+            resident = await load
         except (Exception, asyncio.CancelledError) as error:
             if self._leases(route.model) == 0:
                 self.places.pop(route.model, None)
-            self._failed_to_load(route, error, started, prefetch=True)
+                if isinstance(error, asyncio.CancelledError) and (
+                    route.provider.counts_against_cache
+                ):
+                    self.begin_unload(route, "unload", "its load was given up")
+            self._failed_to_load(route, error, started, **details)
             return
-        await self._loaded(route, resident, started, seen, reason, prefetch=True)
+        await self._loaded(route, resident, started, seen, reason, **details)
         if self._leases(route.model) == 0:
             # Long enough to be used by who it was loaded for.
             self.settle(route.model, wanted.keep_alive_s or 1.0)
@@ -328,10 +394,11 @@ class Residents:
         **details: Any,
     ) -> None:
         model, now = route.model, time.monotonic_ns()
-        first = model in self.loading
+        first = (begun := self.loading.pop(model, None)) is not None
+        if begun is not None and seen:
+            started = min(started, int(begun * 1e9))  # another may have begun it
         if resident.fresh and model in self.places:
             self.places[model].ours = True
-        self.loading.pop(model, None)
         self.failed.loaded(model)
         if self._book is not None:
             self._book.loaded(route, resident)

@@ -93,6 +93,7 @@ class ModelRotationService:
         self._leases = Leases()
         self._residents = Residents(
             leases=self._leases.of,
+            waiter=self.queue.waiter,
             book=book,
             generations=generations or Generations(),
             grace_s=unload_grace_s,
@@ -428,6 +429,7 @@ class ModelRotationService:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
                 self._residents.not_needed(entry.wanted.route)
                 self._release(entry.ticket, None)  # its turn came as it left
+            self._residents.let_go(entry.wanted)
             raise
 
     def _release(self, ticket: Ticket, keep_alive_s: float | None) -> None:
