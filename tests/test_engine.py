@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import EngineFactory
+from workbench.api.problems import openai_body
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import ResidentModel
@@ -591,13 +592,22 @@ async def test_server_stop_is_an_error_in_the_row_and_to_the_client(
     for task, what in ((runs, "ran"), (waits, "waited")):
         last = (await task)[-1]
         assert isinstance(last, ErrorEvent)
-        assert last.error.code is ErrorCode.CANCELLED
+        assert last.error.code is ErrorCode.SERVER_STOPPING
+        assert last.error.http_status == 503, "its doing, not the client's"
+        assert last.error.retry_after_s
+        assert openai_body(last.error, None)["error"]["type"] == "server_error"
         assert f"The server was stopped while the request {what}" in last.error.message
         assert last.session.status is Status.CANCELLED
     rows = store.rows("SELECT status, error_code, termination_reason FROM stream_sessions")
     assert (
         rows
-        == [{"status": "cancelled", "error_code": "CANCELLED", "termination_reason": "shutdown"}]
+        == [
+            {
+                "status": "cancelled",
+                "error_code": "SERVER_STOPPING",
+                "termination_reason": "shutdown",
+            }
+        ]
         * 2
     )
 

@@ -18,8 +18,8 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
                STREAM_NOT_FOUND, EVENTS_GONE (of a stream, from the buffer), QUEUE_FULL,
                TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
                UNAUTHORIZED, FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL,
-               STORE_UNAVAILABLE, STORE_DAMAGED, SERVER_UNREACHABLE, PORT_IN_USE, CANCELLED,
-               INTERNAL
+               STORE_UNAVAILABLE, STORE_DAMAGED, SERVER_UNREACHABLE, SERVER_STOPPING,
+               PORT_IN_USE, CANCELLED (by who asked), INTERNAL
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class ErrorCode(StrEnum):
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     STORE_DAMAGED = "STORE_DAMAGED"
     SERVER_UNREACHABLE = "SERVER_UNREACHABLE"
+    SERVER_STOPPING = "SERVER_STOPPING"
     PORT_IN_USE = "PORT_IN_USE"
     CANCELLED = "CANCELLED"
     INTERNAL = "INTERNAL"
@@ -128,6 +129,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.STORE_UNAVAILABLE: 503,
     ErrorCode.STORE_DAMAGED: 500,
     ErrorCode.SERVER_UNREACHABLE: 503,
+    ErrorCode.SERVER_STOPPING: 503,
     ErrorCode.PORT_IN_USE: 409,
     ErrorCode.CANCELLED: 499,
     ErrorCode.INTERNAL: 500,

@@ -27,7 +27,12 @@ _MAY_PASS: Final = frozenset(
 """Failures of a runtime that the same request need not meet again."""
 
 _NOT_THE_MODELS_FAULT: Final = frozenset(
-    {ErrorCode.INVALID_REQUEST, ErrorCode.QUEUE_FULL, ErrorCode.CANCELLED}
+    {
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.CANCELLED,
+        ErrorCode.SERVER_STOPPING,
+    }
 )
 
 

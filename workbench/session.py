@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from workbench import logs, metrics, recovery, wire
 from workbench.contention import Generations
@@ -56,6 +56,9 @@ from workbench.types import (
 )
 
 _log = logs.get(__name__)
+
+_STARTED_AGAIN_S: Final = 10.0
+"""A server that was stopped on purpose is often back after about this time."""
 
 _TIMEOUT_CODE = {"huggingface": ErrorCode.HF_TIMEOUT, "ollama": ErrorCode.OLLAMA_TIMEOUT}
 _STORE_WAIT_S = 5.0
@@ -576,7 +579,7 @@ class LiveSession:
             if self.stopped_by is not None:
                 return Status.CANCELLED, self.stopped_by
             return Status.OK, None
-        if error.code is ErrorCode.CANCELLED:
+        if error.code in (ErrorCode.CANCELLED, ErrorCode.SERVER_STOPPING):
             return Status.CANCELLED, self.stopped_by
         if error.code in TIMEOUT_CODES:
             return Status.TIMEOUT, "timeout"
@@ -587,9 +590,10 @@ class LiveSession:
     def _stopped(self) -> WorkbenchError:
         where = {"queued": "waited", "loading": "waited for its load"}.get(self.phase, "ran")
         return WorkbenchError(
-            ErrorCode.CANCELLED,
+            ErrorCode.SERVER_STOPPING,
             f"The server was stopped while the request {where}.",
             fix="Ask again when it runs.",
+            retry_after_s=_STARTED_AGAIN_S,
             operation="stream",
             provider=self.route.provider.name,
             details={"termination_reason": "shutdown"},

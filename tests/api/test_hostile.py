@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from html import escape
 from http.client import HTTPResponse
 
 import pytest
@@ -14,6 +15,8 @@ from tests.api import hostile
 from tests.api.hostile import KEY, Case
 from tests.hf import tiny
 from tests.live import LiveServer
+from workbench.api.redaction import places
+from workbench.settings import Settings
 
 LIMITS = {"WORKBENCH_RATE_LIMIT": "0", "WORKBENCH_BODY_TIMEOUT_S": "3"}
 
@@ -199,7 +202,13 @@ def test_outsiders_are_not_told_where_files_lie(keyed: LiveServer) -> None:
         shown[name] = send(keyed, Case("load", (), "POST", case.path, headers, body))[2].decode()
     assert folder in shown["owner"]
     assert folder not in shown["other"]
-    assert "<models>" in shown["other"] or "<data>" in shown["other"]
+    assert "[models]" in shown["other"] or "[data]" in shown["other"]
+
+
+def test_words_that_stand_for_folders_are_plain_text_in_html(settings: Settings) -> None:
+    """They are put into answers that are HTML already, such as the page's updates."""
+    names = [name.decode() for _, name in places(settings)]
+    assert [escape(name) for name in names] == names
 
 
 def test_the_table_is_long_enough() -> None:

@@ -145,6 +145,22 @@ async def test_series_are_bounded(
     assert found[labels(model="other", provider="huggingface")] == 7
 
 
+async def test_names_of_no_model_take_no_series(
+    measured: tuple[Engine, Metrics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, counted = measured
+    monkeypatch.setattr(prometheus, "MOST_MODELS", 3)
+    for number in range(5):
+        failed = await run(engine, f"no-such-{number}")
+        assert failed.error is not None
+    await run(engine, "chunks")
+    found = (await series(counted))["workbench_requests_total"]
+    assert found == {
+        labels(model="unknown", provider="scripted", status="error"): 5,
+        labels(model="scripted/chunks", provider="scripted", status="ok"): 1,
+    }
+
+
 async def test_two_applications_share_nothing(make_engine: EngineFactory) -> None:
     first, second = make_engine(SCHEDULES), make_engine(SCHEDULES)
     counted = Metrics(first), Metrics(second)

@@ -18,8 +18,10 @@ from workbench.pressure import Alert
 from workbench.store import ModelEvent
 from workbench.types import ChatRequest, Message
 from workbench.ui.health import HealthTab, parts
+from workbench.ui.health import tab as tab_module
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
 async def test_a_look_shows_parts_alerts_and_the_doctor(make_engine: EngineFactory) -> None:
@@ -35,8 +37,16 @@ async def test_a_look_shows_parts_alerts_and_the_doctor(make_engine: EngineFacto
     assert plot.layout.yaxis.title.text == "host, GB"
     died = ModelEvent(event="died", provider="ollama", t_ns=1, ok=False, reason="killed <9>")
     engine.store.log_model_event(died).result()
+    for code in ("MODEL_NOT_FOUND", "HF_MODEL_NOT_FOUND", "HF_MEMORY_EXCEEDED"):
+        details, reason = {"code": code}, f"{code}: no"
+        refused = ModelEvent("refuse", "huggingface", 2, ok=False, reason=reason, details=details)
+        engine.store.log_model_event(refused).result()
     _, alerts, plot, _ = await tab._look(looks)
     assert "killed &lt;9&gt;" in alerts
+    assert "HF_MEMORY_EXCEEDED: no" in alerts
+    assert "NOT_FOUND" not in alerts, "a wrong name is nothing that went wrong here"
+    marked = engine.store.rows(tab_module._EVENTS, {"since": LONG_AGO})
+    assert [row["event"] for row in marked] == ["died"]
     assert not hasattr(plot, "layout"), "a browser draws a plot anew: not at every look"
     said = await tab.first_opinion()
     assert "held by this server" in said

@@ -1,7 +1,8 @@
 """Where files lie is nobody's business but the server's own user's.
 
 Errors and worker output name folders, which helps whoever runs the server. To others (who hold the
-API key, not the server file's token) the folders' names are replaced, in whatever answer they are.
+API key, not the server file's token) the folders' names are replaced, in whatever answer they are:
+by words that are plain text in HTML too, as the page's updates are.
 """
 
 from __future__ import annotations
@@ -77,18 +78,18 @@ class Redaction:
 def places(settings: Settings) -> Sequence[tuple[bytes, bytes]]:
     """Folders as they stand in JSON, each with the name that is shown instead; longest first."""
     named = {
-        settings.hf_model_path.expanduser().absolute(): "<models>",
-        settings.hf_model_path.expanduser().resolve(): "<models>",
-        database(settings).parent: "<data>",
-        database(settings).parent.resolve(): "<data>",
-        data_folder(): "<data>",
-        Path(__file__).resolve().parents[2]: "<workbench>",
-        Path(sys.prefix): "<python>",
-        Path(sys.base_prefix): "<python>",
+        settings.hf_model_path.expanduser().absolute(): "[models]",
+        settings.hf_model_path.expanduser().resolve(): "[models]",
+        database(settings).parent: "[data]",
+        database(settings).parent.resolve(): "[data]",
+        data_folder(): "[data]",
+        Path(__file__).resolve().parents[2]: "[workbench]",
+        Path(sys.prefix): "[python]",
+        Path(sys.base_prefix): "[python]",
         Path.home(): "~",
     }
     if settings.hub_cache is not None:
-        named[settings.hub_cache.absolute()] = "<hub cache>"
+        named[settings.hub_cache.absolute()] = "[hub cache]"
     found = {
         spelling.encode(): name.encode()
         for path, name in named.items()

@@ -25,6 +25,8 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 MOST_MODELS: Final = 100
 """Models that get series of their own; all later ones are counted together as ``other``."""
+UNKNOWN: Final = "unknown"
+"""Stands for names of which no model was found: anybody can send as many of them as they like."""
 
 _TTFT: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -119,7 +121,8 @@ class Metrics:
 
     def session_ended(self, session: StreamSession, request: ChatRequest) -> None:
         """Count a finished request."""
-        labels = self._labels(session.model, session.provider)
+        found = session.stamps.slot is not None
+        labels = self._labels(session.model, session.provider, found=found)
         self._requests.labels(*labels, session.status.value).inc()
         figures = session.metrics
         for histogram, name in (
@@ -144,6 +147,8 @@ class Metrics:
 
     def model_event(self, event: ModelEvent) -> None:
         """Count a load, an eviction, a death."""
+        if event.event == "refuse":
+            return  # its request is counted, and there may be no such model
         labels = self._labels(event.model or "", event.provider)
         if event.event == "load":
             self._loads.labels(*labels, str(event.ok).lower()).inc()
@@ -215,10 +220,12 @@ class Metrics:
     def _of(self, model: str) -> tuple[str, str]:
         return self._labels(model, model.partition("/")[0])
 
-    def _labels(self, model: str, provider: str) -> tuple[str, str]:
+    def _labels(self, model: str, provider: str, *, found: bool = True) -> tuple[str, str]:
         """Labels of a model; bounded, or ways of loading (``NAME?threads=3``) would fill memory."""
         labels = (model, provider)
         if labels not in self._models:
+            if not found:
+                return UNKNOWN, provider
             if len(self._models) >= MOST_MODELS:
                 return "other", provider
             self._models.add(labels)

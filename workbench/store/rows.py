@@ -60,8 +60,9 @@ class ModelEvent:
     host's available memory stands beside them for information: other processes move it too.
     ``died`` is a process that ended though nobody had asked it to. ``refuse`` is a model for which
     nothing was done, ``reason`` says why. A load ahead of its request has ``prefetch`` in
-    ``details``, one that others waited for when who began it had left ``handed_on``. ``pressure`` and ``relief`` are of a device's memory that came to another level,
-    without a model. ``details.memory`` of a load and of what ended its stay says what was predicted
+    ``details``, one that others waited for when who began it had left ``handed_on``.
+    ``pressure`` and ``relief`` are of a device's memory that came to another level, without a
+    model. ``details.memory`` of a load and of what ended its stay says what was predicted
     and what was measured. ``server_figures`` has in ``details`` what a model's server counted by
     itself while the ``sessions`` named there ran. Whose doing it was is taken from the request in
     whose context the event is made; all None: the workbench's own.

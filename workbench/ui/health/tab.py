@@ -29,12 +29,13 @@ _QUERY_S: Final = 5.0
 
 _EVENTS: Final = """
 SELECT created_at, event, model, reason FROM model_events
-WHERE created_at >= $since AND event IN ('load', 'unload', 'evict', 'died') AND ok
+WHERE created_at >= $since AND (event IN ('load', 'unload', 'evict') AND ok OR event = 'died')
 ORDER BY created_at DESC LIMIT 200
 """
 _TROUBLE: Final = f"""
 SELECT created_at, event, model, reason FROM model_events
-WHERE event IN ('pressure', 'relief', 'died', 'refuse') OR leak
+WHERE event IN ('pressure', 'relief', 'died') OR leak
+OR event = 'refuse' AND coalesce(details->>'code' NOT LIKE '%MODEL_NOT_FOUND', true)
 ORDER BY created_at DESC LIMIT {_ALERTS}
 """  # noqa: S608
 
