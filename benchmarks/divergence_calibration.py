@@ -20,10 +20,11 @@ from statistics import fmean
 
 from workbench.engine import Engine, build
 from workbench.insight import Divergence
-from workbench.insight.asking import N_TOP, SOURCE, add_tokens
+from workbench.insight.asking import N_TOP, SOURCE, add_tokens, settled
 from workbench.insight.divergence import Answer
 from workbench.insight.passages import read
 from workbench.insight.probabilities import Step
+from workbench.insight.spelling import pieces
 from workbench.settings import load_settings
 from workbench.store import Store
 from workbench.types import ChatRequest, ErrorEvent, Message, Options, TimingMode, TokenEvent
@@ -60,8 +61,8 @@ async def compare(models: Sequence[str], prompts: Sequence[str]) -> None:
             for system in (PLAIN, *OTHERS):
                 nats, same = [], []
                 for prompt, answer in zip(prompts, answers, strict=True):
-                    pieces = tuple(step.text for step in answer)
-                    reading = await steps(engine, model, system, prompt, pieces)
+                    given = pieces(answer)
+                    reading = await steps(engine, model, system, prompt, given)
                     own = Answer(models[0], tuple(answer))
                     found = Divergence(own, Answer(model, ()), tuple(reading))
                     nats.append(found.mean_divergence_nats or 0.0)
@@ -94,7 +95,7 @@ async def steps(
                 raise event.error
             if isinstance(event, TokenEvent):
                 add_tokens(found, event)
-    return found
+    return list(settled(found))
 
 
 if __name__ == "__main__":

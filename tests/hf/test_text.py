@@ -133,6 +133,25 @@ def test_tokens_that_are_no_whole_text_tell_their_bytes(kind: str, text: str) ->
     assert halves > 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"), [("byte_level", "日本 👩‍🚀é"), ("byte_fallback", "日é👩")]
+)
+def test_parts_of_characters_are_read_as_they_were_said(kind: str, text: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for said in (ids, ids[:-1], [*ids, ids[-1], ids[-1]]):  # whole, cut, garbage
+        pieces = []
+        for one in said:
+            alone = tokenizer.decode([one])
+            found = token_bytes(alone, tokenizer.convert_ids_to_tokens(one))
+            spelt = bytes(found) if found is not None else alone.encode()
+            pieces.append(spelt.decode("utf-8", "surrogateescape"))
+        read = forced_ids(tokenizer, pieces)
+        # A first space of the tokenizer's own is no part of the text.
+        own = tokenizer.convert_tokens_to_ids("▁") if kind == "byte_fallback" else None
+        assert [one for one in read if one != own] == [one for one in said if one != own]
+
+
 class Splitting:
     """Reads an empty line before a digit as two tokens, as GPT-2's rule does; otherwise words."""
 

@@ -187,9 +187,7 @@ def _print_divergence(found: Divergence) -> None:
         line.append(answer.text[shared:], style="bold")
         console.print(line)
         if answer.repeats:
-            console.print(
-                f"  same answer in {answer.same_repeats} of {len(answer.repeats)} repeats"
-            )
+            console.print(f"  {found.steady(answer)}")
     table = Table("figure", "value", box=None, pad_edge=False)
     for name, value in found.figures():
         table.add_row(name, value)
@@ -200,22 +198,25 @@ def _print_divergence(found: Divergence) -> None:
 
 
 def _print_alternatives(console: object, found: Divergence, parting: tuple[int, int]) -> None:
-    import math
-
     from rich.console import Console
     from rich.table import Table
+
+    from workbench.insight.probabilities import shares
 
     assert isinstance(console, Console)
     table = Table("where they part", "A", "B", box=None, pad_edge=False)
     sides = [
-        dict(answer.steps[index].top) if index < len(answer.steps) else {}
+        shares(answer.steps[index].top) if index < len(answer.steps) else {}
         for answer, index in zip((found.a, found.b), parting, strict=True)
     ]
     likeliest = sorted(
         sides[0].keys() | sides[1].keys(),
-        key=lambda text: -max(side.get(text, -math.inf) for side in sides),
+        key=lambda name: -max(side.get(name, 0.0) for side in sides),
     )
-    for text in likeliest[:8]:
-        shares = [f"{math.exp(side[text]):.1%}" if text in side else "-" for side in sides]
-        table.add_row(repr(text), *shares)
+    for name in likeliest[:8]:
+        told = [f"{side[name]:.1%}" if name in side else "-" for side in sides]
+        table.add_row(repr(name), *told)
     console.print(table)
+    for letter, answer, index in zip("AB", (found.a, found.b), parting, strict=True):
+        if index >= len(answer.steps):
+            console.print(f"{letter} ends where the other goes on.")

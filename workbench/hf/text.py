@@ -18,6 +18,8 @@ Decode = Callable[[list[int]], str]
 
 _UNFINISHED: Final = "\N{REPLACEMENT CHARACTER}"
 _BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_ESCAPED: Final = re.compile("[\udc80-\udcff]")
+_FAULTY: Final = re.compile(_UNFINISHED + "+")
 
 
 def token_bytes(text: str, piece: str) -> list[int] | None:
@@ -43,6 +45,11 @@ def _alphabet() -> dict[str, int]:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     return {sign: byte for byte, sign in bytes_to_unicode().items()}
+
+
+@cache
+def _signs() -> dict[int, str]:
+    return {byte: sign for sign, byte in _alphabet().items()}
 
 
 class IncrementalDecoder:
@@ -334,7 +341,8 @@ def forced_ids(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
     A model says in one token what its tokenizer would split when it reads the whole (an
     empty line before a digit, in GPT-2's rule). So the pieces are read one by one, unless that
     takes more tokens than the whole does, as with the pieces of another tokenizer, or gives another
-    text.
+    text. A piece may be bytes of a character, in Python's ``surrogateescape``; these are looked up,
+    or read together with their neighbours where the tokenizer has no such token.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST``, nothing is left of it.
@@ -343,10 +351,62 @@ def forced_ids(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
     def read(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    text = "".join(pieces)
+    text = _shown("".join(pieces))
     whole = read(text)
     if not whole:
         raise invalid("The text to be scored is empty.", fix="Give an answer that has text.")
-    apart = [number for piece in pieces if piece for number in read(piece)]
-    same = tokenizer.decode(apart, clean_up_tokenization_spaces=False) == text
-    return apart if same and len(apart) <= len(whole) else whole
+    apart: list[int] = []
+    parts = 0
+    for piece in _whole_or_known(tokenizer, pieces):
+        if isinstance(piece, int):
+            apart.append(piece)
+            parts += 1
+        elif piece:
+            apart += read(piece)
+    if whole[-len(apart) :] == apart:  # before a text some tokenizers put a space of their own
+        return whole
+    said = tokenizer.decode(apart, clean_up_tokenization_spaces=False)
+    same = _FAULTY.sub(_UNFINISHED, said) == _FAULTY.sub(_UNFINISHED, text)
+    # Parts of characters are a model's own cut: no other tokenizer would come to have them. Where
+    # they are no text, decoders write the bytes around them in ways of their own.
+    known = same or (parts > 0 and _UNFINISHED in text)
+    return apart if known and len(apart) <= len(whole) + parts else whole
+
+
+def _whole_or_known(tokenizer: Any, pieces: Sequence[str]) -> list[str | int]:
+    """Pieces that are text, and ids of those that are not; what is neither is joined to text."""
+    found: list[str | int] = []
+    held: list[str] = []
+    for piece in pieces:
+        number = _id_of_bytes(tokenizer, piece) if _ESCAPED.search(piece) else None
+        if number is not None:
+            found += [*_joined(held), number]
+            held = []
+        elif _ESCAPED.search(piece):
+            held.append(piece)
+        else:
+            found += [*_joined(held), piece]
+            held = []
+    return found + _joined(held)
+
+
+def _joined(held: Sequence[str]) -> list[str | int]:
+    return [_shown("".join(held))] if held else []
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _id_of_bytes(tokenizer: Any, piece: str) -> int | None:
+    """The inverse of :func:`token_bytes`; None if no token has just these bytes."""
+    spelt = piece.encode("utf-8", "surrogateescape")
+    forms = ["".join(_signs()[byte] for byte in spelt)]
+    if len(spelt) == 1:
+        forms.append(f"<0x{spelt[0]:02X}>")
+    for form in forms:
+        number = tokenizer.convert_tokens_to_ids(form)
+        # What a vocabulary lacks is its unknown token.
+        if isinstance(number, int) and tokenizer.convert_ids_to_tokens(number) == form:
+            return number
+    return None

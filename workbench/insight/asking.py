@@ -11,9 +11,11 @@ from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.insight.divergence import Answer, Divergence
 from workbench.insight.probabilities import Step
 from workbench.insight.sheet import ParitySheet
+from workbench.insight.spelling import UNTOLD, own_name, pieces, shared_out, tells_last
 from workbench.inspection import Inspection
 from workbench.types import (
     ChatRequest,
+    DoneEvent,
     ErrorEvent,
     StreamEvent,
     TimingMode,
@@ -27,6 +29,9 @@ MAX_REPEATS: Final = 20
 MAX_TOKENS: Final = 1_024
 SOURCE: Final = "insight"
 """Under which the log has these sessions; views of speed leave them out."""
+
+_WINDOW: Final = 200
+"""Characters that a runtime holds back at most, while they might be the beginning of a mark."""
 
 REPEATS: Final = 2
 """Further answers of each model by default."""
@@ -92,21 +97,23 @@ async def diverge(
     for model in (request.model, other):
         asked = replace(request, model=model)
         tell(f"{model} answers")
-        steps = await _steps(asker, asked)
+        steps, cut = await _steps(asker, asked)
         texts = []
         for number in range(repeats):
             tell(f"{model} answers again ({number + 1} of {repeats})")
-            texts.append("".join(step.text for step in await _steps(asker, asked)))
-        answers.append(Answer(model, steps, tuple(texts)))
+            again, _ = await _steps(asker, asked)
+            texts.append("".join(step.text for step in again))
+        answers.append(Answer(model, steps, tuple(texts), cut))
     first, second = answers
-    pieces = tuple(step.text for step in first.steps if step.text)
+    given = pieces(first.steps)
     forced: Sequence[Step] = ()
-    if pieces:
+    if given:
         tell(f"{other} scores the answer of {request.model}")
         # The text is given: nothing of it may be taken for a stop string.
         plain = replace(options, stop=(), response_format=None)
-        forced = await _steps(asker, replace(request, model=other, options=plain, forced=pieces))
-    return Divergence(first, second, tuple(forced))
+        asked = replace(request, model=other, options=plain, forced=given)
+        forced, _ = await _steps(asker, asked)
+    return Divergence(first, second, tuple(forced), options.temperature, options.seed)
 
 
 def _check(request: ChatRequest, other: str, repeats: int) -> None:
@@ -121,41 +128,67 @@ def _check(request: ChatRequest, other: str, repeats: int) -> None:
         )
 
 
-async def _steps(asker: Asker, request: ChatRequest) -> tuple[Step, ...]:
-    """The tokens of one answer."""
+async def _steps(asker: Asker, request: ChatRequest) -> tuple[tuple[Step, ...], bool]:
+    """The tokens of one answer, and whether it was cut at ``max_tokens``."""
     steps: list[Step] = []
+    cut = False
     async with aclosing(asker.stream(_fresh(request))) as events:
         async for event in events:
             if isinstance(event, ErrorEvent):
                 raise event.error
             if isinstance(event, TokenEvent):
                 add_tokens(steps, event)
-    if not steps:
+            if isinstance(event, DoneEvent):
+                cut = event.session.finish_reason == "length"
+    found = settled(steps)
+    if not found:
         raise WorkbenchError(
             ErrorCode.INVALID_REQUEST,
             f"{request.model} answered without text, so there is nothing to compare.",
             fix="Ask something else.",
             operation="diverge",
         )
-    return tuple(steps)
+    return found, cut
 
 
 def add_tokens(steps: list[Step], event: TokenEvent) -> None:
     """Append an event's tokens; text without a token of its own belongs to the one before."""
     if not event.logprobs:
         if event.text and steps:
-            last = steps[-1]
-            steps[-1] = replace(last, text=last.text + event.text)
+            steps[-1] = _longer(steps[-1], event.text)
         return
-    if len(event.logprobs) == 1:
-        if event.text:  # an end token has none
-            steps.append(Step.from_entry(event.text, event.logprobs[0]))
-        return
-    # Joined for a slow reader: the tokens' own texts are all there is.
-    for entry in event.logprobs:
-        text = str(entry["token"])
-        if text in event.text:
-            steps.append(Step.from_entry(text, entry))
+    texts = [event.text]
+    if len(event.logprobs) > 1:
+        # Joined for a slow reader, or by a runtime that waits for whole characters.
+        texts = shared_out(event.text, [own_name(entry) for entry in event.logprobs])
+    elif not (steps and steps[-1].is_part and not steps[-1].text) and tells_last(
+        event.text, own_name(event.logprobs[0])
+    ):
+        steps.append(Step("", None, (), UNTOLD))
+    for text, entry in zip(texts, event.logprobs, strict=True):
+        steps.append(Step.from_entry(text, entry))
+
+
+def settled(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Without the tokens that are no part of the text: the end token, marks, what stopped it.
+
+    Text that a runtime held back and let go with its end token is the last token's.
+    """
+    found = list(steps)
+    if len(found) > 1 and not found[-2].text and not found[-1].is_part:
+        last = found[-1]
+        if last.name.strip() not in last.text:
+            found[-2:] = [_longer(found[-2], last.text)]
+    text, kept = "", []
+    for step in reversed(found):
+        text = (step.text + text)[:_WINDOW]
+        if step.text or step.is_part or (step.name.strip() and step.name.strip() in text):
+            kept.append(step)
+    return tuple(reversed(kept))
+
+
+def _longer(step: Step, text: str) -> Step:
+    return replace(step, text=step.text + text, token=step.name)
 
 
 def _fresh(request: ChatRequest) -> ChatRequest:

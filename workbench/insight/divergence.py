@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Final, Literal, Self
 
+from workbench.insight.alignment import Stretch, stretches
 from workbench.insight.probabilities import Step, divergence_nats, entropy_bits, perplexity
+from workbench.insight.spelling import places
 
-Verdict = Literal["same", "coin_toss", "rounding", "different", "unknown"]
+Verdict = Literal["same", "coin_toss", "rounding", "drawn", "different", "unknown"]
 SAYS: Final[Mapping[Verdict, str]] = {
     "same": "Both say the same, token by token.",
-    "coin_toss": "They part where two tokens are almost equally likely to both: either model "
-    "would have said the other's token with little less ease. Rounding decided, not the weights.",
+    "coin_toss": "They part where two tokens are almost equally likely to both models: a near tie, "
+    "which any change of rounding may tip. It says nothing against either model's weights.",
     "rounding": "The models agree on most tokens but each is sure of its own at the parting: the "
     "weights are rounded differently.",
+    "drawn": "The answers were drawn: each token is a throw of dice, so where they part says "
+    "nothing of the weights. The figures are those of the first one's text, read by both; ask at "
+    "temperature 0 to see where the models themselves part.",
     "different": "The second model finds the first one's text unlikely throughout: another model, "
     "damaged weights, or a prompt that changes everything. The parity sheet says which.",
     "unknown": "Too few probabilities are known to say why.",
@@ -38,6 +42,9 @@ it was 0.75 at most. The share tells where the divergence, a lower bound, says l
 unlike altogether, too few tokens are among both models' likeliest."""
 _RARELY: Final = 0.01
 """So rarely may a rounded form be called different because of its share (binomial)."""
+_MOST_LEFT_OUT: Final = 0.5
+"""With more of the text left out, agreement on the rest says nothing of the whole."""
+_HALF: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +55,13 @@ class Answer:
         model: model id.
         steps: tokens with what the model thought.
         repeats: texts of further answers to the same request.
+        is_cut: whether ``max_tokens`` ended it.
     """
 
     model: str
     steps: tuple[Step, ...]
     repeats: tuple[str, ...] = ()
+    is_cut: bool = False
 
     @property
     def text(self) -> str:
@@ -67,13 +76,14 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         steps = [step.to_dict() for step in self.steps]
-        return {"model": self.model, "steps": steps, "repeats": list(self.repeats)}
+        repeats = list(self.repeats)
+        return {"model": self.model, "steps": steps, "repeats": repeats, "is_cut": self.is_cut}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
         steps = tuple(Step.from_dict(step) for step in values["steps"])
-        return cls(values["model"], steps, tuple(values["repeats"]))
+        return cls(values["model"], steps, tuple(values["repeats"]), values.get("is_cut", False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +93,15 @@ class Divergence:
     Attributes:
         a, b: the answers.
         forced: ``a``'s tokens through ``b``; empty if it could not be scored.
+        temperature: of both answers; above 0 their tokens are drawn.
+        seed: of both answers and all repeats; None if each had its own.
     """
 
     a: Answer
     b: Answer
     forced: tuple[Step, ...] = ()
+    temperature: float = 0.0
+    seed: int | None = None
 
     @property
     def parting(self) -> tuple[int, int] | None:
@@ -95,27 +109,33 @@ class Divergence:
 
         An index may be one past the last token: that answer ended there.
         """
-        left, right = self.a.text, self.b.text
+        ends = [_end(answer) for answer in (self.a, self.b)]
+        (left, left_open), (right, right_open) = ends
         if left == right:
             return None
-        shorter = min(len(left), len(right))
-        at = next((i for i in range(shorter) if left[i] != right[i]), shorter)
+        # What was cut says nothing of what would have come.
+        if (left_open and right.startswith(left)) or (right_open and left.startswith(right)):
+            return None
+        at = next(
+            (i for i, (one, two) in enumerate(zip(left, right, strict=False)) if one != two),
+            min(len(left), len(right)),
+        )
         return _index(self.a.steps, at), _index(self.b.steps, at)
 
     @property
     def aligned(self) -> bool:
-        """Whether both tokens at the parting begin at the same character.
+        """Whether both tokens at the parting begin at the same place of the text.
 
         Only then do the two distributions there answer the same question.
         """
         parting = self.parting
         if parting is None:
             return True
-        starts = [
-            sum(len(step.text) for step in answer.steps[:index])
+        one, two = (
+            [*places(answer.steps), len(answer.text.encode())][index]
             for answer, index in zip((self.a, self.b), parting, strict=True)
-        ]
-        return starts[0] == starts[1]
+        )
+        return one is not None and one == two
 
     @property
     def shared_text(self) -> str:
@@ -123,6 +143,11 @@ class Divergence:
         parting = self.parting
         steps = self.a.steps if parting is None else self.a.steps[: parting[0]]
         return "".join(step.text for step in steps)
+
+    @property
+    def left_out(self) -> int:
+        """Tokens of ``a`` that no figure counts: one runtime does not tell which they are."""
+        return len(self.a.steps) - sum(len(one.a) for one in self._read) if self.forced else 0
 
     @property
     def agreement(self) -> float | None:
@@ -139,7 +164,11 @@ class Divergence:
     @property
     def perplexities(self) -> tuple[float | None, float | None]:
         """Of ``a``'s text through ``a`` and through ``b``; the second at least this much."""
-        return perplexity(self.a.steps)[0], perplexity(self.forced)[0]
+        if not self.forced:
+            return perplexity([step for step in self.a.steps if step.is_known])[0], None
+        own = [step for one in self._read for step in one.a]
+        other = [step for one in self._read for step in one.b]
+        return perplexity(own)[0], perplexity(other)[0]
 
     @property
     def verdict(self) -> Verdict:
@@ -149,10 +178,20 @@ class Divergence:
             return "same"
         if self._are_apart():
             return "different"
+        if self.is_drawn:
+            return "drawn"
         odds = self.odds_nats
-        if odds is None:
-            return "unknown" if self.agreement is None else "rounding"
-        return "coin_toss" if max(odds) <= _TOSS_NATS else "rounding"
+        if odds is not None and max(odds) <= _TOSS_NATS:
+            return "coin_toss"
+        too_little = self.left_out > _MOST_LEFT_OUT * len(self.a.steps)
+        if too_little or (odds is None and self.agreement is None):
+            return "unknown"
+        return "rounding"
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the answers are dice: at a temperature above 0."""
+        return self.temperature > 0
 
     def _are_apart(self) -> bool:
         from scipy.stats import binom
@@ -164,11 +203,11 @@ class Divergence:
 
     def _same_likeliest(self) -> list[bool]:
         return [
-            own.likeliest == other.likeliest for own, other in self._pairs if own.top and other.top
+            own.likeliest == other.likeliest for own, other in self._heads if own.top and other.top
         ]
 
     def _divergences_nats(self) -> list[float]:
-        found = (divergence_nats(own.top, other.top) for own, other in self._pairs)
+        found = (divergence_nats(own.top, other.top) for own, other in self._heads)
         return [value for value in found if value is not None]
 
     @property
@@ -184,7 +223,7 @@ class Divergence:
         if parting[0] >= len(self.a.steps) or parting[1] >= len(self.b.steps):
             return None
         one, other = self.a.steps[parting[0]], self.b.steps[parting[1]]
-        values = one.of(one.text), one.of(other.text), other.of(other.text), other.of(one.text)
+        values = one.of(one.name), one.of(other.name), other.of(other.name), other.of(one.name)
         if any(value is None for value in values):
             return None
         own_a, its_a, own_b, its_b = (value or 0.0 for value in values)
@@ -193,7 +232,20 @@ class Divergence:
     @property
     def says(self) -> str:
         """The verdict in a sentence."""
-        return SAYS[self.verdict]
+        verdict = self.verdict
+        if not self.is_drawn or verdict == "drawn":
+            return SAYS[verdict]
+        return f"{SAYS[verdict]} The answers were drawn, at temperature {self.temperature:g}."
+
+    def steady(self, answer: Answer) -> str:
+        """How many of an answer's repeats say the same, in words; empty without any."""
+        if not answer.repeats:
+            return ""
+        said = f"the same in {answer.same_repeats} of {len(answer.repeats)} repeats"
+        if not self.is_drawn:
+            return said
+        seed = f"all with the seed {self.seed}" if self.seed is not None else "each with its seed"
+        return f"{said}, {seed}"
 
     @property
     def entropies_bits(self) -> tuple[float, float] | None:
@@ -209,14 +261,13 @@ class Divergence:
         return entropy_bits(one.top), entropy_bits(other.top)
 
     @property
-    def _pairs(self) -> Sequence[tuple[Step, Step]]:
-        """Tokens of ``a`` and the same places in ``b``, as far as they begin at the same places."""
-        starts = dict(_starts(self.forced))
-        return [
-            (step, starts[start])
-            for start, step in _starts(self.a.steps)
-            if start in starts and step.text
-        ]
+    def _read(self) -> Sequence[Stretch]:
+        """Stretches of ``a``'s text of which both tell all that is compared."""
+        return [one for one in stretches(self.a.steps, self.forced) if one.is_known]
+
+    @property
+    def _heads(self) -> Sequence[tuple[Step, Step]]:
+        return [one.heads for one in self._read]
 
     def figures(self) -> list[tuple[str, str]]:
         """What was computed, as names and texts; what is unknown is left out."""
@@ -230,6 +281,13 @@ class Divergence:
         own, other = self.perplexities
         if own is not None and other is not None:
             lines.append(("perplexity of A's text", f"{own:.2f} in A, {other:.2f} in B"))
+        if self.left_out:
+            lines.append(
+                (
+                    "left out of these: tokens that a runtime does not tell apart",
+                    f"{self.left_out} of {len(self.a.steps)}",
+                )
+            )
         for name, pair in (
             ("preference for the own token (nats)", self.odds_nats),
             ("entropy where they part (bits, at least)", self.entropies_bits),
@@ -249,12 +307,15 @@ class Divergence:
             "a": self.a.to_dict(),
             "b": self.b.to_dict(),
             "forced": [step.to_dict() for step in self.forced],
+            "temperature": self.temperature,
+            "seed": self.seed,
             "verdict": self.verdict,
             "says": self.says,
             "parting": list(self.parting) if self.parting else None,
             "shared_text": self.shared_text,
             "odds_nats": list(self.odds_nats) if self.odds_nats else None,
             "entropies_bits": list(self.entropies_bits) if self.entropies_bits else None,
+            "left_out": self.left_out,
             "agreement": self.agreement,
             "mean_divergence_nats": self.mean_divergence_nats,
             "perplexities": list(self.perplexities),
@@ -267,16 +328,21 @@ class Divergence:
             Answer.from_dict(values["a"]),
             Answer.from_dict(values["b"]),
             tuple(Step.from_dict(step) for step in values["forced"]),
+            values.get("temperature", 0.0),
+            values.get("seed"),
         )
 
 
-def _index(steps: Sequence[Step], character: int) -> int:
-    """The token that holds a character of the text; one past the last at its end."""
-    ends = accumulate(len(step.text) for step in steps)
-    return next((i for i, end in enumerate(ends) if end > character), len(steps))
+def _end(answer: Answer) -> tuple[bytes, bool]:
+    """An answer as far as its characters are whole, and whether more of it may have come."""
+    text = answer.text.rstrip(_HALF)
+    in_half = len(text) < len(answer.text) or bool(answer.steps and not answer.steps[-1].text)
+    return text.encode(), answer.is_cut or in_half
 
 
-def _starts(steps: Sequence[Step]) -> list[tuple[int, Step]]:
-    """Tokens with the character at which each begins."""
-    starts = accumulate((len(step.text) for step in steps), initial=0)
-    return list(zip(starts, steps, strict=False))
+def _index(steps: Sequence[Step], byte: int) -> int:
+    """The token that holds a byte of the text, or the last known before; at its end one more."""
+    if byte >= sum(len(step.text.encode()) for step in steps):
+        return len(steps)
+    known = [(place, i) for i, place in enumerate(places(steps)) if place is not None]
+    return max(((place, i) for place, i in known if place <= byte), default=(0, 0))[1]

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from workbench.analysis.statistics import Estimate, estimate, exponential, share
 from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.insight.asking import N_TOP, SOURCE, Tell, add_tokens
+from workbench.insight.alignment import stretches
+from workbench.insight.asking import N_TOP, SOURCE, Tell, add_tokens, settled
 from workbench.insight.passages import Passage
 from workbench.insight.probabilities import Step, divergence_nats
+from workbench.insight.spelling import pieces
 from workbench.types import (
     ChatRequest,
     Message,
@@ -164,8 +166,8 @@ async def ladder(
         texts: dict[str, tuple[Step, ...]] = {}
         for number, passage in enumerate(passages, start=1):
             tell(f"{where} reads passage {number} of {len(passages)}")
-            pieces = _pieces(rungs, passage)
-            texts[passage.id], _ = await _ask(road, model, passage.prompt, pieces)
+            given = _pieces(rungs, passage)
+            texts[passage.id], _ = await _ask(road, model, passage.prompt, given)
         decode, first, held = {}, {}, 0
         for number, passage in enumerate(passages[:SPEED_PROMPTS], start=1):
             tell(f"{where} answers {number} of {min(len(passages), SPEED_PROMPTS)}")
@@ -188,7 +190,7 @@ def _asked_by_pieces(model: str) -> bool:
 def _pieces(rungs: Sequence[Rung], passage: Passage) -> tuple[str, ...]:
     """The passage as the form before cut it, for runtimes that must be asked piece by piece."""
     if rungs:
-        return tuple(step.text for step in rungs[0].texts[passage.id])
+        return pieces(rungs[0].texts[passage.id])
     return tuple(_words(passage.text))
 
 
@@ -225,7 +227,7 @@ async def _ask(
             fix="Choose another model.",
             operation="ladder",
         )
-    return tuple(steps), session
+    return settled(steps), session
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -242,8 +244,17 @@ def _nats(texts: Texts) -> dict[str, float]:
 
 
 def _nats_apart(first: Texts, other: Texts) -> dict[str, float]:
-    one, two = _nats(first), _nats(other)
-    return {name: two[name] - one[name] for name in one if name in two}
+    """By how much the mean negative logprob is greater, over what both tell, by passage."""
+    found = {}
+    for name, steps in first.items():
+        known = [one for one in stretches(steps, other.get(name, ())) if one.is_known]
+        if known:
+            one, two = (
+                [step.at_most or 0.0 for part in known for step in (part.a, part.b)[side]]
+                for side in (0, 1)
+            )
+            found[name] = math.fsum(one) / len(one) - math.fsum(two) / len(two)
+    return found
 
 
 def _mean(values: Mapping[str, float]) -> Estimate:
@@ -256,29 +267,22 @@ def _geometric(values: Mapping[str, float]) -> Estimate | None:
     return exponential(_mean({name: math.log(value) for name, value in values.items()}))
 
 
-def _starts(steps: Sequence[Step]) -> dict[int, Step]:
-    found, at = {}, 0
-    for step in steps:
-        found[at] = step
-        at += len(step.text)
-    return found
-
-
 def _same_cut(first: Texts, other: Texts) -> bool:
+    """Whether both have the same tokens, as far as both tell them."""
     return all(
-        name in other and _starts(steps).keys() == _starts(other[name]).keys()
+        name in other
+        and all(
+            not one.is_known or len(one.a) == len(one.b) == 1
+            for one in stretches(steps, other[name])
+        )
         for name, steps in first.items()
     )
 
 
 def _pairs(first: Texts, other: Texts) -> dict[str, list[tuple[Step, Step]]]:
-    """Tokens that begin at the same character, by passage."""
+    """Tokens that begin at the same place and are told, by passage."""
     return {
-        name: [
-            (one, two)
-            for start, one in _starts(steps).items()
-            if (two := _starts(other.get(name, ())).get(start)) is not None
-        ]
+        name: [one.heads for one in stretches(steps, other.get(name, ())) if one.is_known]
         for name, steps in first.items()
     }
 

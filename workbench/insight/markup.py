@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from workbench.analysis.frames import rows_of
 from workbench.analysis.timing import PARTS
-from workbench.insight.probabilities import Step
+from workbench.insight.probabilities import NOT_TOLD, Step, shares
+from workbench.insight.spelling import is_told
 
 if TYPE_CHECKING:
     from workbench.insight.divergence import Answer, Divergence
@@ -53,8 +54,8 @@ def divergence(found: Divergence) -> str:
     parts = [
         f'<p class="wb-verdict"><strong>{escape(found.verdict.replace("_", " "))}</strong> '
         f"{escape(found.says)}</p>",
-        _answer("A", found.a, parting[0]),
-        _answer("B", found.b, parting[1]),
+        _answer("A", found.a, parting[0], found.steady(found.a)),
+        _answer("B", found.b, parting[1], found.steady(found.b)),
     ]
     if found.forced:
         words = f"A's answer as {escape(found.b.model)} reads it"
@@ -130,17 +131,16 @@ def _told(step: Step) -> str:
         return "probability unknown"
     bound = "under " if step.logprob is None else ""
     others = ", ".join(
-        f"{text!r} {math.exp(value):.0%}" for text, value in step.top[:_SHOWN] if text != step.text
+        f"{name!r} {share:.0%}"
+        for name, share in list(shares(step.top).items())[:_SHOWN]
+        if name != step.name
     )
-    return f"{step.text!r}: {bound}{math.exp(step.at_most):.1%}" + (
-        f"; else {others}" if others else ""
-    )
+    name = step.name if is_told(step.name) else NOT_TOLD
+    return f"{name!r}: {bound}{math.exp(step.at_most):.1%}" + (f"; else {others}" if others else "")
 
 
-def _answer(letter: str, answer: Answer, marked: int) -> str:
-    steady = ""
-    if answer.repeats:
-        steady = f" · the same in {answer.same_repeats} of {len(answer.repeats)} repeats"
+def _answer(letter: str, answer: Answer, marked: int, steady: str) -> str:
+    steady = f" · {escape(steady)}" if steady else ""
     ended = ""
     if marked >= len(answer.steps):
         ended = '<p class="wb-dim">It ends where the other goes on.</p>'

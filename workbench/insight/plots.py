@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 from workbench.analysis.drawing import empty, short, styled, styles
+from workbench.insight.probabilities import shares
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,10 +32,10 @@ def plot_parting(found: Divergence) -> go.Figure:
         answer.steps[index] if index < len(answer.steps) else None
         for answer, index in zip((found.a, found.b), parting, strict=True)
     ]
-    shares = [dict(step.top) if step is not None else {} for step in sides]
+    known = [shares(step.top) if step is not None else {} for step in sides]
     likeliest = sorted(
-        shares[0].keys() | shares[1].keys(),
-        key=lambda text: max(side.get(text, -math.inf) for side in shares),
+        known[0].keys() | known[1].keys(),
+        key=lambda name: max(side.get(name, 0.0) for side in known),
         reverse=True,
     )[:_TOKENS]
     if not likeliest:
@@ -43,9 +43,9 @@ def plot_parting(found: Divergence) -> go.Figure:
     names = [repr(text) for text in likeliest]
     figure = go.Figure()
     looks = styles([found.a.model, found.b.model])
-    for letter, answer, share, step in zip("AB", (found.a, found.b), shares, sides, strict=True):
-        values = [math.exp(share[text]) if text in share else None for text in likeliest]
-        taken = step.text if step is not None else None
+    for letter, answer, share, step in zip("AB", (found.a, found.b), known, sides, strict=True):
+        values = [share.get(name) for name in likeliest]
+        taken = step.name if step is not None else None
         figure.add_bar(
             y=names,
             x=values,

@@ -10,10 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
+
+from workbench.insight.spelling import bytes_of, is_part, is_told, name_of, own_name
 
 Top = tuple[tuple[str, float], ...]
-"""Texts and natural logarithms of probabilities, the likeliest first."""
+"""Names of tokens and natural logarithms of probabilities, the likeliest first."""
+NOT_TOLD: Final = "(parts of characters)"
+"""Stands for the tokens that the runtime does not tell apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +25,37 @@ class Step:
     """One token of an answer and what the model thought at its place.
 
     Attributes:
-        text: of the token.
+        text: what the token added to the answer; empty before the last token of a character.
         logprob: natural logarithm of its probability; None if it was not among ``top``.
         top: the likeliest tokens there.
+        token: its name (:func:`spelling.name_of`); None if that is ``text``.
     """
 
     text: str
     logprob: float | None
     top: Top
+    token: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the token is called in ``top``."""
+        return self.text if self.token is None else self.token
+
+    @property
+    def spelt(self) -> bytes | None:
+        """Its bytes; None if the runtime does not tell them."""
+        return bytes_of(self.name)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is only a part of a character."""
+        return is_part(self.name)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it can be compared: which token it is, how likely, and which is likeliest."""
+        told = is_told(self.name) and self.at_most is not None
+        return told and not (self.top and self.likeliest is None)
 
     @property
     def at_most(self) -> float | None:
@@ -37,34 +64,51 @@ class Step:
             return self.logprob
         return self.top[-1][1] if self.top else None
 
-    def of(self, text: str) -> float | None:
+    def of(self, name: str) -> float | None:
         """The logprob of another token at this place, if it is among the known ones."""
-        return next((value for one, value in self.top if one == text), None)
+        return told_apart(self.top).get(name)
 
     @property
     def likeliest(self) -> str | None:
-        """The token that greedy decoding would take."""
-        return self.top[0][0] if self.top else None
+        """The token that greedy decoding would take; None if it cannot be told from others."""
+        return self.top[0][0] if self.top and self.top[0][0] in told_apart(self.top) else None
 
     @classmethod
     def from_entry(cls, text: str, entry: Mapping[str, Any]) -> Self:
         """From a ``logprobs`` entry of a token event."""
         top = entry.get("top_logprobs") or ()
+        name = own_name(entry)
         return cls(
             text,
             entry.get("logprob"),
-            tuple((str(one["token"]), float(one["logprob"])) for one in top),
+            tuple((name_of(one), float(one["logprob"])) for one in top),
+            None if name == text else name,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {"text": self.text, "logprob": self.logprob, "top": [list(one) for one in self.top]}
+        told = {} if self.token is None else {"token": self.token}
+        top = [list(one) for one in self.top]
+        return {"text": self.text, "logprob": self.logprob, "top": top, **told}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_dict`."""
         top = tuple((text, value) for text, value in values["top"])
-        return cls(values["text"], values["logprob"], top)
+        return cls(values["text"], values["logprob"], top, values.get("token"))
+
+
+def told_apart(top: Top) -> dict[str, float]:
+    """Logprobs by name, of the tokens that no other one there is called like."""
+    names = [name for name, _ in top]
+    return {name: value for name, value in top if is_told(name) and names.count(name) == 1}
+
+
+def shares(top: Top) -> dict[str, float]:
+    """Probabilities by name; those that are not told apart are one, :data:`NOT_TOLD`."""
+    found = {name: math.exp(value) for name, value in told_apart(top).items()}
+    others = math.fsum(math.exp(value) for name, value in top if name not in found)
+    return {**found, NOT_TOLD: others} if others else found
 
 
 def entropy_bits(top: Top) -> float:
@@ -80,8 +124,8 @@ def divergence_nats(p: Top, q: Top) -> float | None:
     Over the tokens that both name, and one more that stands for all others (Kullback and Leibler
     1951). None if they name no token in common.
     """
-    right = dict(q)
-    common = [(value, right[text]) for text, value in p if text in right]
+    left, right = told_apart(p), told_apart(q)
+    common = [(value, right[name]) for name, value in left.items() if name in right]
     if not common:
         return None
     rest_p = max(1 - math.fsum(math.exp(value) for value, _ in common), 0.0)

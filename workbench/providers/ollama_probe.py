@@ -22,6 +22,7 @@ JsonObject = Mapping[str, Any]
 
 _TEMPLATE: Final = "{{ .Prompt }}"
 _TRIES: Final = 4
+_UNTOLD: Final = "\N{REPLACEMENT CHARACTER}"
 _PARAMETERS: Final[Mapping[str, str]] = {"repetition_penalty": "repeat_penalty"}
 _CHAIN: Final = ("repetition_penalty", "top_k", "typical_p", "top_p", "min_p", "temperature")
 """llama.cpp's samplers in the order of their default chain, without those that are off."""
@@ -94,6 +95,9 @@ class OllamaProbe:
         """The pieces as tokens, each with the likeliest ones at its place, then the finish.
 
         A piece that is not among the likeliest has the logprob None: it is below the last of them.
+        Inside of a character the server cannot be asked, for a prompt is whole characters: there
+        nothing is told, nor of a character where the likeliest are parts of some that the server
+        does not tell apart.
 
         Raises:
             WorkbenchError: ``INVALID_REQUEST`` if the server does not render prompts.
@@ -105,15 +109,21 @@ class OllamaProbe:
                 "scored with it.",
                 fix="Update Ollama.",
             )
-        said, prompt_tokens = "", None
+        said, held, prompt_tokens = "", b"", None
         for count, piece in enumerate(pieces):
             if cancel.cancelled:
                 return
-            top, seen = await self._next(prompt + said, n_top)
-            prompt_tokens = prompt_tokens or seen
-            yield ProviderToken(piece, time.monotonic_ns(), logprobs=(_entry(piece, top),))
-            said += piece
-            if count + 1 == len(pieces):
+            top: list[dict[str, Any]] = []
+            if not held:
+                top, seen = await self._next(prompt + said, n_top)
+                prompt_tokens = prompt_tokens or seen
+            spelt, last = piece.encode("utf-8", "surrogateescape"), count + 1 == len(pieces)
+            held += spelt
+            text = "" if _is_cut(held) and not last else held.decode("utf-8", "replace")
+            yield ProviderToken(text, time.monotonic_ns(), logprobs=(_entry(spelt, top),))
+            if text:
+                said, held = said + text, b""
+            if last:
                 yield ProviderFinish("length", prompt_tokens, len(pieces))
 
     async def _next(self, text: str, n_top: int) -> tuple[list[dict[str, Any]], int | None]:
@@ -153,9 +163,35 @@ class OllamaProbe:
         )
 
 
-def _entry(piece: str, top: Sequence[JsonObject]) -> dict[str, Any]:
-    own = next((one["logprob"] for one in top if one.get("token") == piece), None)
-    return {"token": piece, "logprob": own, "top_logprobs": [dict(one) for one in top]}
+def _entry(spelt: bytes, top: Sequence[JsonObject]) -> dict[str, Any]:
+    own = next((one["logprob"] for one in top if _bytes(one) == spelt), None)
+    told: dict[str, Any] = {"token": spelt.decode("utf-8", "replace"), "bytes": list(spelt)}
+    if own is None and any(_may_begin(one, spelt) for one in top):
+        # Several tokens, of which the first is among the likeliest: not below the last of them.
+        told = {"token": _UNTOLD}
+    return {**told, "logprob": own, "top_logprobs": [dict(one) for one in top]}
+
+
+def _may_begin(one: JsonObject, spelt: bytes) -> bool:
+    """Whether a token is the beginning of a character of this text, as far as is told."""
+    begin, untold, _ = str(one.get("token")).partition(_UNTOLD)
+    told = _bytes(one)
+    if untold and told.decode("utf-8", "replace") == one.get("token"):
+        told = begin.encode()
+        return spelt.startswith(told) and spelt[len(told) : len(told) + 1] > b"\x7f"
+    return _is_cut(told) and spelt.startswith(told)
+
+
+def _bytes(one: JsonObject) -> bytes:
+    return bytes(one.get("bytes") or str(one.get("token")).encode())
+
+
+def _is_cut(spelt: bytes) -> bool:
+    try:
+        spelt.decode("utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def inspection(
