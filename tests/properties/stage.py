@@ -37,6 +37,7 @@ class Clock:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.ns = time.monotonic_ns()
+        self._patch = patch
         self._owner = threading.get_ident()
         real, real_ns = time.monotonic, time.monotonic_ns
         patch.setattr(time, "monotonic", lambda: self._look() / 1e9 if self._ours() else real())
@@ -48,6 +49,10 @@ class Clock:
     def _look(self) -> int:
         self.ns += 1000
         return self.ns
+
+    def goes_on(self) -> None:
+        """From now on it is the real one again."""
+        self._patch.undo()
 
     def pass_by(self, seconds: float) -> None:
         """So much later it is."""
@@ -72,7 +77,7 @@ class Playing:
 
     request: ChatRequest
     model: str
-    orders: asyncio.Queue[ProviderToken | ProviderFinish | WorkbenchError]
+    orders: asyncio.Queue[ProviderEvent | WorkbenchError]
     texts: list[str] = field(default_factory=list)
     over: bool = False
     """It was told its end."""
@@ -221,12 +226,12 @@ class Stage(ScriptedProvider):
         me = self.playing[request.session_id] = Playing(request, model, asyncio.Queue())
         self.played.append(me)
         stop = asyncio.ensure_future(cancel.wait())
+        order: asyncio.Future[ProviderEvent | WorkbenchError] | None = None
         try:
             while True:
                 order = asyncio.ensure_future(me.orders.get())
                 await asyncio.wait({order, stop}, return_when=asyncio.FIRST_COMPLETED)
                 if not order.done():
-                    order.cancel()
                     return
                 event = order.result()
                 if isinstance(event, WorkbenchError):
@@ -236,6 +241,8 @@ class Stage(ScriptedProvider):
                     return
         finally:
             stop.cancel()
+            if order is not None:
+                order.cancel()
             del self.playing[request.session_id]
 
     # -- what happens to it

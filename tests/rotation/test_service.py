@@ -502,6 +502,23 @@ async def test_next_model_is_prefetched_while_the_last_answer_drains() -> None:
     assert loads[0].details == {"prefetch": True}
 
 
+async def test_a_model_that_could_not_be_prefetched_is_loaded_at_its_turn_and_not_before() -> None:
+    """Else its load would be tried again and again beside the answers that it waits for."""
+    desk = Desk(max_resident=9, limit=10)
+    desk.provider.too_big["b5"] = 1
+    async with desk.slot("a4"):
+        alone = await desk.asking("b5", mode=TimingMode.ISOLATED)
+        async with asyncio.timeout(30):
+            while not any(change.event == "load" and not change.ok for change in desk.changes):
+                await asyncio.sleep(0)
+        for _ in range(20):
+            desk.service.memory_changed()
+            await asyncio.sleep(0)
+        assert desk.provider.calls.count("load b5") == 1
+    await alone
+    assert desk.provider.calls.count("load b5") == 2
+
+
 async def test_nothing_is_loaded_beside_a_request_that_runs_alone() -> None:
     desk = Desk(max_resident=9, limit=10)
     async with desk.slot("a4", mode=TimingMode.ISOLATED):

@@ -70,7 +70,9 @@ class Dispatcher:
                 self._grant(grant, snapshot)
             if (ahead := planned.prefetch) is not None:
                 entry, after = self._queue.first_for(ahead.model), self.unloads(ahead.after)
-                entry.context.run(self._residents.prefetch, entry.wanted, ahead.reason, after)
+                if not entry.prefetched:
+                    entry.prefetched = True
+                    entry.context.run(self._residents.prefetch, entry.wanted, ahead.reason, after)
             if not planned.refusals:
                 break  # else others may go now
         self._tell(planned)

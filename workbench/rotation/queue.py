@@ -43,6 +43,8 @@ class Entry:
     granted: asyncio.Future[Grant] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    prefetched: bool = False
+    """Its model was loaded ahead, or was to be: a load that failed is not tried before its turn."""
     standing: Standing | None = None
     told: tuple[int, str, float, float] | None = None
     """Position, reason and the moment of the estimated turn, as last told, and when."""

@@ -311,7 +311,7 @@ class Residents:
 
     def _follow(self, model: str, task: asyncio.Task[None]) -> None:
         self._prefetching[model] = task
-        task.add_done_callback(lambda done: self._prefetched(model))
+        task.add_done_callback(lambda done: self._prefetched(model, done))
 
     def prefetch(self, wanted: Wanted, reason: str, after: Iterable[asyncio.Task[None]]) -> None:
         """Begin to load a model for a request that still waits."""
@@ -369,8 +369,9 @@ class Residents:
             # Long enough to be used by who it was loaded for.
             self.settle(route.model, wanted.keep_alive_s or 1.0)
 
-    def _prefetched(self, model: str) -> None:
-        del self._prefetching[model]
+    def _prefetched(self, model: str, task: asyncio.Task[None]) -> None:
+        if self._prefetching.get(model) is task:  # else another one has begun since it failed
+            del self._prefetching[model]
         self._decide()
 
     def _begins(self, wanted: Wanted) -> tuple[int, bool]:
