@@ -79,18 +79,24 @@ async def sleeps(case: Case) -> None:
     await answering(case, act)
 
 
-async def without_descriptors(case: Case) -> None:
-    """No more file descriptors than it has open, while all models are to be loaded anew."""
-    stage = case.stage
-    process = psutil.Process(stage.server.pid)
-    for model in MODELS:
-        await stage.users.post("/api/v1/models/unload", model=model)
-    before = process.rlimit(psutil.RLIMIT_NOFILE)
-    process.rlimit(psutil.RLIMIT_NOFILE, (max(64, process.num_fds() + 3), before[1]))
-    try:
-        await asyncio.gather(*(case.ask(model=model) for model in MODELS))
-    finally:
-        process.rlimit(psutil.RLIMIT_NOFILE, before)
+def descriptors(limit: Callable[[int], int]) -> Any:
+    """All models are to be loaded anew with few file descriptors; after a while there are more."""
+
+    async def inject(case: Case) -> None:
+        stage = case.stage
+        process = psutil.Process(stage.server.pid)
+        for model in MODELS:
+            await stage.users.post("/api/v1/models/unload", model=model)
+        before = process.rlimit(psutil.RLIMIT_NOFILE)
+        process.rlimit(psutil.RLIMIT_NOFILE, (limit(process.num_fds()), before[1]))
+        try:
+            asked = [asyncio.create_task(case.ask(model=model)) for model in MODELS]
+            await asyncio.wait(asked, timeout=3)
+        finally:
+            process.rlimit(psutil.RLIMIT_NOFILE, before)
+        await asyncio.gather(*asked)
+
+    return inject
 
 
 def clock_steps(seconds: int) -> Any:
@@ -164,9 +170,10 @@ KINDS = [
     server(f"{CLOCK}-back", "the wall clock jumps a day back and ahead",
            clock_steps(-86_400), "ok"),
     server("server-sleeps", "SIGSTOP for a second while all models answer", sleeps, *ALL_GOOD),
-    server("server-without-descriptors", "RLIMIT_NOFILE at what is open, all loads anew",
-           without_descriptors, "ok", "cut", "OLLAMA_UNREACHABLE", "HF_PIPELINE_ERROR",
-           "HF_MODEL_LOAD_FAILED"),
+    server("64-descriptors", "RLIMIT_NOFILE 64, all loads anew", descriptors(lambda _: 64), "ok"),
+    server("no-descriptors", "RLIMIT_NOFILE at what is open, all loads anew",
+           descriptors(lambda opened: opened + 1), "ok", "cut", "OLLAMA_UNREACHABLE",
+           "HF_PIPELINE_ERROR"),
     server("database-deleted-stopped", "the file is deleted, then SIGTERM",
            without(file_of_the_log, signal.SIGTERM), *ALL_GOOD),
     server("database-deleted-killed", "the file is deleted, then SIGKILL",
