@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -13,6 +14,7 @@ import pytest
 from tests.hf import tiny
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import files, headers
+from workbench.hf.folder import unreadable
 
 
 def only(root: Path) -> files.ModelInfo:
@@ -334,3 +336,8 @@ def test_a_second_scan_reads_no_header_again(
     files.scan(tmp_path)
     monkeypatch.setattr(headers, "_parse_gguf", None)
     assert only(tmp_path).status == "available"
+
+
+def test_files_that_cannot_be_opened_for_want_of_descriptors_have_no_wrong_rights() -> None:
+    assert "ulimit -n" in unreadable(OSError(errno.EMFILE, "Too many open files")).fix
+    assert "rights" in unreadable(OSError(errno.EACCES, "Permission denied")).fix

@@ -5,6 +5,7 @@ Where it may lie, and what its name is there, is the business of a :class:`Place
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -505,4 +506,7 @@ def broken_model(
 
 def unreadable(error: OSError) -> Unusable:
     """For what the system does not let us read."""
-    return Unusable(f"cannot be read ({error.strerror or error})", "Check the rights of the files.")
+    fix = "Check the rights of the files."
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        fix = "Raise the limit of open files (`ulimit -n`), or end what uses them."
+    return Unusable(f"cannot be read ({error.strerror or error})", fix)
