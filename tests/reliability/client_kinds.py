@@ -84,6 +84,7 @@ async def half_a_body(case: Case) -> None:
     )
     answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
+    await writer.wait_closed()
     problem = json.loads(answer.partition(b"\r\n\r\n")[2])
     case.note(problem["code"], problem["message"], problem["fix"])
 

@@ -123,6 +123,7 @@ class Gate:
     """By the path of any request."""
     _server: asyncio.Server | None = None
     _connections: set[asyncio.StreamWriter] = field(default_factory=set)
+    _serving: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -163,8 +164,18 @@ class Gate:
         finally:
             del where[key]
 
+    async def shut(self) -> None:
+        """The end: nobody listens, and every connection is closed."""
+        await self.close()
+        self.drop()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=10)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
+        if (task := asyncio.current_task()) is not None:
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
         up: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         relaying: asyncio.Task[None] | None = None
         try:
@@ -187,8 +198,9 @@ class Gate:
                 relaying.cancel()
             for end in (writer, up[1] if up else None):
                 if end is not None:
+                    end.close()
                     with suppress(*_NOBODY):
-                        end.close()
+                        await end.wait_closed()
 
     def _fault(self, head: bytes, body: bytes) -> Fault | None:
         path = head.split(b" ", 2)[1].decode().partition("?")[0]

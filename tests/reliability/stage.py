@@ -139,12 +139,12 @@ class Stage:
         await asyncio.to_thread(self._stack.enter_context, self.standin)
         self.gate = Gate(self.standin.port)
         await self.gate.open()
-        self._later.push_async_callback(self.gate.close)
+        self._later.push_async_callback(self.gate.shut)
         self.hub = self._stack.enter_context(Hub())
         self.hub.repo(REPO, model_files(self.folder))
         self.hub_gate = Gate(int(self.hub.url.rpartition(":")[2]))
         await self.hub_gate.open()
-        self._later.push_async_callback(self.hub_gate.close)
+        self._later.push_async_callback(self.hub_gate.shut)
         self.server = LiveServer(
             self.folder,
             WORKBENCH_DB=str(self.log_folder / "workbench.duckdb"),
@@ -165,7 +165,7 @@ class Stage:
     ) -> None:
         with suppress(AssertionError, psutil.Error):
             await self.stop(signal.SIGTERM)
-        self.gate.drop()
+        await self.users.close()
         await self._later.aclose()
         await asyncio.to_thread(self._stack.close)
 
@@ -184,7 +184,7 @@ class Stage:
         """Stop the server by a signal, and wait until all that it had started is gone."""
         family = self.family()
         await asyncio.to_thread(self.server.stop, number)
-        self.server.log.close()
+        self.server.__exit__(None, None, None)
         log = self.folder / "server.log"
         log.rename(self.folder / f"server-{self.starts}.log")
         await until(lambda: _async(not _alive(family)), "the server's processes end", 60)
