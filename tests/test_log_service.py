@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from workbench import Workbench
 from workbench.api.security import check_address
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.settings import load_settings
+from workbench.sharing import Courier, SharedLog
 from workbench.store import Store
 from workbench.store.extension import load_quack
 from workbench.store.serving import Address
@@ -254,6 +256,58 @@ def test_a_session_has_one_writer_and_strangers_share_nothing(
         {"id": session.session_id},
     )
     assert row.to_dict("records") == [{"writer_id": "ada", "ttft_s": 0.03, "content": "hi"}]
+
+
+def shared_by(server: LiveServer, writer: str) -> dict[str, str]:
+    """Settings of a workbench that shares its log with this server."""
+    return {
+        "workbench_shared_log": server.url,
+        "workbench_shared_log_key": server.announced()["token"],
+        "workbench_writer_id": writer,
+    }
+
+
+def test_what_is_new_is_shared_once(server: LiveServer, tmp_path: Path) -> None:
+    own = tmp_path / "own.duckdb"
+    with Workbench(remote=False, workbench_db=own, **shared_by(server, "carol")) as mine:
+        mine.log_session(make_session(), [Message("user", "hi")])
+        first = mine.share()
+        assert (first["sessions"], first["writer_id"], first["url"]) == (1, "carol", server.url)
+        assert mine.share()["sessions"] == 0
+        mine.log_session(make_session(), [Message("user", "ho")])
+        assert mine.share()["sessions"] == 1
+    environment = server.query(
+        "SELECT count(DISTINCT environment_id) FROM latencies JOIN environments "
+        "USING (environment_id) WHERE writer_id = 'carol'"
+    )
+    assert environment == [[1]], "that of the machine that measured came with them"
+    unset = server.cli("db", "share")
+    assert (unset.returncode, "WORKBENCH_SHARED_LOG" in unset.stderr) == (1, True)
+
+
+async def test_a_server_shares_by_itself_while_it_generates_nothing(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    settings = load_settings(**shared_by(server, "eve"))
+    sql = "SELECT count(*) FROM stream_sessions WHERE writer_id = 'eve'"
+    looks, busy = [], True
+
+    def is_busy() -> bool:
+        looks.append(busy)
+        return busy
+
+    with Store.open(tmp_path / "own.duckdb") as own:
+        own.log_session(make_session(), [Message("user", "hi")]).stored.result()
+        courier = Courier(SharedLog(own, settings), 0.01, is_busy)
+        courier.start()
+        while len(looks) < 3:
+            await asyncio.sleep(0.01)
+        assert server.query(sql) == [[0]]
+        busy = False
+        while server.query(sql) == [[0]]:
+            await asyncio.sleep(0.05)
+        await courier.close()
+        assert server.query(sql) == [[1]]
 
 
 def test_the_log_is_kept_from_the_command_line_while_a_server_holds_it(

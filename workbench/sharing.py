@@ -93,7 +93,7 @@ class SharedLog:
         patient = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(httpx.TransportError)
             | tenacity.retry_if_result(lambda answer: answer.status_code in _BUSY),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=5),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
             stop=tenacity.stop_after_attempt(_TRIES),
             retry_error_callback=lambda state: state.outcome and state.outcome.result(),
         )
@@ -179,10 +179,10 @@ class Courier:
             try:
                 await asyncio.to_thread(self._shared.push, _silent, self._stop)
                 reason = ""
-            except WorkbenchError as error:
-                if error.message != reason:  # said once, not at every look
-                    reason = error.message
-                    logs.get(__name__).warning("not_shared", reason=reason, fix=error.fix)
+            except Exception as error:  # a look that fails must not be the last one
+                if str(error) != reason:  # said once, not at every look
+                    reason = str(error)
+                    logs.get(__name__).warning("not_shared", reason=reason)
 
 
 def _silent(message: str, done: int | None = None, total: int | None = None) -> None:
