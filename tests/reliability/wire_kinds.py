@@ -33,7 +33,7 @@ def wire(
         gate = case.stage.gate
         with gate.armed(gate.marked, case.mark.encode(), Fault(script, times)) as fault:
             told = await case.ask(tokens=tokens, timeouts=timeouts)
-        assert fault.met or told.outcome in TOO_LATE, "the fault met nobody"
+        assert fault.met or told.outcome in TOO_LATE, f"the fault met nobody: {told}"
 
     return Kind(name, "Ollama's answer", how, frozenset(expects), inject, OLLAMA, weight=weight)
 
@@ -208,7 +208,7 @@ def when_loaded(name: str, how: str, script: Script, *expects: str, **timeouts: 
         await stage.users.post("/api/v1/models/unload", model=case.model)
         with stage.gate.armed(stage.gate.loads, case.name, Fault(script)) as fault:
             told = await case.ask(timeouts=timeouts)
-        assert fault.met or told.outcome in TOO_LATE, "the fault met nobody"
+        assert fault.met or told.outcome in TOO_LATE, f"the fault met nobody: {told}"
 
     return Kind(
         name, "Ollama's load", how, frozenset(expects), inject, OLLAMA, (OWN,), weight=0.3
