@@ -52,6 +52,7 @@ def announce(settings: Settings, url: str, token: str, serving: Serving) -> None
         "token": token,
         "db": str(database(settings)),
         "ollama": settings.ollama_host,
+        "ollama_hosts": settings.ollama_hosts,
         "log": {"uri": serving.local_uri, "token": serving.token} if serving.uri else None,
     }
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

@@ -50,8 +50,8 @@ class ModelDisk:
 
         return self.jobs.submit("download", wanted.id, work, self._downloaded)
 
-    def pull(self, name: str) -> Job:
-        """Let the Ollama server pull a model, or join the pull of it that is under way.
+    def pull(self, provider: str, name: str) -> Job:
+        """Let an Ollama server pull a model, or join the pull of it that is under way.
 
         Raises:
             WorkbenchError: ``INVALID_REQUEST`` for what is no name. All else is the job's error.
@@ -59,9 +59,10 @@ class ModelDisk:
         wanted = ollama_disk.checked(name)
 
         def work(report: Reporter, cancelled: threading.Event) -> Mapping[str, Any]:
-            return ollama_disk.pull(self._settings.ollama_host, wanted, report, cancelled)
+            told = ollama_disk.pull(self._ollama(provider), wanted, report, cancelled)
+            return {**told, "id": f"{provider}/{wanted}"}
 
-        return self.jobs.submit("download", f"ollama/{wanted}", work, self._downloaded)
+        return self.jobs.submit("download", f"{provider}/{wanted}", work, self._downloaded)
 
     def verify(self, name: str | None) -> Job:
         """Begin the full check of one model, or of all.
@@ -99,31 +100,35 @@ class ModelDisk:
         self._record("delete", plan.id, started, before_bytes=freed, after_bytes=0)
         return {**plan.to_dict(), "freed_bytes": freed}
 
-    async def plan_deletion_of_ollama(self, name: str) -> Deletion:
-        """What deleting a name from the Ollama server would remove."""
-        url = self._settings.ollama_host
+    async def plan_deletion_of_ollama(self, provider: str, name: str) -> Deletion:
+        """What deleting a name from an Ollama server would remove."""
+        url = self._ollama(provider)
         size_bytes, same = await ollama_disk.occupied(url, name)
         where = f"Ollama server at {url}"
         if same:
             where += f" (its files stay for {', '.join(same)})"
-        return Deletion(f"ollama/{name}", where, (), size_bytes)
+        return Deletion(f"{provider}/{name}", where, (), size_bytes)
 
-    async def delete_from_ollama(self, name: str) -> Mapping[str, Any]:
+    async def delete_from_ollama(self, provider: str, name: str) -> Mapping[str, Any]:
         """Delete a model that is not in memory; as :meth:`delete`, by Ollama's count.
 
         Raises:
             WorkbenchError: ``INVALID_REQUEST`` while it is pulled, ``OLLAMA_MODEL_NOT_FOUND``.
         """
-        plan = await self.plan_deletion_of_ollama(name)
+        plan = await self.plan_deletion_of_ollama(provider, name)
         self._check_free(plan.id)
         started = time.monotonic_ns()
         try:
-            freed = await ollama_disk.delete(self._settings.ollama_host, name)
+            freed = await ollama_disk.delete(self._ollama(provider), name)
         except WorkbenchError as error:
             self._record("delete", plan.id, started, error=error, before_bytes=plan.size_bytes)
             raise
         self._record("delete", plan.id, started, before_bytes=freed, after_bytes=0)
         return {**plan.to_dict(), "freed_bytes": freed}
+
+    def _ollama(self, provider: str) -> str:
+        """The address of a provider's server."""
+        return self._settings.ollama_servers[provider]
 
     def _check_free(self, model: str) -> None:
         if any(not job.ended and job.model == model for job in self.jobs.list()):

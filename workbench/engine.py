@@ -23,6 +23,7 @@ from workbench.contention import Generations
 from workbench.disk import ModelDisk
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf.deletion import Deletion
+from workbench.hosts import family
 from workbench.inspection import Inspection
 from workbench.jobs import Job
 from workbench.keeping import LogKeeper
@@ -126,6 +127,7 @@ class Engine:
         self._receipts: dict[str, Receipt] = {}
         """Of each model's last unload, until somebody asked."""
         self._tasks: set[asyncio.Task[None]] = set()
+        router.busy = self._busy
         for provider in router.providers.values():
             provider.on_death = partial(self._log_death, provider)
             if isinstance(provider, TellsFigures):
@@ -134,6 +136,10 @@ class Engine:
     def _generating_besides(self, model: str) -> int:
         others = (other for other in self.rotation.running if other != model)
         return sum(self.router.providers[o.partition("/")[0]].shares_cores for o in others)
+
+    def _busy(self, provider: str) -> int:
+        """Requests that a provider has, running and waiting."""
+        return sum(session.route.provider.name == provider for session in self._live.values())
 
     # -- streams
 
@@ -155,36 +161,29 @@ class Engine:
             self.store.log_error(error, model=request.model, correlation_id=request.correlation_id)
             self._tell("request_refused", request, error)
             raise
-        failed: ErrorEvent | None = None
-        # Closed with this one, or the work would go on until the garbage collector comes by.
-        async with contextlib.aclosing(self._stream_once(request, route, None)) as events:
-            async for event in events:
-                if isinstance(event, ErrorEvent) and self._fallback(request, route, event):
-                    failed = event
-                else:
-                    yield event
-        if failed is None:
-            return
-        fallback = self._fallback(request, route, failed)
-        assert fallback is not None
-        try:
-            other = await self._route(request, fallback)
-        except WorkbenchError as error:
-            yield _warning(failed, "NO_FALLBACK", f"The fallback {fallback} is no help: {error}")
-            yield failed
-            return
-        if other.model == route.model:
-            yield failed
-            return
-        yield _warning(
-            failed,
-            "FALLBACK",
-            f"{route.model} failed ({failed.error.code}); {other.model} answers.",
-        )
-        request = replace(request, session_id=new_id("ses"))
-        async with contextlib.aclosing(self._stream_once(request, other, route.model)) as events:
-            async for event in events:
-                yield event
+        came_from: str | None = None
+        failed_hosts: list[str] = []
+        while True:
+            failed: ErrorEvent | None = None
+            # Closed with this one, or the work would go on until the garbage collector comes by.
+            events = self._stream_once(request, route, came_from)
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    if isinstance(event, ErrorEvent) and self._may_be_saved(request, route, event):
+                        failed = event
+                    else:
+                        yield event
+            if failed is None:
+                return
+            failed_hosts.append(route.provider.name)
+            other, warning = await self._instead(request, route, failed, failed_hosts)
+            if warning is not None:
+                yield warning
+            if other is None:
+                yield failed
+                return
+            came_from, route = came_from or route.model, other
+            request = replace(request, session_id=new_id("ses"))
 
     async def compare(
         self, requests: Sequence[ChatRequest]
@@ -378,8 +377,8 @@ class Engine:
     ) -> Job:
         """Begin a download from the hub, or a pull (``ollama/NAME``), or join the one under way."""
         provider, _, name = model.strip().partition("/")
-        if provider == "ollama" and name:
-            return self.disk.pull(name)
+        if family(provider) == "ollama" and name:
+            return self.disk.pull(self._host(provider), name)
         return self.disk.download(model, revision, gguf_file)
 
     async def verify(self, model: str | None = None) -> Job:
@@ -397,8 +396,8 @@ class Engine:
     async def plan_deletion(self, model: str) -> Deletion:
         """What deleting a model would remove."""
         provider, name = await self._on_disk(model)
-        if provider == "ollama":
-            return await self.disk.plan_deletion_of_ollama(name)
+        if family(provider) == "ollama":
+            return await self.disk.plan_deletion_of_ollama(provider, name)
         return await self.disk.plan_deletion(name)
 
     async def delete(self, model: str) -> Mapping[str, Any]:
@@ -411,8 +410,8 @@ class Engine:
         route = Route(self.router.providers[provider], name)
         if route.provider.resident(name) is not None:
             await self.rotation.unload(route)
-        if provider == "ollama":
-            return await self.disk.delete_from_ollama(name)
+        if family(provider) == "ollama":
+            return await self.disk.delete_from_ollama(provider, name)
         return await self.disk.delete(name)
 
     async def _on_disk(self, model: str) -> tuple[str, str]:
@@ -424,7 +423,8 @@ class Engine:
             if error.code is ErrorCode.MODEL_NOT_FOUND and "/" in model:
                 return "huggingface", model
             raise
-        if route.provider.name not in ("huggingface", "ollama"):
+        self._named(route)
+        if family(route.provider.name) not in ("huggingface", "ollama"):
             raise invalid(
                 f"{route.model} lies on no disk.",
                 fix="Only models of Hugging Face and Ollama do.",
@@ -471,6 +471,7 @@ class Engine:
     async def _ours(self, model: str) -> Route:
         """The way to a model whose memory is ours to give and take."""
         route = await self.router.resolve(model)
+        self._named(route)
         if not route.provider.loads:
             raise invalid(
                 f"What {route.provider.name} has in memory is decided where its server runs.",
@@ -478,6 +479,21 @@ class Engine:
                 model=route.model,
             )
         return route
+
+    def _named(self, route: Route) -> None:
+        """Refuse what must not be done on whichever host has least to do."""
+        if route.chosen:
+            self._host(family(route.provider.name))
+
+    def _host(self, provider: str) -> str:
+        """The provider of one host, or ``INVALID_REQUEST`` where it is to be said which."""
+        if provider not in self.router.providers:
+            known = [name for name in self.router.providers if family(name) == family(provider)]
+            raise invalid(
+                f"There are several hosts of {family(provider)}, and {provider} is none of them.",
+                fix=f"Say which one: {' or '.join(f'{name}/NAME' for name in known)}.",
+            )
+        return provider
 
     async def _route(self, request: ChatRequest, model: str) -> Route:
         """The way to a model that can take the request.
@@ -545,11 +561,52 @@ class Engine:
         if request.session_id in self._live:
             raise invalid(f"Session {request.session_id} is running already.")
 
-    def _fallback(self, request: ChatRequest, route: Route, event: ErrorEvent) -> str | None:
-        """Who answers in place of a model that failed before its first token, if anybody."""
-        if event.session.streamed_tokens or not recovery.may_fall_back(event.error):
+    def _may_be_saved(self, request: ChatRequest, route: Route, event: ErrorEvent) -> bool:
+        """Whether somebody else might answer: nothing was shown, and it is worth a try."""
+        if event.session.streamed_tokens:
+            return False
+        moves = route.chosen and recovery.may_move(event.error)
+        return moves or self._fallback(request, event) is not None
+
+    def _fallback(self, request: ChatRequest, event: ErrorEvent) -> str | None:
+        """The model that answers in place of one that failed, if any; not in place of another."""
+        if event.session.fallback_from is not None and not self._moved(event.session):
             return None
-        return request.fallback or self.settings.workbench_fallbacks.get(route.model)
+        if not recovery.may_fall_back(event.error):
+            return None
+        fallbacks, session = self.settings.workbench_fallbacks, event.session
+        asked = session.requested_model
+        name = f"{family(asked)}/{asked.partition('/')[2]}"  # whichever host it is
+        return request.fallback or fallbacks.get(asked) or fallbacks.get(name)
+
+    def _moved(self, session: StreamSession) -> bool:
+        """Whether a session is of the model that was asked for, on another host."""
+        asked, answers = session.requested_model, session.model
+        same = family(asked) == family(answers)
+        return same and asked.partition("/")[2] == answers.partition("/")[2]
+
+    async def _instead(
+        self, request: ChatRequest, route: Route, failed: ErrorEvent, failed_hosts: Sequence[str]
+    ) -> tuple[Route | None, WarningEvent | None]:
+        """Who answers now, and what the reader is told: another host, else the fallback."""
+        error = failed.error
+        if error.code is ErrorCode.OLLAMA_UNREACHABLE:
+            self.router.lost(route.provider.name, error)
+        other, code = None, "REROUTED"
+        if route.chosen and recovery.may_move(error):
+            other = await self.router.another(route, failed_hosts)
+        fallback = self._fallback(request, failed) if other is None else None
+        if fallback is not None:
+            code = "FALLBACK"
+            try:
+                other = await self._route(request, fallback)
+            except WorkbenchError as problem:
+                words = f"The fallback {fallback} is no help: {problem}"
+                return None, _warning(failed, "NO_FALLBACK", words)
+        if other is None or other.model == route.model:
+            return None, None
+        words = f"{route.model} failed ({error.code}); {other.model} answers."
+        return other, _warning(failed, code, words)
 
     async def _stream_once(
         self, request: ChatRequest, route: Route, fallback_from: str | None
@@ -714,7 +771,12 @@ def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
 
     router = ModelRouter()
     router.register_provider(providers.get("huggingface") or HuggingFaceProvider(settings))
-    router.register_provider(providers.get("ollama") or OllamaProvider(settings))
+    servers = settings.ollama_servers
+    ollama = [OllamaProvider(settings, name, url) for name, url in servers.items()]
+    if "ollama" in providers or len(ollama) == 1:
+        router.register_provider(providers.get("ollama") or ollama[0])
+    else:
+        router.register_hosts(ollama)
     for endpoint in settings.openai_compat_endpoints:
         router.register_provider(OpenAICompatProvider(endpoint))
     router.register_provider(providers.get("scripted") or ScriptedProvider())
@@ -725,7 +787,7 @@ def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
 def _check_fallbacks(settings: Settings, router: ModelRouter) -> None:
     for pair in settings.workbench_fallbacks.items():
         for model in pair:
-            if model.partition("/")[0] not in router.providers:
+            if not router.knows(model.partition("/")[0]):
                 raise invalid(
                     f"WORKBENCH_FALLBACKS names {model}, but there is no such provider.",
                     fix=f"The providers are {', '.join(router.providers)}.",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import astuple, replace
 from typing import Any, Final, Literal
 
-from workbench import logs, metrics, wire
+from workbench import hosts, logs, metrics, wire
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.memory import MemoryReading
 from workbench.procfs import is_alive
@@ -101,7 +101,7 @@ def samples_of(session: StreamSession, reading: MemoryReading) -> tuple[MemorySa
     )
     own = replace(
         host,
-        scope=_SCOPES.get(session.provider, "server"),
+        scope=_SCOPES.get(hosts.family(session.provider), "server"),
         model=session.model,
         pid=reading.pid,
         pss_bytes=reading.pss_bytes,

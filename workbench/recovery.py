@@ -36,6 +36,19 @@ _NOT_THE_MODELS_FAULT: Final = frozenset(
 )
 
 
+_OF_THE_HOST: Final = frozenset(
+    {
+        ErrorCode.OLLAMA_UNREACHABLE,
+        ErrorCode.OLLAMA_MODEL_NOT_FOUND,
+        ErrorCode.OLLAMA_GENERATION_FAILED,
+        ErrorCode.OLLAMA_STREAM_BROKEN,
+        ErrorCode.OLLAMA_MEMORY_EXCEEDED,
+        ErrorCode.OLLAMA_TIMEOUT,
+    }
+)
+"""Failures that another host need not share."""
+
+
 class Retry(StrEnum):
     """How a call is tried again."""
 
@@ -68,6 +81,12 @@ def retry(error: WorkbenchError, options: Options) -> Retry | None:
         # Not transient is a worker that was killed, as the system does when memory runs out.
         return Retry.SAME if error.details.get("transient") else None
     return Retry.SAME if error.code in _MAY_PASS else None
+
+
+def may_move(error: WorkbenchError) -> bool:
+    """Whether the same model on another host could do better."""
+    busy = error.code is ErrorCode.QUEUE_FULL and "status" in error.details
+    return busy or error.code in _OF_THE_HOST
 
 
 def safe_options(options: Options) -> Options:

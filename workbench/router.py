@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from workbench import hosts
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.providers.base import Provider
+from workbench.spread import Spread
 from workbench.types import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes: the provider and the model's name there."""
+    """Where a request goes: the provider and the model's name there.
+
+    ``chosen``: several hosts have the model, and nobody said which one.
+    """
 
     provider: Provider
     name: str
+    chosen: bool = field(default=False, compare=False)
 
     @property
     def model(self) -> str:
@@ -38,6 +44,9 @@ class ModelRouter:
 
     def __init__(self) -> None:
         self._providers: dict[str, Provider] = {}
+        self._spreads: dict[str, Spread] = {}
+        self.busy: Callable[[str], int] = lambda provider: 0
+        """How many requests a provider has; the engine knows."""
 
     @property
     def providers(self) -> Mapping[str, Provider]:
@@ -50,6 +59,36 @@ class ModelRouter:
             raise ValueError(f"provider {provider.name!r} is registered already")
         self._providers[provider.name] = provider
 
+    def register_hosts(self, providers: Sequence[Provider]) -> None:
+        """Add several hosts of one runtime; a model id may name one, or leave it to us which."""
+        for provider in providers:
+            self.register_provider(provider)
+        by_name = {provider.name: provider for provider in providers}
+        family = hosts.family(providers[0].name)
+        self._spreads[family] = Spread(by_name, lambda name: self.busy(name))
+
+    def knows(self, prefix: str) -> bool:
+        """Whether a model id may begin with this: a provider, or a runtime of several hosts."""
+        return prefix in self._providers or prefix in self._spreads
+
+    async def another(self, route: Route, failed: Collection[str]) -> Route | None:
+        """Another host that has the model, if there is one that answers.
+
+        Args:
+            route: as it was chosen.
+            failed: the providers that could not serve it.
+        """
+        spread = self._spreads[hosts.family(route.provider.name)]
+        try:
+            return Route(await spread.choose(route.name, failed), route.name, chosen=True)
+        except WorkbenchError:
+            return None
+
+    def lost(self, provider: str, error: WorkbenchError) -> None:
+        """A host does not answer: nothing more is sent there until it does."""
+        if (spread := self._spreads.get(hosts.family(provider))) is not None:
+            spread.heard(provider, error)
+
     async def list_models(self) -> Listing:
         """Ask all providers at once; one that fails does not hide the others."""
         names = list(self._providers)
@@ -59,10 +98,12 @@ class ModelRouter:
         models: list[ModelInfo] = []
         problems: dict[str, WorkbenchError] = {}
         for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, WorkbenchError):
+                raise answer
+            if name not in self._spreads and (spread := self._spreads.get(hosts.family(name))):
+                spread.heard(name, answer)
             if isinstance(answer, WorkbenchError):
                 problems[name] = answer
-            elif isinstance(answer, BaseException):
-                raise answer
             else:
                 models += answer
         return Listing(models, problems)
@@ -70,8 +111,8 @@ class ModelRouter:
     async def resolve(self, model: str) -> Route:
         """Find the provider of a model id or of a bare name.
 
-        A bare name must be found in exactly one provider. It matches a model's name, its name
-        without the tag ``:latest``, or the last part of a path.
+        A bare name must be found in exactly one provider, of several hosts of one runtime in any.
+        It matches a model's name, its name without the tag ``:latest``, or the last part of a path.
 
         Raises:
             WorkbenchError: ``INVALID_REQUEST`` for an empty id, ``MODEL_AMBIGUOUS`` with the
@@ -83,12 +124,19 @@ class ModelRouter:
         prefix, _, name = model.partition("/")
         if name and prefix in self._providers:
             return _route(self._providers[prefix], name)
+        if name and prefix in self._spreads:
+            return _route(await self._spreads[prefix].choose(name), name, chosen=True)
         listing = await self.list_models()
         # How to load it may follow the name (NAME?quantization=int8): that is its provider's.
         bare, mark, how = model.partition("?")
         candidates = [info for info in listing.models if _matches(info.name, bare)]
         if len(candidates) == 1:
             return _route(self._providers[candidates[0].provider], candidates[0].name + mark + how)
+        families = {hosts.family(info.provider) for info in candidates}
+        if len({info.name for info in candidates}) == 1 and families <= self._spreads.keys():
+            name = candidates[0].name
+            host = await self._spreads[families.pop()].choose(name)
+            return _route(host, name + mark + how, chosen=True)
         if candidates:
             ids = [info.id for info in candidates]
             raise WorkbenchError(
@@ -117,14 +165,14 @@ class ModelRouter:
         )
 
 
-def _route(provider: Provider, name: str) -> Route:
-    if provider.name == "ollama" and "?" in name:
+def _route(provider: Provider, name: str, *, chosen: bool = False) -> Route:
+    if hosts.family(provider.name) == "ollama" and "?" in name:
         bare = name.partition("?")[0]
         raise invalid(
             "Load options (?...) are for Hugging Face models; Ollama has a name per quantisation.",
             fix=f"Use ollama/{bare}.",
         )
-    return Route(provider, provider.canonical(name))
+    return Route(provider, provider.canonical(name), chosen)
 
 
 def _matches(name: str, wanted: str) -> bool:

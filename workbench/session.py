@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from workbench import logs, metrics, recovery, wire
+from workbench import hosts, logs, metrics, recovery, wire
 from workbench.contention import Generations
 from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
 from workbench.mailbox import Mailbox
@@ -615,7 +615,7 @@ class LiveSession:
     def _timeout(self, phase: str, limit_s: float) -> WorkbenchError:
         provider = self.route.provider.name
         return WorkbenchError(
-            _TIMEOUT_CODE.get(provider, ErrorCode.TIMEOUT),
+            _TIMEOUT_CODE.get(hosts.family(provider), ErrorCode.TIMEOUT),
             f"{self.route.model} took longer than {limit_s:g} s {phase}.",
             fix="Raise the limit in timeouts, or choose a smaller model.",
             operation="stream",

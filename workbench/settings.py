@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from workbench import endpoints
+from workbench import endpoints, hosts
 from workbench.errors import ErrorCode, WorkbenchError
 
 _NAME: Final = "llm-workbench"
@@ -121,6 +121,8 @@ def _fallbacks(value: object) -> object:
 
 
 Fallbacks = Annotated[dict[str, str], NoDecode, BeforeValidator(_fallbacks)]
+OllamaUrl = Annotated[str, AfterValidator(_ollama_url)]
+OllamaHosts = Annotated[dict[str, OllamaUrl], NoDecode, BeforeValidator(hosts.read)]
 Endpoints = Annotated[
     endpoints.Endpoints,
     NoDecode,
@@ -189,8 +191,10 @@ class Settings(BaseSettings):
     """Address of a mirror of the hub to download from."""
 
     # Ollama
-    ollama_host: Annotated[str, AfterValidator(_ollama_url)] = "http://127.0.0.1:11434"
+    ollama_host: OllamaUrl = "http://127.0.0.1:11434"
     """The Ollama server."""
+    ollama_hosts: OllamaHosts = Field(default_factory=dict)
+    """Several Ollama servers by name, in its place: `name=host:port`, several with commas."""
 
     # servers that speak OpenAI's API
     openai_compat_endpoints: Endpoints = ()
@@ -430,6 +434,13 @@ class Settings(BaseSettings):
     @classmethod
     def _no_empty_key(cls, value: object) -> object:
         return value or None
+
+    @property
+    def ollama_servers(self) -> dict[str, str]:
+        """Addresses of the Ollama servers by the name of their provider."""
+        if len(self.ollama_hosts) > 1:
+            return {hosts.provider("ollama", name): url for name, url in self.ollama_hosts.items()}
+        return {"ollama": next(iter(self.ollama_hosts.values()), self.ollama_host)}
 
     @cached_property
     def hub_cache(self) -> Path | None:

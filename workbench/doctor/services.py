@@ -62,14 +62,15 @@ def server_and_log(settings: Settings) -> Iterator[Finding]:
     if running is not None:
         where = f"running at {running['url']} (pid {running['pid']})"
         yield Finding("server", "ok", f"{where}; what follows is as this shell is set")
-        theirs = running.get("ollama", settings.ollama_host)
-        if theirs != settings.ollama_host:
+        theirs = list(as_served(settings).ollama_servers.values())
+        ours = list(settings.ollama_servers.values())
+        if theirs != ours:
             yield Finding(
                 "ollama",
                 "note",
-                f"the server speaks to {theirs}, which is looked at here; this shell's is "
-                f"{settings.ollama_host}",
-                "Set OLLAMA_HOST to the same in both, or restart the server.",
+                f"the server speaks to {', '.join(theirs)}, which is looked at here; this shell's "
+                f"is {', '.join(ours)}",
+                "Set OLLAMA_HOST (and OLLAMA_HOSTS) to the same in both, or restart the server.",
             )
         yield Finding("log", "ok", f"{database(settings)}, held by the server")
         return
@@ -86,9 +87,13 @@ def server_and_log(settings: Settings) -> Iterator[Finding]:
 
 
 def as_served(settings: Settings) -> Settings:
-    """The settings with the Ollama server that a running server speaks to."""
+    """The settings with the Ollama servers that a running server speaks to."""
     running = running_server(settings) or {}
-    return settings.model_copy(update={"ollama_host": running.get("ollama", settings.ollama_host)})
+    theirs = {
+        "ollama_host": running.get("ollama", settings.ollama_host),
+        "ollama_hosts": running.get("ollama_hosts", settings.ollama_hosts),
+    }
+    return settings.model_copy(update=theirs)
 
 
 def repairs(settings: Settings) -> Iterator[Finding]:
@@ -147,27 +152,30 @@ def log(settings: Settings) -> Finding:
 
 
 async def ollama(settings: Settings) -> list[Finding]:
-    """The version of a running Ollama; an absent one is told with its models."""
+    """The version of each running Ollama; an absent one is told with its models."""
+    servers = settings.ollama_servers.items()
+    return [found for name, url in servers if (found := await _version(name, url)) is not None]
+
+
+async def _version(name: str, url: str) -> Finding | None:
     import httpx
 
     try:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
-            answer = await http.get(f"{settings.ollama_host}/api/version")
+            answer = await http.get(f"{url}/api/version")
             version = str(answer.json()["version"])
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return []
+        return None
     numbers = tuple(int(part) for part in version.split("-")[0].split(".") if part.isdecimal())
     if numbers and numbers[:2] < _TRIED_OLLAMA and numbers != (0, 0, 0):  # 0.0.0: built by hand
         wanted = ".".join(map(str, _TRIED_OLLAMA))
-        return [
-            Finding(
-                "ollama",
-                "note",
-                f"version {version} is older than {wanted}, with which the workbench was tried",
-                "If something fails, update Ollama; an old one cuts long prompts without a word.",
-            )
-        ]
-    return [Finding("ollama", "ok", f"version {version}")]
+        return Finding(
+            name,
+            "note",
+            f"version {version} is older than {wanted}, with which the workbench was tried",
+            "If something fails, update Ollama; an old one cuts long prompts without a word.",
+        )
+    return Finding(name, "ok", f"version {version}")
 
 
 async def models(settings: Settings) -> list[Finding]:
@@ -181,7 +189,7 @@ async def models(settings: Settings) -> list[Finding]:
         for provider in router.providers.values():
             await provider.close()
     findings = []
-    where = {"huggingface": str(settings.hf_model_path), "ollama": settings.ollama_host}
+    where = {"huggingface": str(settings.hf_model_path), **settings.ollama_servers}
     where |= {one.name: one.base_url for one in settings.openai_compat_endpoints}
     for name, place in where.items():
         if (problem := listing.problems.get(name)) is not None:

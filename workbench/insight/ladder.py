@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from workbench.analysis.statistics import Estimate, estimate, exponential, share
 from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.hosts import family
 from workbench.insight.alignment import stretches
 from workbench.insight.asking import N_TOP, SOURCE, Tell, add_tokens, settled
 from workbench.insight.passages import Passage
@@ -184,7 +185,7 @@ async def ladder(
 
 
 def _asked_by_pieces(model: str) -> bool:
-    return model.startswith("ollama/")
+    return family(model) == "ollama"
 
 
 def _pieces(rungs: Sequence[Rung], passage: Passage) -> tuple[str, ...]:

@@ -55,20 +55,25 @@ _LOST: Final = frozenset(
 
 
 class OllamaProvider:
-    """One Ollama server, at ``settings.ollama_host``. Use it from one event loop.
+    """One Ollama server. Use it from one event loop.
 
     :meth:`pids` and :meth:`resident` may be called from any thread.
+
+    Args:
+        settings: of the process.
+        name: prefix of its model ids.
+        url: its address; None is ``settings.ollama_host``.
     """
 
-    name = "ollama"
     counts_against_cache = False
     loads = True
     concurrency = 1  # Ollama's default; with OLLAMA_NUM_PARALLEL it may do more, but does not tell
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str = "ollama", url: str | None = None) -> None:
+        self.name = name
         self.on_death: Callable[[str, WorkbenchError], None] | None = None
         self._settings = settings
-        self._url = settings.ollama_host
+        self._url = url or settings.ollama_host
         self.shares_cores = is_loopback(self._url)
         self._client: OllamaClient | None = None
         self._runners = RunnerFinder(self._url)
@@ -95,11 +100,11 @@ class OllamaProvider:
         with self._guard("list_models"):
             tags, running = await self._tags_and_ps()
             listed = [
-                wire.model_info(wire.name_of(tag), tag, self._entry(key, tag, running))
+                self._info(wire.name_of(tag), tag, self._entry(key, tag, running))
                 for key, tag in tags.items()
             ]
             deleted = [
-                wire.model_info(wire.name_of(entry), {}, entry)
+                self._info(wire.name_of(entry), {}, entry)
                 for key, entry in running.items()
                 if key not in tags
             ]
@@ -117,7 +122,7 @@ class OllamaProvider:
             tags, running = await self._tags_and_ps()
             tag = tags.get(key, {})
             self._remember(key, tag.get("digest"), shown)
-            return wire.model_info(model, tag, self._entry(key, tag, running), shown)
+            return self._info(model, tag, self._entry(key, tag, running), shown)
 
     async def check(self, model: str) -> None:
         """Raise ``OLLAMA_MODEL_NOT_FOUND``, or why the server does not answer."""
@@ -377,6 +382,11 @@ class OllamaProvider:
 
     # -- plumbing ----------------------------------------------------------------------------------
 
+    def _info(self, *told: Any) -> ModelInfo:
+        """One model under this host's name."""
+        info = wire.model_info(*told)
+        return replace(info, id=f"{self.name}/{info.name}", provider=self.name)
+
     @contextmanager
     def _guard(self, operation: str, model: str | None = None) -> Iterator[None]:
         """Map foreign exceptions; forget a resident model where the failure may have ended it."""
@@ -386,6 +396,7 @@ class OllamaProvider:
             with seam(operation, self._url, model):
                 yield
         except WorkbenchError as error:
+            error.provider = self.name
             if error.code is ErrorCode.OLLAMA_UNREACHABLE:
                 self._server_gone(error)
             elif model is not None and error.code in _LOST:

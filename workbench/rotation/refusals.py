@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from workbench.budget import DeviceBytes, Prediction
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hosts import family
 from workbench.router import Route
 
 _MEMORY_CODE: Final[Mapping[str, ErrorCode]] = {"ollama": ErrorCode.OLLAMA_MEMORY_EXCEEDED}
@@ -95,7 +96,7 @@ def too_large(
     loads = f"{prediction.loads} measured load{'' if prediction.loads == 1 else 's'}"
     sources = {"files": "from its files", "loads": f"from {loads}"}
     return WorkbenchError(
-        _MEMORY_CODE.get(route.provider.name, ErrorCode.HF_MEMORY_EXCEEDED),
+        _MEMORY_CODE.get(family(route.provider.name), ErrorCode.HF_MEMORY_EXCEEDED),
         f"{route.model} {reason} (predicted {sources[prediction.source]}). Nothing was evicted.",
         fix=_smaller(route, prediction, tokens, capacity, bool(pinned)),
         operation="load",
@@ -123,7 +124,7 @@ def kept_by_others(
         prediction: what it is expected to need.
     """
     return WorkbenchError(
-        _MEMORY_CODE.get(route.provider.name, ErrorCode.HF_MEMORY_EXCEEDED),
+        _MEMORY_CODE.get(family(route.provider.name), ErrorCode.HF_MEMORY_EXCEEDED),
         f"{route.model} waited {waited_s:.0f} s: {reason}. Nothing was evicted.",
         fix="Close programs that need much memory, choose a smaller model, or allow a longer wait "
         "(WORKBENCH_PATIENCE_S).",

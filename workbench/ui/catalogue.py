@@ -9,6 +9,7 @@ from typing import Final
 
 from workbench import figures
 from workbench.engine import Engine
+from workbench.hosts import family
 from workbench.router import Listing
 from workbench.types import ModelInfo
 
@@ -46,8 +47,9 @@ def ordered(models: Sequence[ModelInfo]) -> list[ModelInfo]:
     def key(info: ModelInfo) -> tuple[int, str, str]:
         if info.provider == "scripted":
             return len(_ORDER) + 1, "", info.name
-        known = info.provider in _ORDER
-        return _ORDER.index(info.provider) if known else len(_ORDER), info.provider, info.name
+        runtime = family(info.provider)
+        place = _ORDER.index(runtime) if runtime in _ORDER else len(_ORDER)
+        return place, info.provider, info.name
 
     return sorted(models, key=key)
 

@@ -23,9 +23,9 @@ def render(listing: Listing, settings: Settings) -> str:
 
 def problem(provider: str, error: WorkbenchError, settings: Settings) -> str:
     """One runtime that could not be asked."""
-    if provider == "ollama":
+    if (address := settings.ollama_servers.get(provider)) is not None:
         words = (
-            f"Ollama does not answer at <code>{escape(settings.ollama_host)}</code>. Start it with "
+            f"Ollama does not answer at <code>{escape(address)}</code>. Start it with "
             "<code>ollama serve</code>, or name its address in <code>OLLAMA_HOST</code>; its "
             "models then appear here by themselves."
         )

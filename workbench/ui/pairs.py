@@ -14,6 +14,7 @@ from typing import Final
 
 from workbench.engine import Engine
 from workbench.errors import invalid
+from workbench.hosts import family
 from workbench.metrics import NS
 from workbench.router import Listing
 from workbench.types import Options, Status, TimingMode
@@ -155,4 +156,4 @@ def drawable(listing: Listing, chosen: Sequence[str]) -> list[str]:
     ]
     if chosen:
         return [info.id for info in usable if info.id in chosen]
-    return [info.id for info in usable if info.provider in LOCAL]
+    return [info.id for info in usable if family(info.provider) in LOCAL]
