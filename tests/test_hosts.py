@@ -165,8 +165,9 @@ async def test_three_hosts_are_one_catalogue_and_the_loss_of_one_is_routed_aroun
     # It comes back, and is asked again without a restart of ours.
     standins[lost].start()
     assert f"ollama@{lost}" not in (await engine.list_models()).problems
-    both = await asyncio.gather(*(told(engine, ask(f"ollama/{SHARED}")) for _ in range(2)))
-    assert {host_of(events[-1]) for events in both} == {"a", "b"}
+    # With the model in memory the other has the first two, as a load is work too.
+    three = await asyncio.gather(*(told(engine, ask(f"ollama/{SHARED}")) for _ in range(3)))
+    assert sorted(host_of(events[-1]) for events in three) == sorted([kept, kept, lost])
 
     # The one that would be chosen dies unnoticed: the other answers before a token was lost.
     chosen = (await engine.router.resolve(f"ollama/{SHARED}")).provider.name.partition("@")[2]
