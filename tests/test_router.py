@@ -68,6 +68,84 @@ async def test_silent_provider_hides_no_other_and_is_named(router: ModelRouter) 
         await router.resolve("llama")
 
 
+async def refusal(router: ModelRouter, asked: str) -> tuple[str, str, str | None]:
+    """Message, fix and operation of the error for a name."""
+    with pytest.raises(WorkbenchError) as caught:
+        await router.resolve(asked)
+    return caught.value.message, caught.value.fix, caught.value.operation
+
+
+def with_models(*names: str, provider: str = "huggingface") -> ModelRouter:
+    made = ModelRouter()
+    made.register_provider(ScriptedProvider(dict.fromkeys(names, EMPTY), name=provider))
+    return made
+
+
+async def test_each_error_says_what_is_wrong_and_what_helps(router: ModelRouter) -> None:
+    assert (await refusal(router, " "))[:2] == (
+        "No model was given.",
+        "Name one as provider/name.",
+    )
+    assert await refusal(router, "shared") == (
+        "'shared' names 2 models.",
+        "Use one of huggingface/shared, scripted/shared.",
+        "resolve",
+    )
+    assert await refusal(with_models("tiny"), "tinny") == (
+        "No provider has a model 'tinny'.",
+        "Did you mean huggingface/tiny? See: workbench models list.",
+        "resolve",
+    )
+    assert await refusal(ModelRouter(), "tiny") == (
+        "No provider has a model 'tiny'.",
+        "Run: workbench models pull demo. See: workbench models list.",
+        "resolve",
+    )
+    router.register_provider(Silent(name="ollama"))
+    router.register_provider(Silent(name="openai"))
+    message, _, _ = await refusal(router, "zzz")
+    assert message == (
+        "No provider has a model 'zzz'; ollama could not be asked (OLLAMA_UNREACHABLE); "
+        "openai could not be asked (OLLAMA_UNREACHABLE)."
+    )
+
+
+async def test_up_to_three_names_are_offered_the_nearest_or_any_real_ones() -> None:
+    _, fix, _ = await refusal(with_models("model-1", "model-2", "model-3", "model-4"), "model-x")
+    assert fix.count(" or ") == 2
+    far = with_models("qwen", "gemma", "llama", "phi")
+    far.register_provider(ScriptedProvider({"steady": EMPTY}))
+    _, fix, _ = await refusal(far, "0000")
+    assert fix.startswith(
+        "Did you mean huggingface/qwen or huggingface/gemma or huggingface/llama?"
+    ), "none that plays a schedule"
+    _, fix, _ = await refusal(with_models("smollm2-instruct", provider="ollama"), "smol2")
+    assert "ollama/smollm2-instruct" in fix, "half alike is near enough"
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "found"),
+    [
+        ("a/b/tiny", "tiny", True),
+        ("a/b/tiny", "b/tiny", False),
+        ("a/b/tiny", "a/b/tiny", True),
+    ],
+)
+async def test_the_last_part_of_a_path_is_a_name(name: str, asked: str, found: bool) -> None:
+    router = with_models(name)
+    if found:
+        assert (await router.resolve(asked)).model == f"huggingface/{name}"
+    else:
+        await refusal(router, asked)
+
+
+async def test_how_to_load_it_follows_a_bare_name_too(router: ModelRouter) -> None:
+    route = await router.resolve("x:1b?quantization=int8?x")
+    assert route.model == "scripted/x:1b?quantization=int8?x"
+    _, fix, _ = await refusal(with_models("x", provider="ollama"), "ollama/x?a=1?b")
+    assert fix == "Use ollama/x."
+
+
 async def test_provider_is_registered_once(router: ModelRouter) -> None:
     with pytest.raises(ValueError, match="scripted"):
         router.register_provider(ScriptedProvider())

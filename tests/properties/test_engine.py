@@ -54,6 +54,7 @@ from workbench.types import (
     Timeouts,
     TimingMode,
     TokenEvent,
+    WarningEvent,
 )
 
 MB = 10**6
@@ -113,8 +114,8 @@ class Reader:
         return [event.session_id for event in self.events if isinstance(event, SessionEvent)]
 
     def news(self) -> StreamEvent:
-        """The last event that tells how far it is."""
-        told = (SessionEvent, QueuedEvent, LoadingEvent, PromptEvent, TokenEvent)
+        """The last event that tells how far it is; a warning may be of a second attempt."""
+        told = (SessionEvent, QueuedEvent, LoadingEvent, PromptEvent, TokenEvent, WarningEvent)
         return next(event for event in reversed(self.events) if isinstance(event, told))
 
     def session_begun(self) -> int:

@@ -372,8 +372,19 @@ def test_model_in_demand_leaves_only_when_waiting_has_cost_more_than_its_reload(
     early = snapshot([ticket(1, "b")], models, max_resident=1, now_s=5.0)
     planned = plan(early)
     assert went(planned) == []
-    assert "hot is asked for again sooner than it reloads" in reason(planned, 1)
+    assert reason(planned, 1) == (
+        "hot is asked for again sooner than it reloads; it leaves once waiting has cost more time "
+        "than that reload will"
+    )
+    assert planned.waits[1].evicts == ("hot",)
+    assert planned.waits[1].foreseeable
     assert planned.again_s == 30.0, "three reloads after its arrival"
+    three = [ticket(number, "b") for number in (1, 2, 3)]
+    both = {**models, "b": Model(concurrency=9)}
+    together = plan(snapshot(three, both, max_resident=1, now_s=5.0))
+    assert together.again_s == 10.0, "three who wait have waited it together"
+    even = {"hot": resident(load_s=10, gap_s=10.0)}
+    assert went(plan(replace(early, models={**early.models, **even}))) == [(1, ("hot",))]
     assert went(plan(replace(early, now_s=30.0))) == [(1, ("hot",))]
     cool = snapshot([ticket(1, "b")], {"hot": resident(load_s=10, gap_s=11.0)}, max_resident=1)
     assert went(plan(cool)) == [(1, ("hot",))]
