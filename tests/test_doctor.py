@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import socket
@@ -161,6 +162,54 @@ def test_a_running_server_may_speak_to_another_ollama(settings: Settings) -> Non
     file.write_text(json.dumps(body))  # as an older version wrote it
     assert services.as_served(settings) == settings
     assert not [f for f in services.server_and_log(settings) if f.part == "ollama"]
+
+
+def test_another_workbench_is_no_stranger(settings: Settings) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("X-Correlation-ID", self.headers["X-Correlation-ID"])
+            self.end_headers()
+            self.wfile.write(b'{"status": "ok"}')
+
+        def log_message(self, *about: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        number = {"workbench_port": server.server_port}
+        found = only(services.port(settings.model_copy(update=number)), "server", "bad")
+        server.shutdown()
+    assert "a workbench listens" in found.message
+    assert str(settings.workbench_db) in found.message
+    assert "Stop" not in found.fix
+
+
+@pytest.mark.parametrize("most", [2**28, 0])
+def test_blocks_of_a_log_are_checked_or_it_is_said(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    path = settings.workbench_db
+    Store.open(path).close()
+    monkeypatch.setattr(services, "_CHECKED_BYTES", most)
+    words = "blocks as they were written" if most else "run workbench db verify"
+    assert words in only(services.log(settings), "log", "ok").message
+    data = bytearray(path.read_bytes())
+    data[3 * 4096] ^= 4  # the checksum of the first block
+    path.write_bytes(data)
+    if most:
+        broken = only(services.log(settings), "log", "bad")
+        assert "db verify" in broken.fix
+
+
+def test_folders_that_cannot_be_are_named(settings: Settings) -> None:
+    changes = {"workbench_db": Path("/proc/x.duckdb")}
+    told = only(machine.disk(settings.model_copy(update=changes)), "disk", "bad")
+    assert "cannot be written" in told.message
+    assert "WORKBENCH_DB" in told.fix
+    nowhere = settings.model_copy(update={"hf_model_path": Path("/nope")})
+    found = asyncio.run(services.models(nowhere))
+    assert "/nope does not exist" in only(found, "huggingface", "note").message
 
 
 async def test_a_log_from_the_future(

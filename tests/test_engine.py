@@ -359,6 +359,15 @@ async def test_no_fallback_once_text_has_been_shown(make_engine: EngineFactory) 
     assert isinstance(last, ErrorEvent)
 
 
+async def test_scripted_models_say_what_had_no_effect(make_engine: EngineFactory) -> None:
+    wishes = Options(max_tokens=5, logprobs=2, response_format={"type": "json_object"})
+    done = (await run(make_engine({"quick": QUICK}), ask("quick", options=wishes)))[-1]
+    assert isinstance(done, DoneEvent)
+    (warning,) = done.session.warnings
+    assert warning.code == "WITHOUT_EFFECT"
+    assert "response_format and logprobs" in warning.message
+
+
 async def test_warning_of_the_runtime_reaches_pane_and_row(
     make_engine: EngineFactory, store: Store
 ) -> None:

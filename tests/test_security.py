@@ -49,6 +49,13 @@ async def test_without_a_key(settings: Settings, headers: dict[str, str], expect
     assert await status(settings, **headers) == expected
 
 
+async def test_two_lengths_of_a_body_are_one_too_many(settings: Settings) -> None:
+    both = {"content-length": "3", "transfer-encoding": "chunked"}
+    assert await status(settings, **both) == 400
+    del both["content-length"]
+    assert await status(settings, **both) == 200
+
+
 def basic(password: str) -> str:
     return "Basic " + base64.b64encode(f"any:{password}".encode()).decode()
 

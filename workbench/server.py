@@ -157,7 +157,7 @@ def create_app(
     for router in faces:
         app.include_router(router)
     handlers.fence(app, faces)
-    document.install(app)
+    document.install(app, keyed=settings.workbench_api_key is not None)
     if page:
         import gradio as gr
 

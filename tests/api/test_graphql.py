@@ -194,7 +194,10 @@ def test_bounds_and_mistakes(http: httpx.Client, query: str, said: str) -> None:
         assert "errors" not in body, "introspection is on unless it is switched off"
         return
     assert said in body["errors"][0]["message"]
-    assert body["errors"][0]["extensions"]["code"] == "INVALID_REQUEST"
+    extensions = body["errors"][0]["extensions"]
+    assert extensions["code"] == "INVALID_REQUEST"
+    assert extensions["fix"]
+    assert extensions["correlation_id"].startswith("cor_")
 
 
 def test_introspection_can_be_switched_off(
@@ -212,6 +215,7 @@ def test_introspection_can_be_switched_off(
         assert "introspection" in error["message"]
         (error,) = errors(keyed, "{ streamSessions { sessions { model } } }")
         assert "depth" in error["message"]
+        assert "WORKBENCH_GRAPHQL_MAX_DEPTH" in error["extensions"]["fix"]
         assert "availableModels" not in json.dumps(errors(keyed, "{ availableModel { id } }"))
         assert "StreamSession" not in keyed.get("/graphql").text
         with pytest.raises(InvalidStatus), connect(other.url.replace("http", "ws") + "/graphql"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from pydantic import ValidationError
 
+from workbench.api import handlers
 from workbench.api.calls import Generate
 from workbench.api.problems import wrong_field
 
@@ -26,3 +29,37 @@ def test_a_wrong_field_has_a_fix(changes: dict[str, Any], message: str, fix: str
     assert told.message.startswith(message)
     assert told.fix == fix
     assert told.details["option"] in told.message
+
+
+async def _asked(content: bytes, **headers: str) -> dict[str, Any]:
+    app = FastAPI()
+
+    @app.post("/ask")
+    async def ask(body: Generate) -> None:
+        """Nothing."""
+
+    handlers.install(app)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        answer = await client.post("/ask", content=content, headers=headers)
+    assert answer.headers["content-type"] == "application/problem+json"
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message", "fix"),
+    [
+        (b'{"model": "a/b"}', "", "does not say that it is JSON", "Content-Type: application/json"),
+        (b'{"model": "a/b', "text/plain", "does not say", "Content-Type: application/json"),
+        (b'{"model": "a/b', "application/json", "at character 10", "one whole JSON object"),
+        (b'{"model": "\xff"}', "application/json", "parsing the body", "UTF-8"),
+        (b"[" * 100_000, "application/json", "parsing the body", "few brackets"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_has_a_fix(
+    content: bytes, kind: str, message: str, fix: str
+) -> None:
+    told = await _asked(content, **({"Content-Type": kind} if kind else {}))
+    assert message in told["message"]
+    assert fix in told["fix"]

@@ -83,6 +83,7 @@ async def test_a_stream_that_fails(connect_ollama: Connect, data: bytes, code: E
             await answer(connect_ollama(server.url), ask())
     assert caught.value.code is code
     assert caught.value.fix
+    assert "<html" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ def test_the_message_of_bad_sql_is_duckdbs(shared_store: Store) -> None:
         shared_store.rows("SELECT * FROM nowhere")
 
 
+def test_bad_sql_is_told_with_its_own_lines_and_a_fix(shared_store: Store) -> None:
+    for sql, line in (("SELECT nothing FROM votes", 1), ("SELECT\nnothing FROM votes", 2)):
+        with pytest.raises(WorkbenchError, match=f"LINE {line}:") as caught:
+            shared_store.query(sql, limit=5)
+        assert "DESCRIBE" in caught.value.fix
+    with pytest.raises(WorkbenchError, match="makes a type first") as caught:
+        shared_store.rows("PIVOT votes ON winner USING count(*)")
+    assert "IN (" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     "sql", ["DESCRIBE votes", "SUMMARIZE votes", "EXPLAIN SELECT 1", "SHOW TABLES"]
 )

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Any
 
 import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from workbench.api.limits import client_of
-from workbench.api.problems import answer
+from workbench.api.problems import answer, closing
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.settings import Settings
 
@@ -33,13 +32,7 @@ def guarded(settings: Settings) -> type[H11Protocol]:
             operation="http",
             retry_after_s=1.0,
         )
-
-        async def closing(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].append((b"connection", b"close"))
-            await send(message)
-
-        await answer(error, scope, receive, closing)
+        await answer(error, scope, receive, closing(send))
 
     class Protocol(H11Protocol):
         _head_timer: asyncio.TimerHandle | None = None

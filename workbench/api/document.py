@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from workbench import __version__
 from workbench.api import examples
 from workbench.api.problems import MEDIA_TYPE, openai_body
+from workbench.api.security import OPEN
 from workbench.errors import ErrorCode, invalid
 from workbench.wire import EVENT_TYPES
 
@@ -53,6 +54,19 @@ _OPENAI_ERROR: Final[dict[str, Any]] = {
     },
 }
 
+_SECURITY: Final[dict[str, Any]] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "WORKBENCH_API_KEY, or the token of data/server.json.",
+    },
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "basic": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "For browsers: the key is the password, the name does not matter.",
+    },
+}
 _MODEL: Final = {"model": "scripted/chunks"}
 _PAIR: Final = ["ollama/smollm2:135m", "huggingface/SmolLM2-135M-Instruct"]
 _CALL: Final = {
@@ -172,23 +186,33 @@ _OPENAI_STREAM: Final = {
 }
 
 
-def install(app: FastAPI) -> None:
-    """Serve the document at ``/openapi.json``; made at the first request."""
+def install(app: FastAPI, *, keyed: bool = False) -> None:
+    """Serve the document at ``/openapi.json``; made at the first request.
+
+    Args:
+        app: with its routes.
+        keyed: whether the server asks for a key.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, keyed=keyed)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
     document = get_openapi(
         title="Workbench", version=__version__, description=_DESCRIPTION, routes=app.routes
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["Problem"], schemas["OpenAIError"] = _PROBLEM, _OPENAI_ERROR
+    document["components"]["securitySchemes"] = _SECURITY
+    document["security"] = [*({name: []} for name in _SECURITY), *([] if keyed else [{}])]
+    for path in OPEN:
+        for operation in document["paths"][path].values():
+            operation["security"] = []
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     asked, answered = {**_BODIES, **examples.bodies()}, {**_ANSWERS, **examples.answers()}

@@ -282,14 +282,32 @@ class Explained(SchemaExtension):
         yield
         result = self.execution_context.result
         if isinstance(result, ExecutionResult) and result.errors:
-            result.errors = [_explained(error) for error in result.errors]
+            result.errors = [self._told(error) for error in result.errors]
 
     def on_stream_result(self, result: StreamExecutionResult) -> Iterator[None]:
         """Complete the errors of one item of a subscription."""
         errors = getattr(result, "errors", None)
         if errors:
-            result.errors = [_explained(error) for error in errors]  # type: ignore[union-attr]
+            result.errors = [self._told(error) for error in errors]  # type: ignore[union-attr]
         yield
+
+    def _told(self, error: GraphQLError) -> GraphQLError:
+        told, context = _explained(error), self.execution_context.context
+        connection = context.get("request") or context["ws"]
+        told.extensions = {
+            **(told.extensions or {}),
+            "correlation_id": str(connection.state.correlation_id),
+        }
+        return told
+
+
+_FIXES: Final[Mapping[str, str]] = {
+    "maximum operation depth": "Nest less deeply, or raise WORKBENCH_GRAPHQL_MAX_DEPTH.",
+    "aliases found": "Use fewer aliases, or raise WORKBENCH_GRAPHQL_MAX_ALIASES.",
+    "Document contains more than": "Ask for less at once, or raise WORKBENCH_GRAPHQL_MAX_TOKENS.",
+    "introspection": "Set WORKBENCH_GRAPHQL_INTROSPECTION=true to allow it.",
+}
+"""What to do about a query that is refused, by words of the libraries' messages."""
 
 
 def _explained(error: GraphQLError) -> GraphQLError:
@@ -298,7 +316,8 @@ def _explained(error: GraphQLError) -> GraphQLError:
         return error
     cause = error.original_error
     if cause is None or isinstance(cause, GraphQLError):  # the query itself is wrong
-        told = invalid(error.message)
+        fixes = (fix for words, fix in _FIXES.items() if words in error.message)
+        told = invalid(error.message, fix=next(fixes, "See the schema: GET /graphql."))
         message = error.message
     else:
         _log.error("graphql_failed", path=error.path, exc_info=cause)

@@ -14,6 +14,10 @@ from starlette.routing import Match
 from workbench.api.problems import Problem, wrong_field
 from workbench.errors import ErrorCode, WorkbenchError
 
+_FIXES: Final = {
+    400: "Send one JSON object in UTF-8, with few brackets open at once.",
+    404: "GET /api/docs lists what there is.",
+}
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
@@ -71,8 +75,8 @@ async def _refused(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not allowed here."
         fix = f"Use {headers.get('Allow', 'another method')}."
     else:
-        message = f"{request.method} {request.url.path}: {error.detail}."
-        fix = "GET /api/docs lists what there is." if error.status_code == 404 else ""
+        message = f"{request.method} {request.url.path}: {error.detail.rstrip('.')}."
+        fix = _FIXES.get(error.status_code, "")
     told = WorkbenchError(ErrorCode.INVALID_REQUEST, message, fix=fix, operation="http")
     response = _answer(request, told, error.status_code)
     response.headers.update(headers)

@@ -10,12 +10,12 @@ import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workbench.api.problems import answer
+from workbench.api.problems import answer, closing
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.settings import Settings
 
@@ -195,11 +195,5 @@ class Body:
     async def _refuse(self, error: WorkbenchError) -> Message:
         self._refused = True
         if not self._started:
-
-            async def closing(message: Any) -> None:
-                if message["type"] == "http.response.start":
-                    message["headers"].append((b"connection", b"close"))
-                await self._send(message)
-
-            await answer(error, self._scope, self._receive, closing)
+            await answer(error, self._scope, self._receive, closing(self._send))
         return {"type": "http.disconnect"}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 
@@ -28,7 +28,18 @@ _OPENAI_TYPES: Final = {
 
 def wrong_field(found: Mapping[str, Any]) -> WorkbenchError:
     """What is wrong with a field of a body, from pydantic's words for it."""
+    if found["type"] == "json_invalid":
+        at, why = found["loc"][-1], found["ctx"]["error"]
+        return invalid(
+            f"The body is no JSON: {why} at character {at}.",
+            fix="Send one whole JSON object and nothing after it.",
+        )
     where = ".".join(str(part) for part in found["loc"] if part != "body")
+    if not where and isinstance(found["input"], bytes):
+        return invalid(
+            "The body was not read: the request does not say that it is JSON.",
+            fix="Send Content-Type: application/json.",
+        )
     message = found["msg"].removeprefix("Value error, ").rstrip(".")
     expected = found.get("ctx", {}).get("expected")
     fix = f"Use {expected}." if isinstance(expected, str) else "See GET /api/docs."
@@ -87,12 +98,29 @@ def openai_body(error: WorkbenchError, correlation_id: str | None) -> dict[str, 
     }
 
 
-async def answer(error: WorkbenchError, scope: Scope, receive: Receive, send: Send) -> None:
+def closing(send: Send) -> Send:
+    """The same, with the connection closed after the answer."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"].append((b"connection", b"close"))
+        await send(message)
+
+    return sent
+
+
+async def answer(
+    error: WorkbenchError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int | None = None,
+) -> None:
     """Refuse a request from middleware; a WebSocket is closed with the reason."""
     if scope["type"] == "websocket":
         reason = str(error).encode()[:120].decode("utf-8", "ignore")
         await send({"type": "websocket.close", "code": 1008, "reason": reason})
         return
     correlation_id = scope.get("state", {}).get("correlation_id")
-    problem = Problem(error, correlation_id, scope["path"])
+    problem = Problem(error, correlation_id, scope["path"], status)
     await problem(scope, receive, send)

@@ -20,7 +20,7 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workbench.api.problems import answer
+from workbench.api.problems import answer, closing
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.settings import Settings
 
@@ -93,7 +93,12 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what is addressed to this server by someone who may."""
         if scope["type"] in ("http", "websocket"):
-            refusal = self._refusal(scope.get("path", ""), Headers(scope=scope))
+            headers = Headers(scope=scope)
+            if "content-length" in headers and "transfer-encoding" in headers:
+                # A proxy in front may have believed the other one (RFC 9112, 6.3).
+                await answer(_two_lengths(), scope, receive, closing(send), 400)
+                return
+            refusal = self._refusal(scope.get("path", ""), headers)
             if refusal is not None:
                 await answer(refusal, scope, receive, send)
                 return
@@ -152,6 +157,15 @@ class Guard:
     def _ours(self, netloc: str) -> bool:
         match = _NETLOC.fullmatch(netloc)
         return match is not None and (match[1].lower() == self._host or is_loopback(match[1]))
+
+
+def _two_lengths() -> WorkbenchError:
+    return WorkbenchError(
+        ErrorCode.INVALID_REQUEST,
+        "The request gives the length of its body twice, as Content-Length and in chunks.",
+        fix="Send either Content-Length or Transfer-Encoding.",
+        operation="http",
+    )
 
 
 def _netloc(origin: str) -> str | None:

@@ -130,8 +130,19 @@ def existing(path: Path) -> Path:
 def disk(settings: Settings, low_bytes: int = _LOW_DISK_BYTES) -> Iterator[Finding]:
     """Room for the log and for the models, told once where they share a file system."""
     seen: set[int] = set()
-    for what, path in (("log", database(settings).parent), ("models", settings.hf_model_path)):
+    for what, path, setting in (
+        ("log", database(settings).parent, "WORKBENCH_DB"),
+        ("models", settings.hf_model_path, "HF_MODEL_PATH"),
+    ):
         place = existing(path)
+        if _keeps_no_files(place):
+            yield Finding(
+                "disk",
+                "bad",
+                f"the {what} cannot be written: {place} belongs to the system and keeps no files",
+                f"Point {setting} elsewhere.",
+            )
+            continue
         device = place.stat().st_dev
         if device in seen:
             continue
@@ -143,6 +154,11 @@ def disk(settings: Settings, low_bytes: int = _LOW_DISK_BYTES) -> Iterator[Findi
             yield Finding("disk", "note", message, fix)
         else:
             yield Finding("disk", "ok", message)
+
+
+def _keeps_no_files(place: Path) -> bool:
+    """Whether it is a file system that is none, such as /proc."""
+    return shutil.disk_usage(place).total == 0
 
 
 def permissions(settings: Settings) -> Iterator[Finding]:

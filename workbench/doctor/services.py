@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,10 @@ _TRIED_OLLAMA: Final = (0, 33)
 """Its protocol was recorded for the tests; older ones may not know all that we ask of them."""
 _PRIVILEGED: Final = 1024
 _AHEAD: Final = dt.timedelta(minutes=5)
+_CHECKED_BYTES: Final = 2**28
+"""A log up to this size is read whole."""
+_UNCHECKED: Final = "blocks not checked: run workbench db verify"
+_MAKE_FOLDER: Final = "Set HF_MODEL_PATH to where your models are; a download makes it."
 _GET_DEMO: Final = "Get a small one with: workbench models pull demo."
 
 
@@ -53,7 +58,7 @@ def doubtful(settings: Settings) -> Iterator[Finding]:
 def from_inside(settings: Settings) -> Iterator[Finding]:
     """The server that asks is there, and holds the log."""
     yield Finding("server", "ok", f"this one (pid {os.getpid()})")
-    yield Finding("log", "ok", f"{database(settings)}, held by this server")
+    yield Finding("log", "ok", f"{database(settings)}, held by this server; {_UNCHECKED}")
 
 
 def server_and_log(settings: Settings) -> Iterator[Finding]:
@@ -72,7 +77,7 @@ def server_and_log(settings: Settings) -> Iterator[Finding]:
                 f"is {', '.join(ours)}",
                 "Set OLLAMA_HOST (and OLLAMA_HOSTS) to the same in both, or restart the server.",
             )
-        yield Finding("log", "ok", f"{database(settings)}, held by the server")
+        yield Finding("log", "ok", f"{database(settings)}, held by the server; {_UNCHECKED}")
         return
     stale = server_file(settings)
     if stale.exists():
@@ -117,6 +122,13 @@ def port(settings: Settings) -> Finding:
     with socket.socket() as probe:
         probe.settimeout(1)
         taken = probe.connect_ex(("127.0.0.1", number)) == 0
+    if taken and _is_workbench(number):
+        return Finding(
+            "server",
+            "bad",
+            f"a workbench listens on port {number}, with another log than {database(settings)}",
+            "Set WORKBENCH_DB to its log to use it, or WORKBENCH_PORT to start another beside it.",
+        )
     if taken:
         return Finding(
             "server",
@@ -127,20 +139,46 @@ def port(settings: Settings) -> Finding:
     return Finding("server", "note", "not running", "Start it with: workbench serve.")
 
 
+def _is_workbench(port: int) -> bool:
+    """Whether what listens answers as a workbench does to those without a key."""
+    import httpx
+
+    sent = {"X-Correlation-ID": f"doctor-{os.getpid()}"}
+    try:
+        with httpx.Client(timeout=2, trust_env=False) as http:
+            answer = http.get(f"http://127.0.0.1:{port}/health/live", headers=sent)
+            alive = bool(answer.json() == {"status": "ok"})
+    except (httpx.HTTPError, ValueError):
+        return False
+    return alive and answer.headers.get("X-Correlation-ID") == sent["X-Correlation-ID"]
+
+
 def log(settings: Settings) -> Finding:
-    """Whether the log can be read, and agrees with the clock."""
+    """Whether the log can be read, is as it was written, and agrees with the clock."""
     from workbench.store import Store
+    from workbench.store.blocks import DatabaseFile
 
     path: Path = database(settings)
     try:
         if not path.exists():
             return Finding("log", "note", "nothing is logged yet")
-        with Store.open_readonly(path) as store:
+        with closing(DatabaseFile(path)) as file, Store.open_readonly(path) as store:
             (row,) = store.rows(
                 "SELECT count(*) AS n, max(created_at) AS last FROM stream_sessions"
             )
+            small = file.size_bytes <= _CHECKED_BYTES
+            broken = file.read_state(blocks=True).broken if small else ()
     except WorkbenchError as error:
         return Finding("log", "bad", error.message, error.fix)
+    except OSError as error:
+        return Finding("log", "bad", f"{path} cannot be read: {error.strerror}")
+    if broken:
+        return Finding(
+            "log",
+            "bad",
+            f"{path} is not as it was written: {', '.join(broken)}",
+            "Run: workbench db verify. A restart of the workbench repairs what can be repaired.",
+        )
     if row["last"] is not None and row["last"] > dt.datetime.now(dt.UTC) + _AHEAD:
         return Finding(
             "log",
@@ -148,7 +186,8 @@ def log(settings: Settings) -> Finding:
             f"its newest row is of {row['last']:%Y-%m-%d %H:%M} UTC, which is to come",
             "Check the clock: it is behind now, or was ahead then.",
         )
-    return Finding("log", "ok", f"{path}, {row['n']} sessions")
+    checked = "blocks as they were written" if small else _UNCHECKED
+    return Finding("log", "ok", f"{path}, {row['n']} sessions, {checked}")
 
 
 async def ollama(settings: Settings) -> list[Finding]:
@@ -194,6 +233,10 @@ async def models(settings: Settings) -> list[Finding]:
     for name, place in where.items():
         if (problem := listing.problems.get(name)) is not None:
             findings.append(Finding(name, "note", problem.message, problem.fix))
+            continue
+        if name == "huggingface" and not settings.hf_model_path.expanduser().exists():
+            there_is_none = f"the folder {place} does not exist"
+            findings.append(Finding(name, "note", there_is_none, f"{_MAKE_FOLDER} {_GET_DEMO}"))
             continue
         own = [model for model in listing.models if model.provider == name]
         usable = [model for model in own if model.status != "unusable"]

@@ -161,4 +161,5 @@ def _response_error(reason: object, status: int) -> ollama.ResponseError:
 
 
 def _start(data: bytes) -> str:
-    return data[:200].decode(errors="replace").strip()
+    text = data[:200].decode(errors="replace").strip()
+    return "a web page" if text.startswith("<") else text

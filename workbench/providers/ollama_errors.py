@@ -194,7 +194,8 @@ def _explain(
             None,
         )
     if status == 400 and "does not support tools" in text:
-        return ErrorCode.INVALID_REQUEST, said, "Leave tools out, or choose a model for them.", None
+        fix = "Leave tools out, or choose a model for them."
+        return ErrorCode.INVALID_REQUEST, f"{said.rstrip('.')}.", fix, None
     if 400 <= status < 500 or (status == 500 and text.startswith(_INPUT_500)):
         return ErrorCode.INVALID_REQUEST, said, "Correct the request.", None
     if "memory" in text:

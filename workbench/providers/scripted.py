@@ -182,6 +182,14 @@ class ScriptedProvider(Weightless):
             )
         if schedule.warning is not None:
             yield schedule.warning
+        options = request.options
+        given = {"response_format": options.response_format, "logprobs": options.logprobs}
+        if without := [name for name, value in given.items() if value is not None]:
+            yield ProviderWarning(
+                "WITHOUT_EFFECT",
+                f"scripted/{model} plays a schedule: {' and '.join(without)} had no effect.",
+                {"options": without},
+            )
         due = time.monotonic()
         produced, finish_reason = 0, schedule.finish_reason
         for step in schedule.steps:

@@ -212,8 +212,19 @@ def out_of_memory(max_bytes: int) -> WorkbenchError:
     )
 
 
-def querying(error: duckdb.Error, *, timeout_s: float | None = None) -> WorkbenchError:
-    """Why a query gave no result."""
+_LINE = re.compile(r"\bLINE (\d+):")
+
+
+def querying(
+    error: duckdb.Error, *, timeout_s: float | None = None, lines_before: int = 0
+) -> WorkbenchError:
+    """Why a query gave no result.
+
+    Args:
+        error: DuckDB's.
+        timeout_s: how long it was allowed to take.
+        lines_before: of our own, in front of what was asked.
+    """
     if isinstance(error, duckdb.InterruptException):
         return query_timeout(timeout_s)
     if isinstance(error, duckdb.OutOfMemoryException):
@@ -222,7 +233,12 @@ def querying(error: duckdb.Error, *, timeout_s: float | None = None) -> Workbenc
         return _unavailable(f"The log could not be read: {error}", "Restart the workbench.")
     if "read-only mode" in str(error):
         return invalid("The log is read-only for queries.", fix="Use SELECT.")
-    return invalid(str(error))
+    text = _LINE.sub(lambda found: f"LINE {int(found[1]) - lines_before}:", str(error))
+    if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)):
+        fix = "SHOW TABLES lists the tables, DESCRIBE latencies the columns of one."
+    else:
+        fix = "Correct the statement or its parameters."
+    return invalid(text, fix=fix)
 
 
 def _is_full(error: Exception) -> bool:

@@ -76,6 +76,7 @@ _NODES: Final = frozenset(
 )
 _NAME: Final = re.compile(r"^\w{1,200}$")
 _EXPLAIN: Final = re.compile(r"^\s*explain\b\s*(analyze\b)?", re.IGNORECASE)
+_PIVOT: Final = re.compile(r"\bpivot(_wider)?\b", re.IGNORECASE)
 _READING: Final = "Use SELECT, WITH, FROM, DESCRIBE, SUMMARIZE, SHOW or EXPLAIN."
 
 
@@ -136,6 +137,11 @@ def _check(statement: str, connection: duckdb.DuckDBPyConnection) -> None:
         problem = str(tree["error_message"])
         if "serialized to json" in problem:  # what DuckDB says of any other kind of statement
             problem = "Queries only read."
+            if _PIVOT.search(statement):
+                raise invalid(
+                    "PIVOT without its values is more than one query: it makes a type first.",
+                    fix="Name them: PIVOT ... ON model IN ('a', 'b') USING ...",
+                )
         raise invalid(problem, fix=_READING)
     if len(tree["statements"]) != 1:
         raise invalid(

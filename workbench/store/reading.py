@@ -138,15 +138,19 @@ class Reader:
             statement, is_select = admit(sql, cursor)
             if is_select:
                 watch = _Watch(cursor, limits)
+                around = limits.around(statement, True)
+                ours = around.count("\n", 0, around.index(statement))
                 try:
                     # One statement, and DuckDB lets it write into one database only: that of the
                     # table. So it cannot write into the log.
                     with watch:
-                        made = f"CREATE TABLE {table} AS {limits.around(statement, True)}"
+                        made = f"CREATE TABLE {table} AS {around}"
                         cursor.execute(made, params)
                     row = cursor.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
                 except duckdb.Error as error:
-                    raise watch.reason or querying(error, timeout_s=limits.timeout_s) from None
+                    raise watch.reason or querying(
+                        error, timeout_s=limits.timeout_s, lines_before=ours
+                    ) from None
                 return (row[0] if row else 0), None
         frame = self.frame(sql, params, limits)
         return len(frame), frame
@@ -156,7 +160,9 @@ class Reader:
         self, sql: str, params: Params | None, limits: Limits
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._cursor() as cursor:
-            statement = limits.around(*admit(sql, cursor))
+            admitted = admit(sql, cursor)
+            statement = limits.around(*admitted)
+            ours = statement.count("\n", 0, statement.index(admitted[0]))
             watch = _Watch(cursor, limits)
             try:
                 # The statement's type is no proof that it only reads; the transaction is.
@@ -164,7 +170,9 @@ class Reader:
                 with watch:
                     yield cursor.execute(statement, params)
             except duckdb.Error as error:
-                raise watch.reason or querying(error, timeout_s=limits.timeout_s) from None
+                raise watch.reason or querying(
+                    error, timeout_s=limits.timeout_s, lines_before=ours
+                ) from None
 
     @contextmanager
     def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
