@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.insight.divergence import Answer, Divergence
+from workbench.insight.divergence import SAYS, Answer, Divergence
 from workbench.insight.probabilities import (
     Step,
     Top,
@@ -108,6 +109,27 @@ def test_a_coin_toss_is_told_from_sure_models_and_from_another_model() -> None:
     assert strange.verdict == "different"
     assert strange.agreement == 0
     assert strange.perplexities[1] == pytest.approx(1000)
+
+
+def test_drawn_answers_are_dice_and_only_the_reading_speaks_of_the_weights() -> None:
+    ours = (*sure("The"), step(" sky", **{" sky": 0.5, " sea": 0.45}))
+    others = (*sure("The"), step(" sea", **{" sky": 0.5, " sea": 0.45}))
+    a, b = Answer("a", ours, ("The sky", "The sky")), Answer("b", others, ("The sea",))
+    greedy = Divergence(a, b, ours)
+    assert greedy.verdict == "coin_toss"
+    assert greedy.steady(a) == "the same in 2 of 2 repeats"
+    drawn = replace(greedy, temperature=0.8, seed=7)
+    assert drawn.verdict == "drawn"
+    assert drawn.says == SAYS["drawn"]
+    assert drawn.steady(a) == "the same in 2 of 2 repeats, all with the seed 7"
+    assert "all with the seed 7" in drawn._repr_html_()
+    assert drawn.steady(Answer("c", ours)) == ""
+    assert "each with its own seed" in replace(drawn, seed=None).steady(b)
+    read = tuple(step(one.text, **{one.text: 0.001, "Rain": 0.9}) for one in ours * 4)
+    strange = replace(drawn, a=Answer("a", ours * 4), forced=read)
+    assert strange.verdict == "different"
+    assert "drawn, at temperature 0.8" in strange.says
+    assert Divergence.from_dict(json.loads(json.dumps(drawn.to_dict()))) == drawn
 
 
 @pytest.mark.parametrize(

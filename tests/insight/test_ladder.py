@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import typer
 
 from workbench.bench.road import Road
-from workbench.cli.insight import _print_ladder
+from workbench.cli.insight import ladder as ladder_command
+from workbench.cli.ladder_view import StageView, print_ladder
 from workbench.errors import WorkbenchError
 from workbench.insight.ladder import Ladder, Rung, ladder
 from workbench.insight.passages import Passage, read
@@ -137,8 +140,78 @@ def test_a_model_without_probabilities_is_named() -> None:
 def test_every_form_is_printed_whole_in_a_narrow_place(capsys: pytest.CaptureFixture[str]) -> None:
     models = [f"huggingface/{'long-name-' * 9}?quantization={form}" for form in ("int8", "int4")]
     found, _ = climb(models)
-    _print_ladder(found)
+    print_ladder(found)
     shown = capsys.readouterr().out
     for model in models:
         assert f"  {model}\n" in shown
     assert "…" not in shown
+
+
+def test_a_ratio_says_which_side_is_only_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    """A perplexity that is at least so much makes a ratio at least, or at most, so much."""
+    exact = rung("a", 0.5, 0.5)
+    texts = {name: (replace(s[0], logprob=None), *s[1:]) for name, s in exact.texts.items()}
+    bounded = replace(exact, model="b", texts=texts)
+    kinds = {"p0": "x", "p1": "y"}
+    for rungs, sign in (((exact, bounded), ">="), ((bounded, exact), "<=")):
+        found = Ladder(rungs, kinds)
+        assert found.row(rungs[1])["perplexity_ratio_bound"] == sign
+        print_ladder(found)
+        assert f"{sign} 1.000" in capsys.readouterr().out
+    both = Ladder((bounded, replace(bounded, model="c")), kinds)
+    assert both.row(both.rungs[1])["perplexity_ratio"] is None
+
+
+def test_why_there_are_no_intervals_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Ladder((rung("a", 0.5, 0.4), rung("b", 0.4, 0.5)), {"p0": "x", "p1": "y"})
+    print_ladder(found)
+    assert "No intervals: they need 6 passages, and there are 2." in capsys.readouterr().out
+    assert found.to_dict()["notes"]
+    kinds = {f"p{n}": f"kind {n}" for n in range(8)}
+    assert not Ladder((rung("a", *[0.5] * 8),), kinds).notes()
+    assert "8 kinds" not in str(Ladder((), {f"p{n}": "one" for n in range(8)}).notes())
+
+
+def test_a_stopped_ladder_shows_what_was_climbed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopped(FakeRoad):
+        async def ask(self, request: ChatRequest, on_event: Any) -> StreamSession:
+            if request.model == "a/z":
+                raise KeyboardInterrupt
+            return await super().ask(request, on_event)
+
+    class Bench:
+        def ladder(self, models: Sequence[str], **watch: Any) -> Ladder:
+            climbed, tell = watch["on_ladder"], watch["on_stage"]
+            road = cast(Road, Stopped())
+            work = ladder(road, models, PASSAGES, sizes={}, tell=tell, climbed=climbed)
+            return asyncio.run(work)
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Bench]:
+        yield Bench()
+
+    monkeypatch.setattr("workbench.cli.insight.open_workbench", opened)
+    with pytest.raises(typer.Exit) as left:
+        ladder_command(["a/x", "a/y", "a/z"], passages=None, as_json=False)
+    shown = capsys.readouterr()
+    assert left.value.exit_code == 130
+    assert "1  a/x" in shown.out
+    assert "2  a/y" in shown.out
+    assert "a/z" not in shown.out
+    assert "Stopped; not measured: a/z." in shown.err
+    assert "a/x (1 of 3) reads passage 1 of 8" in shown.err
+
+
+def test_without_a_terminal_a_stage_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("workbench.cli.ladder_view.time.monotonic", lambda: now[0])
+    with StageView() as view:
+        for second in range(25):
+            now[0] = 100.0 + second
+            view.update(f"stage {second}")
+            view.update(f"stage {second}")
+    assert capsys.readouterr().err.split("\n") == ["stage 0", "stage 10", "stage 20", ""]

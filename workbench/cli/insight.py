@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from workbench.insight import Divergence, ParitySheet
     from workbench.insight.ladder import Ladder
 
-_LADDER_COLUMNS = 110
-"""So wide are a ladder's figures with their intervals."""
+_INTERRUPTED = 130
 
 Models = Annotated[list[str], typer.Option("--model", "-m", help="Model id; give two.")]
 Prompt = Annotated[str, typer.Argument(help="The message.")]
@@ -84,17 +82,27 @@ def ladder(
     as_json: AsJson = False,
 ) -> None:
     """One model in several forms, the best first: quality, bytes and speed, with intervals."""
-    from rich.console import Console
+    from workbench.cli.ladder_view import StageView, print_ladder
 
-    console = Console(stderr=True)
-    with open_workbench() as wb, console.status("begins") as status:
-        found = wb.ladder(
-            model, passages=passages, on_stage=lambda stage: status.update(stage or "begins")
-        )
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        _print_ladder(found)
+    so_far: list[Ladder] = []
+    stopped = False
+    with open_workbench() as wb, StageView() as view:
+        try:
+            wb.ladder(model, passages=passages, on_stage=view.update, on_ladder=so_far.append)
+        except KeyboardInterrupt:
+            stopped = True
+    if so_far and as_json:
+        print_json(so_far[-1].to_dict())
+    elif so_far:
+        print_ladder(so_far[-1])
+    if stopped:
+        done = [rung.model for rung in so_far[-1].rungs] if so_far else []
+        left = ", ".join(one for one in model if one not in done)
+        said = f"Stopped; not measured: {left or 'nothing'}."
+        if done and model[0] not in done:
+            said += f" The ratios are to {done[0]}, as {model[0]} was not yet read."
+        typer.echo(said, err=True)
+        raise typer.Exit(_INTERRUPTED)
 
 
 def _two(models: list[str]) -> tuple[str, str]:
@@ -134,43 +142,6 @@ def _print_sheet(sheet: ParitySheet) -> None:
         mark = "bold" if fact.differs else ""
         table.add_row(*(Text(part, style=mark) for part in (fact.name, fact.a, fact.b)))
     console.print(table)
-
-
-def _print_ladder(found: Ladder) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from workbench import figures
-
-    # Forms of one model have long names that differ at their ends: a line each, numbered, and the
-    # figures in a table as wide as they are, also where the output is a file of 80 columns.
-    console = Console()
-    table = Table(box=None, pad_edge=False)
-    for name in ("", "on disk", "in memory", "perplexity", "to the first", "same token", "tok/s"):
-        table.add_column(name, no_wrap=True, justify="left" if not name else "right")
-    for number, rung in enumerate(found.rungs, start=1):
-        row = found.row(rung)
-        bound = ">= " if row["perplexity_is_bound"] else ""
-        console.print(f"{number}  {rung.model}", markup=False, highlight=False, soft_wrap=True)
-        table.add_row(
-            str(number),
-            figures.size(rung.size_bytes) if rung.size_bytes else "-",
-            figures.size(rung.memory_bytes) if rung.memory_bytes else "-",
-            bound + _with_interval(row, "perplexity", "{:.2f}"),
-            _with_interval(row, "perplexity_ratio", "{:.3f}"),
-            _with_interval(row, "agreement", "{:.0%}"),
-            _with_interval(row, "decode_tps", "{:.1f}"),
-        )
-    Console(width=max(console.width, _LADDER_COLUMNS)).print(table)
-
-
-def _with_interval(row: Mapping[str, Any], name: str, form: str) -> str:
-    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    if value is None:
-        return "-"
-    if low is None or high is None:
-        return form.format(value)
-    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
 
 
 def _print_divergence(found: Divergence) -> None:

@@ -34,12 +34,13 @@ async def climb(
     passages: Path | None,
     sizes: Mapping[str, int | None],
     tell: Callable[[str], None],
+    climbed: Callable[[Ladder], None],
 ) -> Ladder:
     """Measure a ladder over the road and log it."""
     from workbench.insight.ladder import ladder
     from workbench.insight.passages import read
 
-    found = await ladder(road, models, read(passages), sizes=sizes, tell=tell)
+    found = await ladder(road, models, read(passages), sizes=sizes, tell=tell, climbed=climbed)
     row = {
         "insight_id": new_id("ins"),
         "created_at": dt.datetime.now(dt.UTC),

@@ -74,6 +74,7 @@ class InsightCalls(Following):
         *,
         passages: str | Path | None = None,
         on_stage: Callable[[str], None] = lambda stage: None,
+        on_ladder: Callable[[Ladder], None] = lambda ladder: None,
     ) -> Ladder:
         """One model in several forms: perplexity, agreement, bytes and speed, with intervals.
 
@@ -81,6 +82,8 @@ class InsightCalls(Following):
             models: ids, the one that others are held to first.
             passages: a JSONL file with ``id``, ``prompt``, ``text``; default texts of our own.
             on_stage: told in a few words what is being done, several times a second.
+            on_ladder: given the ladder so far after each form, so that a stopped one is not lost;
+                called from another thread.
 
         Raises:
             WorkbenchError: ``INVALID_REQUEST``, or of a model.
@@ -90,6 +93,6 @@ class InsightCalls(Following):
         path = None if passages is None else Path(passages)
 
         async def work(road: Road) -> Ladder:
-            return await climb(road, models, path, sizes, stages.append)
+            return await climb(road, models, path, sizes, stages.append, on_ladder)
 
         return self._transport.drive(work, lambda: on_stage(stages[-1]))

@@ -244,7 +244,9 @@ class Divergence:
         said = f"the same in {answer.same_repeats} of {len(answer.repeats)} repeats"
         if not self.is_drawn:
             return said
-        seed = f"all with the seed {self.seed}" if self.seed is not None else "each with its seed"
+        seed = (
+            f"all with the seed {self.seed}" if self.seed is not None else "each with its own seed"
+        )
         return f"{said}, {seed}"
 
     @property

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from workbench.analysis.statistics import Estimate, estimate, exponential, share
+from workbench.analysis.statistics import MIN_PROMPTS, Estimate, estimate, exponential, share
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hosts import family
 from workbench.insight.alignment import stretches
@@ -76,7 +76,7 @@ class Rung:
     @property
     def bounded(self) -> bool:
         """Whether some tokens were not among the likeliest: the perplexity is at least this."""
-        return any(step.logprob is None for steps in self.texts.values() for step in steps)
+        return any(_is_bound(step) for steps in self.texts.values() for step in steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,8 @@ class Ladder:
         """A row a form; ``_low`` and ``_high`` bound 95 % intervals.
 
         ``perplexity_ratio`` is to the first form, paired by passage; None where the two cut the
-        passages into other tokens. ``agreement`` is the share of tokens at which both find the
+        passages into other tokens, or are bounds both. ``perplexity_ratio_bound`` is ``>=`` or
+        ``<=`` where one is a bound. ``agreement`` is the share of tokens at which both find the
         same one likeliest, ``divergence_nats`` the mean divergence from the first form, at least.
         """
         import pandas as pd
@@ -105,7 +106,20 @@ class Ladder:
     def to_dict(self) -> dict[str, Any]:
         """The table as JSON-ready values."""
         rows = self.frame().astype(object)
-        return {"rungs": rows.where(rows.notna(), None).to_dict("records")}
+        records = rows.where(rows.notna(), None).to_dict("records")
+        return {"rungs": records, "notes": list(self.notes())}
+
+    def notes(self) -> Sequence[str]:
+        """What the figures do not say by themselves, in sentences."""
+        passages, kinds = len(self.clusters), len(set(self.clusters.values()))
+        if passages < MIN_PROMPTS:
+            return (f"No intervals: they need {MIN_PROMPTS} passages, and there are {passages}.",)
+        if kinds < MIN_PROMPTS:
+            return (
+                f"No intervals of the same token: they need passages of {MIN_PROMPTS} kinds "
+                f"(cluster), and there are {kinds}.",
+            )
+        return ()
 
     def row(self, rung: Rung) -> dict[str, Any]:
         """The row of one form."""
@@ -118,8 +132,12 @@ class Ladder:
             "perplexity_is_bound": rung.bounded,
         }
         same_cut = rung is not first and _same_cut(first.texts, rung.texts)
-        ratio = exponential(_mean(_nats_apart(first.texts, rung.texts))) if same_cut else None
-        row |= _columns("perplexity_ratio", ratio)
+        apart = _nats_apart(first.texts, rung.texts) if same_cut else {}
+        low, high = _bounds(first.texts, rung.texts)
+        known = bool(apart) and not (low and high)
+        row |= _columns("perplexity_ratio", exponential(_mean(apart)) if known else None)
+        # A perplexity is at least so much: a ratio has it above the line or below.
+        row["perplexity_ratio_bound"] = (">=" if high else "<=" if low else None) if known else None
         row |= _columns("agreement", self._agreement(rung) if rung is not first else None)
         row["divergence_nats"] = _divergence(first.texts, rung.texts) if rung is not first else None
         row |= _columns("decode_tps", _geometric(rung.decode_tps))
@@ -142,6 +160,7 @@ async def ladder(
     *,
     sizes: Mapping[str, int | None],
     tell: Tell = lambda stage: None,
+    climbed: Callable[[Ladder], None] = lambda ladder: None,
 ) -> Ladder:
     """Measure every form, one after the other, alone on the machine.
 
@@ -151,6 +170,7 @@ async def ladder(
         passages: what is read.
         sizes: bytes on disk by id.
         tell: told in a few words what is being done.
+        climbed: given the ladder so far after each form.
 
     Raises:
         WorkbenchError: ``INVALID_REQUEST``, or of a model.
@@ -180,8 +200,12 @@ async def ladder(
                 first[passage.id] = float(wait)
             held = max(held, int(figures.get("mem_peak_bytes") or 0))
         rungs.append(Rung(model, texts, decode, first, held or None, sizes.get(model)))
-    rungs.sort(key=lambda rung: models.index(rung.model))
-    return Ladder(tuple(rungs), {one.id: one.cluster for one in passages})
+        found = Ladder(
+            tuple(sorted(rungs, key=lambda rung: models.index(rung.model))),
+            {one.id: one.cluster for one in passages},
+        )
+        climbed(found)
+    return found
 
 
 def _asked_by_pieces(model: str) -> bool:
@@ -238,7 +262,7 @@ def _nats(texts: Texts) -> dict[str, float]:
     """Mean negative logprob of a token, by passage."""
     found = {}
     for name, steps in texts.items():
-        values = [value for step in steps if (value := step.at_most) is not None]
+        values = [value for step in steps if step.is_known and (value := step.at_most) is not None]
         if values:
             found[name] = -math.fsum(values) / len(values)
     return found
@@ -256,6 +280,24 @@ def _nats_apart(first: Texts, other: Texts) -> dict[str, float]:
             )
             found[name] = math.fsum(one) / len(one) - math.fsum(two) / len(two)
     return found
+
+
+def _bounds(first: Texts, other: Texts) -> tuple[bool, bool]:
+    """Whether each one's perplexity, of what both tell, is a bound."""
+    known = [
+        one
+        for name, steps in first.items()
+        for one in stretches(steps, other.get(name, ()))
+        if one.is_known
+    ]
+    return (
+        any(_is_bound(step) for one in known for step in one.a),
+        any(_is_bound(step) for one in known for step in one.b),
+    )
+
+
+def _is_bound(step: Step) -> bool:
+    return step.logprob is None and step.is_known
 
 
 def _mean(values: Mapping[str, float]) -> Estimate:
