@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.live import LiveServer, run_cli
 from workbench import Workbench
+from workbench.bench.progress import Outcome, Progress
+from workbench.cli import app
+from workbench.cli.bench_view import print_outcome
 
 SPEC = """
 name = "small"
@@ -166,3 +171,35 @@ def test_ctrl_c_stops_the_run_which_goes_on_when_it_is_resumed(server: LiveServe
     done = f"{counted} WHERE run_id = '{run_id}'"
     assert server.query(done) == [[192, 192]]
     assert "is done" in server.cli("bench", "resume", "last").stderr
+
+
+def test_a_terminated_run_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bench(wb: Workbench, spec: Path, on_progress: Callable[[Progress], None]) -> None:
+        on_progress(Progress("run_1", "small"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+    monkeypatch.setattr(Workbench, "bench", bench)
+    done = CliRunner().invoke(app, ["bench", "run", str(written(tmp_path))])
+    assert done.exit_code == 130
+    assert "workbench bench resume run_1" in done.output
+    for wrong in (["nothing", "last"], ["last", "last", "--tolerance", "-1"]):
+        assert CliRunner().invoke(app, ["bench", "diff", *wrong]).exit_code == 2
+
+
+def test_names_and_figures_stay_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    results = {
+        "trials": 8, "failed": 0, "ttft_p50_s": 0.1, "tpot_p50_s": 0.02, "requests_per_s": 1.0,
+        "goodput_share": 1.0, "scores": {"contains": {"mean": 0.5}},
+    }  # fmt: skip
+    models = [f"huggingface/SmolLM2-135M-Instruct?quantization={form}" for form in ("int8", "int4")]
+    cells = {
+        name: {"model": name, "label": "closed 8 users · 16 to 8 tokens", "results": results}
+        for name in models
+    }
+    outcome = Outcome("run_1", "x", "ok", True, (), cells, {}, ())
+    print_outcome(outcome, [])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(name in line and "100 ms" in line for line in lines) for name in models)

@@ -14,6 +14,8 @@ from workbench.bench import evidence as evidences
 from workbench.bench.comparisons import compare
 from workbench.bench.evidence import Evidence
 from workbench.bench.findings import caveats, findings
+from workbench.bench.report.cells import cells
+from workbench.bench.report.summary import summary
 from workbench.errors import WorkbenchError
 from workbench.procfs import this_process
 from workbench.record import recover_runs
@@ -182,6 +184,20 @@ def test_failures_are_told_with_code_and_fix_and_what_a_limit_of_ours_refused_is
     assert "10 of 60 trials failed (RATE_LIMITED: It holds 256. Close some.)" in text
     assert "a limit of the workbench refused some" in text
     assert "10 of 60 requests never reached a model" in said(evidence)
+
+
+def test_a_scorer_that_told_nothing_is_named_with_its_reason_and_keeps_its_column(
+    log: Store,
+) -> None:
+    run_id = log_run(log, [FAST], repeats=1, scorer="judge")
+    evidence = evidences.gather(log.query, run_id)
+    evidence.cells[0].scores["score"] = float("nan")
+    evidence.cells[0].scores["details"] = '{"reason": "the judge gave no grade"}'
+    assert "judge: 12 of 12 answers could not be scored and count nowhere (the judge gave" in (
+        warned(evidence)
+    )
+    columns, (row,) = cells(summary(evidence))
+    assert row[[column.head for column in columns].index("judge")] == "–"
 
 
 def test_answers_beside_another_run_are_counted(log: Store) -> None:

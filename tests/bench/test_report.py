@@ -149,7 +149,7 @@ def test_a_diff_in_words(tmp_path: Path) -> None:
         old, new = (gather(store.query, run) for run in runs)
     text = diff_markdown(diff(old, new))
     assert re.search(
-        r"\| ollama/m \| ttft\\_s \| \d+ ms \| \d+ ms \| [12]\.\d+× \[.*\] \| worse \|", text
+        r"\| ollama/m \| ttft_s \| \d+ ms \| \d+ ms \| [12]\.\d+× \[.*\] \| worse \|", text
     )
     assert "Nothing but the time." in text
 

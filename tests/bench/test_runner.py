@@ -19,6 +19,7 @@ from workbench.bench.runner import Runner
 from workbench.client.roads import LocalRoad
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers.huggingface import HuggingFaceProvider
 from workbench.providers.scripted import Schedule, steady
 
 PAIRS = """
@@ -108,6 +109,28 @@ async def test_a_model_that_fails_is_given_up_and_the_others_go_on(
     assert json.loads(cells[1]["details"])["error"]["code"] == "MODEL_NOT_FOUND"
     done = await rows(engine, "SELECT count(*) AS n FROM benchmark_trials WHERE status = 'ok'")
     assert done == [{"n": 6}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said", "key"),
+    [
+        ({"models": ["scripted/nowhere", "scripted/gone"]}, "nowhere", "models.0"),
+        (
+            {"models": ["scripted/a", "huggingface/some?quantization=int3"]},
+            "int3",
+            "models.1",
+        ),
+    ],
+)
+async def test_models_that_cannot_be_are_told_before_anything_runs(
+    engine: Engine, keys: dict[str, Any], said: str, key: str
+) -> None:
+    engine.router.register_provider(HuggingFaceProvider(engine.settings))
+    road = LocalRoad(engine, "test")
+    with pytest.raises(WorkbenchError, match=said) as caught:
+        await Runner(road, engine.settings, spec_of(**keys)).run()
+    assert caught.value.details["key"] == key
+    assert await rows(engine, "FROM benchmark_runs") == []
 
 
 async def test_trials_that_fail_are_counted_and_too_many_end_the_cell(
@@ -305,6 +328,21 @@ async def test_a_scorer_that_does_not_exist_is_told_before_anything_runs(
     with pytest.raises(WorkbenchError, match="no scorer 'guess'"):
         await run(prompts=None, datasets=[{"source": dataset, "scorers": ["guess"]}])
     assert await rows(engine, "FROM benchmark_runs") == []
+
+
+async def test_items_that_cannot_be_scored_are_told_before_anything_runs(
+    run: Run, engine: Engine, tmp_path: Path
+) -> None:
+    path = tmp_path / "bare.jsonl"
+    path.write_text('{"prompt": "hello"}\n{"prompt": "and?"}\n')
+    wanted = {"source": str(path), "scorers": ["exact", "numeric"]}
+    with pytest.raises(WorkbenchError, match=r"No item of bare has expected.*'exact'") as caught:
+        await run(prompts=None, datasets=[wanted])
+    assert caught.value.details["key"] == "datasets.0.scorers.0"
+    assert await rows(engine, "FROM benchmark_runs") == []
+    path.write_text('{"prompt": "hello"}\n{"prompt": "and?", "expected": "no"}\n')
+    outcome = await run(prompts=None, repeats=1, datasets=[{**wanted, "scorers": ["contains"]}])
+    assert "1 of 2 items of bare have no expected" in outcome.notes[0]
 
 
 async def test_a_dataset_that_changed_is_not_resumed(

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from workbench.bench import spec
+from workbench.bench.faults import placed
 from workbench.bench.patterns import Closed
+from workbench.bench.scoring import build
 from workbench.bench.spec import Spec
+from workbench.bench.workload import workloads
 from workbench.errors import WorkbenchError
+from workbench.settings import Settings
 from workbench.types import TimingMode
 
 PACKAGE = Path(spec.__file__).parent
@@ -49,11 +53,14 @@ OWN = 'name = "x"\nmodels = ["scripted/steady", {{ model = "scripted/{}", option
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("repaets = 3", 3, "repaets: there is no such key"),
-        ("repeats = 0", 3, "repeats: Input should be greater than or equal to 1"),
+        ("repaets = 3", 3, "repaets: there is no such key; did you mean repeats?"),
+        ("repeats = 0", 3, "repeats: must be at least 1, not 0"),
         ("[options]\n\ntemperature = 9", 5, "temperature is 9"),
         ("[options]\nwarmth = 1", 4, "Unknown option 'warmth'"),
-        ('[load]\npattern = "flood"', 3, "does not match any of the expected tags"),
+        ('[load]\npattern = "flood"', 4, "load.pattern: 'flood' is none of isolated, closed"),
+        ('[load]\npattern = "clsoed"', 4, "storm; did you mean closed?"),
+        ('[load]\npattern = "closed"\nusers = []', 5, "load.users: must not be empty"),
+        ("[slo]\nttft = 1", 4, "slo.ttft: there is no such key; did you mean ttft_s?"),
         ('[load]\npattern = "closed"\nusers = [1, 0]', 5, "load.users.1"),
         ('[load]\npattern = "open"\nrate_per_s = 1', 3, "give either requests or duration_s"),
         ('timing_mode = "isolated"\n[load]\npattern = "closed"\nusers = 2', 3, "leave it out"),
@@ -103,6 +110,60 @@ def test_a_missing_key_is_named() -> None:
         spec.parse('name = "x"', "my.toml")
     with pytest.raises(WorkbenchError, match="bench init"):
         spec.read("nowhere.toml")
+
+
+def test_every_fault_is_told_with_its_line_unknown_keys_first() -> None:
+    text = """name = "x"
+repeats = "five"
+modles = ["scripted/steady"]
+options = { temperature = -1, warmth = 1 }
+[load]
+pattern = "closed"
+rate_per_s = 2
+"""
+    with pytest.raises(WorkbenchError) as caught:
+        spec.parse(text, "my.toml")
+    head, *told = caught.value.message.splitlines()
+    assert head == "my.toml has 6 faults:"
+    assert [line.split("; ")[0].strip() for line in told] == [
+        "line 3: modles: there is no such key",
+        "line 7: load.rate_per_s: there is no such key",
+        "line 2: repeats: must be a whole number, not 'five'.",
+        "line 4: options.temperature: temperature is -1, which is not between 0.0 and 5.0",
+        "line 4: options.warmth: Unknown option 'warmth'",
+        "line 5: load.users: is missing.",
+    ]
+    assert caught.value.details["line"] == 3  # which the page shows beside it
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ('source = "builtin:maths"', "my.toml, line 4: datasets.0.source: There is no dataset"),
+        (
+            'source = "builtin:reasoning"\nscorers = ["exactt"]',
+            "my.toml, line 5: datasets.0.scorers.0: There is no scorer 'exactt'",
+        ),
+        (
+            'source = "builtin:reasoning"\nscorers = [{ scorer = "judge" }]',
+            "my.toml, line 5: datasets.0.scorers.0: A judge needs a model",
+        ),
+    ],
+)
+def test_datasets_and_scorers_that_are_not_there_are_told_with_their_line(
+    settings: Settings, dataset: str, said: str
+) -> None:
+    text = f"{GOOD}[[datasets]]\n{dataset}"
+    chosen = spec.parse(text, "my.toml")
+
+    def check() -> None:
+        with placed("my.toml", text):
+            for one in workloads(chosen, settings):
+                build(one, settings, None)  # type: ignore[arg-type]  # nobody is asked
+
+    with pytest.raises(WorkbenchError) as caught:
+        check()
+    assert caught.value.message.startswith(said)
 
 
 def test_one_value_stands_for_a_list_and_json_builds_the_same_spec() -> None:

@@ -66,7 +66,7 @@ def _written(evidence: Evidence, form: str) -> str:
     if form == "spec":
         return library.to_toml(dict(evidence.spec))
     if form == "csv":
-        return str(report.summary(evidence).to_csv(index=False))
+        return report.csv(report.summary(evidence))
     import pandas as pd
 
     labelled = [

@@ -22,7 +22,7 @@ from workbench.bench.comparisons import (
     mean_score,
     verdicts,
 )
-from workbench.bench.evidence import CellEvidence, Evidence, changed, short
+from workbench.bench.evidence import CellEvidence, Evidence, as_mapping, changed, short
 from workbench.bench.results import late
 from workbench.bench.slo import kept
 
@@ -323,9 +323,16 @@ def _of_cell(evidence: Evidence, cell: CellEvidence) -> Iterator[Caveat]:
             "its judge mostly changed its mind when the answers changed places: it says little",
             label,
         )
-    unknown = int(cell.scores["score"].isna().sum())
-    if unknown:
-        yield Caveat(f"{unknown} answers could not be scored and count nowhere", label)
+    for scorer, scores in cell.scores.groupby("scorer"):
+        unknown = scores[scores["score"].isna()]
+        if len(unknown):
+            reasons = unknown["details"].map(lambda told: as_mapping(told).get("reason", ""))
+            yield Caveat(
+                f"{scorer}: {len(unknown)} of {len(scores)} answers could not be scored and count "
+                f"nowhere ({str(reasons.mode().iloc[0])[:_GIST] or 'no reason given'})",
+                label,
+                urgent=len(unknown) == len(scores),
+            )
     if cell.scores["details"].astype(str).str.contains('"contained": ?false', regex=True).any():
         yield Caveat("its code ran without being cut off from files and network", label)
 

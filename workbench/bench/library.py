@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from workbench.bench import datasets, plan, spec
+from workbench.bench.faults import placed
 from workbench.bench.patterns import Sweep, Trace
 from workbench.bench.workload import workloads
 from workbench.errors import ErrorCode, WorkbenchError, invalid
@@ -109,7 +110,8 @@ def outline(text: str, settings: Settings) -> Outline:
         WorkbenchError: ``INVALID_REQUEST``; the message names the line. ``FORBIDDEN_PATH``.
     """
     chosen = parse(text, settings)
-    planned = plan.cells(chosen, "outline", workloads(chosen, settings, folder(settings)))
+    with placed("spec", text):
+        planned = plan.cells(chosen, "outline", workloads(chosen, settings, folder(settings)))
     if isinstance(chosen.load, Sweep):
         return Outline(chosen, len(planned), None)
     totals = plan.expected(chosen, planned).values()

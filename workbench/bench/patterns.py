@@ -150,6 +150,10 @@ class Storm(Strict):
     users: Counts = (4,)
 
 
+LOADS = (
+    Isolated, Closed, Open, Ramp, Sweep, Trace, Conversation, Prefix, Cold, Cancel, Storm,
+)  # fmt: skip
+
 Pattern = Annotated[
     Isolated | Closed | Open | Ramp | Sweep | Trace | Conversation | Prefix | Cold | Cancel | Storm,
     Field(discriminator="pattern"),

@@ -39,6 +39,10 @@ class Road(Protocol):
         """Stop a running session."""
         ...
 
+    async def check(self, model: str) -> None:
+        """See that a model is there and can be loaded as its name asks; loads nothing."""
+        ...
+
     async def unload(self, model: str) -> None:
         """Take a model out of memory."""
         ...

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from workbench.bench import plan, results, scoring
+from workbench.bench import checking, plan, results, scoring
 from workbench.bench.enough import Enough
 from workbench.bench.listing import NAMED
 from workbench.bench.load import knee, loops
@@ -143,13 +143,18 @@ class Runner:
                 anything runs; what the log says when it takes no rows any more.
         """
         made = workloads(self._spec, self._settings, self._folder)
+        fresh = not self._details
         self._check_same(made)
         for workload in made:
             built = scoring.build(workload, self._settings, self._road)
             self._built[workload.name] = built
+            for told in await asyncio.to_thread(scoring.unfit, workload, built):
+                self._note(told)
             for task, scorers in built.items():
                 self._trials.logprobs[task] = max((one.logprobs for one in scorers), default=0)
         cells = plan.cells(self._spec, self._run_id, made)
+        if fresh:
+            await checking.check(self._road, self._spec, cells)
         await self._look_back()
         await self._write_run("active")
         self._recorder.start()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from workbench import logs
+from workbench.bench.faults import keyed
 from workbench.bench.items import Item
 from workbench.bench.plan import Cell
 from workbench.bench.recording import Recorder
 from workbench.bench.road import Road
 from workbench.bench.workload import Workload
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, invalid
 from workbench.types import ChatRequest, StreamSession
 
 if TYPE_CHECKING:
@@ -54,10 +56,46 @@ def build(workload: Workload, settings: Settings, road: Road) -> Built:
     async def ask(request: ChatRequest) -> StreamSession:
         return await road.ask(request, lambda event: None)
 
+    def made(one: Any, key: str) -> Scorer:
+        with keyed(key):
+            return scorers.build(one, settings, ask)
+
     return {
-        task: tuple(scorers.build(one, settings, ask) for one in named)
-        for task, named in workload.scorers.items()
+        task: tuple(
+            made(one, f"datasets.{number}.scorers.{place}") for place, one in enumerate(named)
+        )
+        for number, (task, named) in enumerate(workload.scorers.items())
     }
+
+
+def unfit(workload: Workload, built: Built) -> list[str]:
+    """Which items cannot be scored as the spec asks, in sentences.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``, a scorer can score no item of its dataset.
+    """
+    from workbench.bench.scorers import lack
+
+    told = []
+    for number, (task, scorers) in enumerate(built.items()):
+        items = [question.item for question in workload.questions if question.task == task]
+        for place, scorer in enumerate(scorers):
+            found = Counter(lack(scorer, item) for item in items)
+            fit = found.pop("", 0)
+            if not found:
+                continue
+            needs = f"{' or '.join(sorted(found))}, which the scorer {scorer.name!r} needs"
+            if not fit:
+                raise invalid(
+                    f"No item of {task} has {needs}.",
+                    fix="Give the items what it needs, or score them in another way.",
+                    key=f"datasets.{number}.scorers.{place}",
+                )
+            told.append(
+                f"{len(items) - fit} of {len(items)} items of {task} have no {needs}: their "
+                "answers get no score from it"
+            )
+    return told
 
 
 async def score(

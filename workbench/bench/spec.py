@@ -6,9 +6,9 @@ Every key is checked before anything runs, and an error names the file, the line
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
     Discriminator,
@@ -19,8 +19,18 @@ from pydantic import (
     model_validator,
 )
 
-from workbench.bench.lines import line_of
-from workbench.bench.patterns import ALONE, Count, Isolated, Pattern, Share, Strict, Time
+from workbench.bench import faults
+from workbench.bench.faults import At
+from workbench.bench.patterns import (
+    ALONE,
+    LOADS,
+    Count,
+    Isolated,
+    Pattern,
+    Share,
+    Strict,
+    Time,
+)
 from workbench.errors import WorkbenchError, invalid
 from workbench.types import Options, TimingMode
 
@@ -29,14 +39,6 @@ METRICS: Final = ("ttft_s", "ttfo_s", "tpot_s", "itl_p50_s", "e2e_s", "e2e_eff_s
 
 Lengths = Annotated[tuple[Count, ...], Field(min_length=1, max_length=100)]
 Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class _At(ValueError):
-    """Something wrong with the key ``path``, dotted, in the table that is checked."""
-
-    def __init__(self, path: str, said: str) -> None:
-        super().__init__(said)
-        self.path = path.split(".")
 
 
 class Prompts(Strict):
@@ -180,10 +182,10 @@ class Spec(Strict):
         axes = [(name, values) for name, values in grid.items() if name != "load_options"]
         nested = grid.get("load_options", {})
         if not isinstance(nested, dict):
-            raise _At("load_options", 'a table, for example quantization = ["none", "int8"]')
+            raise At("load_options", 'a table, for example quantization = ["none", "int8"]')
         for name, values in (*axes, *nested.items()):
             if not isinstance(values, list) or not values:
-                raise _At(name, "must be a list of values")
+                raise At(name, "must be a list of values")
         for name, values in axes:
             for value in values:
                 _check({name: value})
@@ -193,28 +195,28 @@ class Spec(Strict):
     def _fits_together(self) -> Self:
         if self.load.pattern == "trace":
             if self.datasets:
-                raise _At("datasets", "a trace brings its own prompts; leave datasets out")
+                raise At("datasets", "a trace brings its own prompts; leave datasets out")
         elif self.prompts is not None and self.datasets:
-            raise _At("datasets", "give prompts or datasets, not both")
+            raise At("datasets", "give prompts or datasets, not both")
         if self.timing_mode not in (None, TimingMode.CONCURRENT) and not self.alone:
-            raise _At(
+            raise At(
                 "timing_mode",
                 f"load {self.load.pattern!r} has several requests at once, which "
                 f"{self.timing_mode} forbids; leave it out",
             )
         if self.load.pattern == "sweep" and self.slo is None:
-            raise _At("load", "a sweep looks for the knee of an SLO; add [slo]")
+            raise At("load", "a sweep looks for the knee of an SLO; add [slo]")
         if both := sorted(self.options.keys() & self.grid.keys()):
-            raise _At(f"grid.{both[0]}", "is in options too")
+            raise At(f"grid.{both[0]}", "is in options too")
         if self.pairwise is not None and len(self.models) == 1 and not self.grid:
-            raise _At("pairwise", "there is one model, which has nothing to be compared with")
+            raise At("pairwise", "there is one model, which has nothing to be compared with")
         seen: list[tuple[str, dict[str, Any]]] = []
         for use in self.uses:
             if both := sorted(use.options.keys() & self.grid.keys()):
-                raise _At(f"grid.{both[0]}", f"is an option of {use.model}'s own")
+                raise At(f"grid.{both[0]}", f"is an option of {use.model}'s own")
             asked = (use.model, {**self.options, **use.options})
             if asked in seen:
-                raise _At("models", f"{use.model!r} is there twice with the same options")
+                raise At("models", f"{use.model!r} is there twice with the same options")
             seen.append(asked)
         return self
 
@@ -290,8 +292,7 @@ def _parsed(values: Mapping[str, Any], name: str, text: str) -> Spec:
     try:
         return Spec.model_validate(_listed(values))
     except ValidationError as error:
-        first, *rest = error.errors()
-        raise _problem(first, name, text, len(rest)) from None
+        raise faults.problem(error, _known, name, text) from None
 
 
 def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,35 +313,25 @@ def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _problem(error: Any, name: str, text: str, more: int) -> WorkbenchError:
-    path = list(error["loc"])
-    if path[:1] == ["load"] and len(path) > 1:
-        del path[1]  # the pattern's name, which is no key of the file
-    if path[:1] == ["models"] and len(path) > 2:
-        del path[2]  # whether it is a name or a table
-    if isinstance(cause := error.get("ctx", {}).get("error"), _At):
-        path += cause.path
-    keys = ".".join(map(str, path))
-    line = line_of(text, path)
-    where = f"{name}, line {line}" if line else name
-    said = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        said = "there is no such key"
-    elif error["type"] == "missing":
-        said = "is missing"
-    others = f" ({more} more after it.)" if more else ""
-    return invalid(
-        f"{where}: {f'{keys}: ' if keys else ''}{said}.{others}",
-        fix="The keys and what they take: workbench bench init.",
-        line=line,
-        key=keys,
-    )
+def _known(path: Sequence[str | int]) -> list[str]:
+    """The keys of the table at a path of pydantic's."""
+    tables: dict[str | int, type[Strict]] = {
+        "models": ModelUse, "prompts": Prompts, "datasets": DatasetUse, "slo": Slo,
+        "pairwise": Pairwise, "stop": Stop,
+    }  # fmt: skip
+    if path[:1] == ("load",):
+        loads = {get_args(kind.model_fields["pattern"].annotation)[0]: kind for kind in LOADS}
+        return [*loads[path[1]].model_fields]
+    return [*(tables[path[0]] if path else Spec).model_fields]
 
 
 def _check(options: Mapping[str, Any]) -> None:
+    wrong = []
     for name, value in options.items():
         try:
             Options.from_mapping({name: value})
         except WorkbenchError as error:
             said = f"{error.message.removesuffix('.')}; {error.fix}".rstrip("; .")
-            raise _At(name, said) from None
+            wrong.append(At(name, said))
+    if wrong:
+        raise At(".".join(wrong[0].path), str(wrong[0]), wrong[1:])

@@ -9,6 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.bench import prompts
+from workbench.bench.faults import keyed
 from workbench.bench.items import Item
 from workbench.bench.load import trace
 from workbench.bench.patterns import Trace
@@ -88,8 +89,9 @@ def _asked(spec: Spec, settings: Settings, folder: Path | None) -> Workload:
     questions: list[Question] = []
     scorers: dict[str, tuple[Any, ...]] = {}
     digests: dict[str, str] = {}
-    for use in spec.datasets:
-        dataset = datasets.load(use.source, settings, folder=folder)
+    for number, use in enumerate(spec.datasets):
+        with keyed(f"datasets.{number}.source"):
+            dataset = datasets.load(use.source, settings, folder=folder)
         items: Sequence[Item] = dataset.items
         if use.limit is not None and use.limit < len(items):
             # Not the first ones: a file is often sorted by kind.

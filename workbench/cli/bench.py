@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,6 +107,11 @@ def _run(
     from workbench.cli.bench_view import RunView, print_outcome
 
     last: list[Progress] = []
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)  # as Ctrl+C: what is done is kept, and told of
     try:
         with open_workbench() as wb, RunView(enabled=not as_json) as view:
 
@@ -124,6 +130,8 @@ def _run(
             print_json({"error": error.to_dict()})
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if as_json:
         print_json(outcome.to_dict())
     else:

@@ -9,7 +9,7 @@ import typer
 
 from workbench.cli.options import AsJson
 from workbench.cli.shared import open_workbench, print_json
-from workbench.errors import invalid
+from workbench.errors import WorkbenchError, invalid
 
 if TYPE_CHECKING:
     from workbench.bench.evidence import Evidence
@@ -69,14 +69,20 @@ def diff(
 ) -> None:
     """What changed from one run to another.
 
-    Exit code 0: nothing got worse, 1: something did, 2: they must not be compared.
+    Exit code 0: nothing got worse, 1: something did, 2: they must not, or cannot, be compared.
     """
     from workbench.bench.diff import diff as compared
     from workbench.bench.evidence import gather
     from workbench.bench.report import diff_markdown
 
-    with open_workbench() as wb:
-        found = compared(gather(wb.sql, before), gather(wb.sql, after), tolerance=tolerance)
+    try:
+        with open_workbench() as wb:
+            found = compared(gather(wb.sql, before), gather(wb.sql, after), tolerance=tolerance)
+    except WorkbenchError as error:  # 1 says that something got worse
+        if as_json:
+            print_json({"error": error.to_dict()})
+        typer.echo(str(error), err=True)
+        raise typer.Exit(_NOT_COMPARABLE) from None
     if as_json:
         print_json(found.to_dict())
     else:

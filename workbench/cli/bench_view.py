@@ -19,6 +19,9 @@ from workbench.bench.progress import Outcome, Progress
 _LINE_EVERY_S: Final = 10.0
 _ROWS: Final = 30
 """Cells that are shown while a run goes on; those that run come first."""
+_FIGURES_COLUMNS: Final = 64
+"""What the figures of a cell take beside its names."""
+_WIDEST: Final = 10_000
 
 
 class RunView:
@@ -60,9 +63,20 @@ def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
     """The figures of each cell, what was found, then what to know of them."""
     console = Console()
     common, differing = _apart([cell["label"] for cell in outcome.cells.values()])
-    table = Table(box=None, pad_edge=False, caption=common or None, caption_justify="left")
-    for name in ("model", "load"):
-        table.add_column(name, overflow="fold")
+    names: list[tuple[str, ...]] = [
+        (short(cell["model"]), load)
+        for cell, load in zip(outcome.cells.values(), differing, strict=True)
+    ]
+    heads: list[str] = ["model", "load"]
+    if console.is_terminal and _too_wide(console, names):
+        # A line for each name, and its number in the table, whose figures stay whole.
+        for number, (model, load) in enumerate(names, start=1):
+            line = f"{number}  {model}{'' if load == figures.DASH else f', {load}'}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        heads, names = [""], [(str(number),) for number in range(1, len(names) + 1)]
+    table = Table(box=None, pad_edge=False)
+    for name in heads:
+        table.add_column(name, no_wrap=True)
     for name in ("trials", "failed", "TTFT", "per token", "answers/s"):
         table.add_column(name, justify="right", no_wrap=True)
     with_slo = outcome.slo_met is not None
@@ -70,14 +84,13 @@ def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
         {name for cell in outcome.cells.values() for name in cell["results"]["scores"]}
     )
     for name in (*(("goodput",) if with_slo else ()), *scorers):
-        table.add_column(name, justify="right")
-    for cell, load in zip(outcome.cells.values(), differing, strict=True):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell, named in zip(outcome.cells.values(), names, strict=True):
         found = cell["results"]
         more = [_share(found["goodput_share"])] if with_slo else []
         more += [_share(found["scores"].get(name, {}).get("mean")) for name in scorers]
         table.add_row(
-            escape(short(cell["model"])),
-            escape(load),
+            *map(escape, named),
             str(found["trials"]),
             str(found["failed"]),
             figures.seconds(found["ttft_p50_s"]),
@@ -85,7 +98,9 @@ def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
             f"{found['requests_per_s']:.2f}" if found["requests_per_s"] else "–",
             *more,
         )
-    console.print(table)
+    _print_whole(console, table)
+    if common:
+        console.print(common, markup=False, highlight=False, soft_wrap=True)
     for text in told:
         console.print(f"• {text}", markup=False, highlight=False, soft_wrap=True)
     for model, point in outcome.knees.items():
@@ -97,6 +112,20 @@ def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
     console.print(f"{outcome.run_id} ({outcome.status})", highlight=False)
     if outcome.cells:
         console.print(f"All of it: workbench bench report {outcome.run_id}", highlight=False)
+
+
+def _too_wide(console: Console, names: Sequence[tuple[str, ...]]) -> bool:
+    """Whether names of this length leave the figures no room."""
+    longest = sum(max((len(name[place]) for name in names), default=0) for place in (0, 1))
+    return longest + _FIGURES_COLUMNS > console.width
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """A table whose cells stay whole: a file, or a pipe, has no right end."""
+    width = console.width
+    if not console.is_terminal:
+        width = max(width, Console(width=_WIDEST).measure(table).maximum)
+    Console(width=width).print(table)
 
 
 def _apart(labels: Sequence[str]) -> tuple[str, list[str]]:
@@ -115,7 +144,7 @@ def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)  # ids are there to be copied
-    table.add_column("name", overflow="fold")
+    table.add_column("name", overflow="fold", no_wrap=not console.is_terminal)
     for name in ("begun", "status", "cells", "trials", "SLO"):
         table.add_column(name, no_wrap=True)
     for one in runs:
@@ -129,7 +158,7 @@ def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
             str(one["trials"]),
             "–" if met is None else "kept" if met else "missed",
         )
-    console.print(table)
+    _print_whole(console, table)
 
 
 def _table(progress: Progress) -> Table:
@@ -140,10 +169,13 @@ def _table(progress: Progress) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     order = {"warming up": 0, "running": 0, "scoring": 0, "failed": 1, "waiting": 2}
     cells = sorted(progress.cells.values(), key=lambda cell: order.get(cell.phase, 3))
-    for cell in cells[:_ROWS]:
+    shown = cells[:_ROWS]
+    common, differing = _apart([cell.label for cell in shown])
+    table.caption, table.caption_justify = common or None, "left"
+    for cell, load in zip(shown, differing, strict=True):
         table.add_row(
             escape(cell.model),
-            cell.label,
+            escape(load),
             f"{cell.done}/{cell.total}" if cell.total is not None else str(cell.done),
             str(cell.failed),
             figures.seconds(cell.ttft_p50_s),

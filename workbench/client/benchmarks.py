@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.bench import spec as specs
+from workbench.bench.faults import placed
 from workbench.bench.progress import Outcome, Progress
 from workbench.bench.road import Road
 from workbench.bench.runner import Runner
@@ -26,9 +27,11 @@ def run(
 ) -> Outcome:
     """See :meth:`workbench.client.facade.Workbench.bench`."""
     folder: Path | None = None
+    name, text = "spec", ""
     if isinstance(spec, str | Path):
         path = Path(spec).expanduser()
         folder, chosen = path.absolute().parent, specs.read(path)
+        name, text = str(path), path.read_text(encoding="utf-8")
     else:
         chosen = spec if isinstance(spec, specs.Spec) else specs.Spec.of(spec)
     shown = _Shown(show)
@@ -36,7 +39,8 @@ def run(
     async def work(road: Road) -> Outcome:
         return await Runner(road, settings, chosen, folder=folder, on_start=shown.start).run()
 
-    return transport.drive(work, shown.look)
+    with placed(name, text):
+        return transport.drive(work, shown.look)
 
 
 def resume(transport: Transport, settings: Settings, name: str, show: Show) -> Outcome:

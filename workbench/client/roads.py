@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote
 
 from workbench import logs, wire
 from workbench.errors import ErrorCode, WorkbenchError
@@ -91,6 +92,9 @@ class LocalRoad:
     async def cancel(self, session_id: str) -> None:
         self._engine.cancel(session_id)
 
+    async def check(self, model: str) -> None:
+        await self._engine.show(model)
+
     async def unload(self, model: str) -> None:
         with logs.correlation(new_id("cor"), source=self._source):
             await self._engine.unload(model)
@@ -154,6 +158,9 @@ class RemoteRoad:
 
     async def cancel(self, session_id: str) -> None:
         await self._call("DELETE", f"/streams/{session_id}")
+
+    async def check(self, model: str) -> None:
+        await self._call("GET", f"/models/{quote(model, safe='')}")
 
     async def unload(self, model: str) -> None:
         await self._call("POST", "/models/unload", {"model": model})

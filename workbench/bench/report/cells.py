@@ -19,7 +19,7 @@ class Column(NamedTuple):
 
 
 def cells(table: pd.DataFrame) -> tuple[list[Column], list[list[str]]]:
-    """Heads and rows; columns that no cell has a figure for are left out.
+    """Heads and rows; columns that no cell has a figure for are left out, but for scorers.
 
     Args:
         table: what :func:`workbench.bench.report.summary.summary` gave.
@@ -27,8 +27,8 @@ def cells(table: pd.DataFrame) -> tuple[list[Column], list[list[str]]]:
     columns = [Column("cell", SUMMARY["cell"].meaning)]
     rows = [[str(name)] for name in table["cell"]]
 
-    def add(head: str, meaning: str, texts: list[str]) -> None:
-        if any(text != figures.DASH for text in texts):
+    def add(head: str, meaning: str, texts: list[str], *, always: bool = False) -> None:
+        if always or any(text != figures.DASH for text in texts):
             columns.append(Column(head, meaning))
             for row, text in zip(rows, texts, strict=True):
                 row.append(text)
@@ -44,6 +44,7 @@ def cells(table: pd.DataFrame) -> tuple[list[Column], list[list[str]]]:
             column.removeprefix("score_"),
             "mean score with its 95 % interval, clustered by family",
             [_score(r, column) for r in records],
+            always=True,  # a scorer that could tell nothing was asked all the same
         )
     for head, name in (("TTFT", "ttft"), ("token", "tpot"), ("answer", "e2e")):
         for part in ("p50", "p90", "p99"):

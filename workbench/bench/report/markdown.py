@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -15,6 +16,9 @@ from workbench.bench.report.summary import summary
 
 FIGURE_HEADS: Final = ("cell", "figure", "before", "after", "change", "")
 """Heads of :func:`figure_row`."""
+
+_MARKUP: Final = re.compile(r"[\\`*<>|]|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown would read as markup: within a word, as in ``ttft_s``, ``_`` is none."""
 
 
 def markdown(evidence: Evidence) -> str:
@@ -132,9 +136,7 @@ def _when(evidence: Evidence) -> str:
 
 def _plain(text: str) -> str:
     """Names may hold what Markdown would read as markup."""
-    for mark in "\\`*_{}[]<>|":
-        text = text.replace(mark, f"\\{mark}") if mark not in "[]" else text
-    return text.replace("\n", " ")
+    return _MARKUP.sub(r"\\\g<0>", text).replace("\n", " ")
 
 
 def _list(items: Iterable[str], none: str) -> list[str]:

@@ -95,13 +95,22 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
     """
     import duckdb
 
-    kind = "PARQUET" if path.suffix == ".parquet" else "CSV, HEADER"
-    with duckdb.connect() as connection:
-        connection.register("frame", frame)
-        try:
-            connection.execute(f"COPY frame TO $path (FORMAT {kind})", {"path": str(path)})
-        except duckdb.Error as error:
-            raise invalid(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+    try:
+        if path.suffix != ".parquet":
+            path.write_text(csv(frame), encoding="utf-8")
+            return
+        with duckdb.connect() as connection:
+            connection.register("frame", frame)
+            connection.table("frame").write_parquet(str(path))
+    except (OSError, duckdb.Error) as error:
+        raise invalid(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """A table as CSV, the same from the command line and the server: truths are ``true``."""
+    words = {True: "true", False: "false"}
+    truths = {str(name): frame[name].map(words) for name in frame.select_dtypes("boolean")}
+    return str(frame.assign(**truths).to_csv(index=False))
 
 
 def _row(evidence: Evidence, cell: CellEvidence) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from workbench.bench.items import Item
 from workbench.bench.scorers import judge as judges
 from workbench.bench.scorers import sandbox
-from workbench.bench.scorers.base import Answer, Ask, Score, Scorer, lacks, score_row
+from workbench.bench.scorers.base import Answer, Ask, Pure, Score, Scorer, lacks, score_row
 from workbench.bench.scorers.choice import Choice
 from workbench.bench.scorers.code import Code
 from workbench.bench.scorers.judge import Judge
 from workbench.bench.scorers.rules import rules
 from workbench.bench.scorers.structure import json_schema
 from workbench.bench.scorers.text import contains, exact, numeric, regex
-from workbench.errors import invalid
+from workbench.errors import WorkbenchError, invalid
 
 if TYPE_CHECKING:
     from workbench.settings import Settings
@@ -36,6 +36,7 @@ __all__ = [
     "Score",
     "Scorer",
     "build",
+    "lack",
     "score_row",
 ]
 
@@ -92,6 +93,22 @@ def build(spec: str | Mapping[str, Any], settings: Settings, ask: Ask | None = N
     return maker(**given)
 
 
+def lack(scorer: Scorer, item: Item) -> str:
+    """What an item lacks that a scorer needs; empty if nothing, or if only scoring can tell."""
+    try:
+        if isinstance(scorer, Own):
+            return lack(scorer.own(item), item)
+        if isinstance(scorer, Code):
+            scorer.tests(item)
+        elif isinstance(scorer, Pure | Choice):
+            scorer.of(item, Answer(""))
+    except WorkbenchError as error:
+        return str(error.details.get("needs", ""))
+    except Exception:  # a scorer's defect, which costs its score alone
+        return ""
+    return ""
+
+
 def _options(maker: Callable[..., Scorer]) -> set[str]:
     given = inspect.signature(maker).parameters.values()
     return {option.name for option in given if option.kind is option.KEYWORD_ONLY}
@@ -115,14 +132,22 @@ class Own:
     logprobs: int = 0  # probabilities cost time at every token: whoever wants them asks for them
     _built: dict[str, Scorer] = field(default_factory=dict, repr=False, compare=False)
 
-    async def score(self, item: Item, answer: Answer) -> Score:
-        """By its own scorer; ``details.scorer`` says which."""
+    def own(self, item: Item) -> Scorer:
+        """The scorer that the item names.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``, it names none that there is.
+        """
         spec = item.meta.get("scorer")
         if not isinstance(spec, str | Mapping):
             raise lacks(item, self.name, "scorer")
         key = repr(spec)
         if key not in self._built:
             self._built[key] = build(spec, self.settings, self.ask)
-        own = self._built[key]
+        return self._built[key]
+
+    async def score(self, item: Item, answer: Answer) -> Score:
+        """By its own scorer; ``details.scorer`` says which."""
+        own = self.own(item)
         scored = await own.score(item, answer)
         return Score(scored.value, {**scored.details, "scorer": own.name})

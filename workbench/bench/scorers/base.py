@@ -104,6 +104,7 @@ def lacks(item: Item, scorer: str, what: str) -> WorkbenchError:
         f"Item {item.id!r} has no {what}, which the scorer {scorer!r} needs.",
         fix=f"Give the item {what}, or score this dataset in another way.",
         item=item.id,
+        needs=what,
     )
 
 

@@ -45,15 +45,24 @@ class Code:
         default_factory=lambda: asyncio.Semaphore(_AT_ONCE), repr=False, compare=False
     )
 
+    def tests(self, item: Item) -> str:
+        """What an item's answer must pass.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``, there is nothing.
+        """
+        tests = item.meta.get("tests")
+        if not isinstance(tests, str) or not tests.strip():
+            raise lacks(item, self.name, "tests")
+        return tests
+
     async def score(self, item: Item, answer: Answer) -> Score:
         """Run it.
 
         Raises:
             WorkbenchError: ``INVALID_REQUEST``, no tests, or the code cannot be contained.
         """
-        tests = item.meta.get("tests")
-        if not isinstance(tests, str) or not tests.strip():
-            raise lacks(item, self.name, "tests")
+        tests = self.tests(item)
         contained = await asyncio.to_thread(sandbox.can_contain)
         if not contained and not self.uncontained:
             raise forbidden()

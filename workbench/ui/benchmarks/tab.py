@@ -16,6 +16,7 @@ import pandas as pd
 
 from workbench.bench import listing
 from workbench.bench.evidence import gather
+from workbench.bench.faults import placed
 from workbench.bench.service import Benchmarks
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError, invalid
@@ -162,7 +163,8 @@ class BenchmarksTab:
     async def _start(self, text: str) -> list[Any]:
         try:
             spec = await asyncio.to_thread(self._making.spec, text)
-            await self._benchmarks.start(spec)
+            with placed("spec", text):
+                await self._benchmarks.start(spec)
         except WorkbenchError as problem:
             return [refusal(problem, text), *await self._anew(None)]
         return [gr.skip(), *await self._anew(None)]
