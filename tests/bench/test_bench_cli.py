@@ -77,7 +77,7 @@ def test_exit_codes_and_the_list_and_files_of_a_run(tmp_path: Path) -> None:
     spec.write_text("name = 3")
     wrong = run_cli("bench", "run", str(spec))
     assert wrong.returncode == 2
-    assert "small.toml, line 1: name" in wrong.stderr
+    assert "line 1: name: must be text, not 3." in wrong.stderr
 
     runs = json.loads(run_cli("bench", "list", "--json").stdout)
     assert [(run["run_id"] == told["run_id"], run["slo_met"]) for run in runs] == [

@@ -76,7 +76,7 @@ def problem(error: ValidationError, known: Known, name: str, text: str) -> Workb
     """
     found = sorted(
         (one for raw in error.errors() for one in _faults(raw, known, text)),
-        key=lambda one: (not one.unknown, one.line or 0),
+        key=lambda one: (not one.unknown, one.line is None, one.line or 0),
     )
     meant = {(*one.path[:-1], one.meant) for one in found if one.meant}
     found = [
