@@ -163,7 +163,8 @@ ALL_GOOD = ("ok",)
 CLOCK = "clock-steps"
 
 KINDS = [
-    server("server-terminated", "SIGTERM while all models answer", terminated, "CANCELLED", "ok"),
+    server("server-terminated", "SIGTERM while all models answer", terminated,
+           "SERVER_STOPPING", "ok"),
     server("server-killed", "SIGKILL while all models answer", killed, "cut", "ok"),
     server(f"{CLOCK}-forward", "the wall clock jumps an hour ahead and back",
            clock_steps(3600), "ok"),
