@@ -76,6 +76,13 @@ def test_one_token_has_no_time_per_output_token(n: int | None) -> None:
     assert found["decode_tps"] is None
 
 
+def test_two_tokens_have_one() -> None:
+    stamps = Stamps(
+        queued=0, slot=0, sent=0, first_any=5 * MS, first_content=5 * MS, last=25 * MS, end=30 * MS
+    )
+    assert figures(stamps, TokenTimeline(), 2)["tpot_s"] == pytest.approx(0.020)
+
+
 def test_request_that_never_left_the_queue() -> None:
     found = figures(Stamps(queued=0, end=50 * MS), TokenTimeline(), None)
     assert found["queue_s"] == pytest.approx(0.05)
