@@ -69,7 +69,28 @@ async def test_a_spec_has_the_options_of_each_pane(make_engine: EngineFactory) -
     spec = parse(exports.as_spec(exports.comparison(engine.store, "cmp_2")), "exported")
     assert spec.options == {"temperature": 0.0, "stop": ["\n"]}
     own = [use.options for use in spec.uses]
-    assert sorted(own, key=str) == sorted([{"top_k": 5}, {}, {"response_format": shape}], key=str)
+    assert own == [{"top_k": 5}, {}, {"response_format": shape}], "in the order of the panes"
+
+
+async def test_files_keep_order_and_length_of_the_panes(make_engine: EngineFactory) -> None:
+    """The second pane ends long before the first one."""
+    slow, quick = (Schedule(steady(n, first_s=0, gap_s=0.005)) for n in (40, 2))
+    engine = make_engine({"b": slow, "a": quick})
+    said = (Message("user", "Well?"),)
+    calls = [
+        ChatRequest(f"scripted/{name}", said, Options(max_tokens=most), comparison_id="cmp_3")
+        for name, most in (("b", 400), ("a", 300))
+    ]
+    async for _ in engine.compare(calls):
+        pass
+    found = exports.comparison(engine.store, "cmp_3")
+    rows = csv.DictReader(io.StringIO(exports.as_csv(found)))
+    assert [row["model"] for row in rows] == ["scripted/b", "scripted/a"]
+    spec = parse(exports.as_spec(found), "exported")
+    assert [(use.model, use.options) for use in spec.uses] == [
+        ("scripted/b", {"max_tokens": 400}),
+        ("scripted/a", {"max_tokens": 300}),
+    ]
 
 
 async def test_what_is_not_there(make_engine: EngineFactory) -> None:

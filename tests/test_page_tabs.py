@@ -259,6 +259,8 @@ def test_a_form_writes_the_spec(open_page: Open) -> None:
 def test_a_server_that_restarts_gets_its_page_back(open_page: Open, served: Served) -> None:
     """The last test of this file: tokens of the first server are worth nothing afterwards."""
     page = open_page("long", "fox")
+    page.get_by_role("button", name="Options and system prompt").click()
+    page.locator("#option-max_tokens input, #option-max_tokens textarea").fill("900")
     ask(page, "What is it?")
     Pane(page, 1).expect_phase("answering")
     page.locator("#prompt textarea").fill("a draft")
@@ -266,10 +268,16 @@ def test_a_server_that_restarts_gets_its_page_back(open_page: Open, served: Serv
     lost = page.get_by_text("Connection to the server was lost")
     expect(lost).to_be_visible(timeout=60_000)
     served.start()
-    # The page loads itself anew: same models, what was being typed, nothing under way.
-    Pane(page, 1).expect_phase("idle", timeout=60_000)
+    # The page loads itself anew: its answers are those of the log, its options those of its tab and
+    # not of its address, what was being typed is there, and nothing is under way.
+    expect(Pane(page, 2).chat).to_contain_text("It is red.", timeout=60_000)
+    Pane(page, 1).expect_phase(re.compile("cancelled|error"), timeout=60_000)
+    page.get_by_role("button", name="Options and system prompt").click()
+    expect(page.locator("#option-max_tokens input, #option-max_tokens textarea")).to_have_value(
+        "900", timeout=SOON
+    )
     expect(Pane(page, 1).model).to_have_value(re.compile("scripted/long"), timeout=SOON)
     expect(page.locator("#prompt textarea")).to_have_value("a draft", timeout=SOON)
     ask(page, "And again?")
-    ended(page, 2)
-    expect(Pane(page, 2).chat).to_contain_text("It is red.")
+    expect(Pane(page, 2).chat).to_contain_text("And again?", timeout=SOON)
+    expect(Pane(page, 2).chat.get_by_text("It is red.")).to_have_count(2, timeout=SOON)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workbench.store import Store
-from workbench.votes import ALL_BAD, TIE, Candidate, rows
+from workbench.votes import ALL_BAD, TIE, Candidate, given, rows
 
 THREE = [Candidate(model, f"ses_{model}") for model in "xyz"]
 
@@ -30,3 +30,7 @@ def test_the_log_takes_them(store: Store) -> None:
     store.insert("votes", *rows("cmp_1", THREE[:2], 1)).stored.result(10)
     (row,) = store.rows("SELECT winner, blind, session_b, comparison_id FROM votes")
     assert row == {"winner": "b", "blind": False, "session_b": "ses_y", "comparison_id": "cmp_1"}
+    assert given(store, "cmp_1") == "ses_y"
+    assert given(store, "cmp_2") is None
+    store.insert("votes", *rows("cmp_2", THREE, ALL_BAD)).stored.result(10)
+    assert given(store, "cmp_2") == ALL_BAD

@@ -196,8 +196,12 @@ class Engine:
         """
         together = sum(item.timing_mode is TimingMode.CONCURRENT for item in requests)
         requests = [
-            replace(item, parallel=together) if item.timing_mode is TimingMode.CONCURRENT else item
-            for item in requests
+            replace(
+                item,
+                place=place,
+                parallel=together if item.timing_mode is TimingMode.CONCURRENT else item.parallel,
+            )
+            for place, item in enumerate(requests, start=1)
         ]
         merged: asyncio.Queue[tuple[int, StreamEvent | None]] = asyncio.Queue(maxsize=len(requests))
 

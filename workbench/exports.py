@@ -28,14 +28,16 @@ Comparison = Mapping[str, Any]
 
 
 def comparison(store: Store, comparison_id: str) -> Comparison:
-    """The finished sessions of a comparison, each with its question and its answer.
+    """The finished sessions of a comparison, in the order in which they were asked for.
+
+    Each has its question and its answer.
 
     Raises:
         WorkbenchError: ``SESSION_NOT_FOUND``; as ``Store.query``.
     """
     found = store.rows(
         "SELECT session_id, conversation_id FROM stream_sessions WHERE comparison_id = $id "
-        "ORDER BY seq",
+        "ORDER BY TRY_CAST(details->>'place' AS INTEGER) NULLS LAST, seq",
         {"id": comparison_id},
     )
     if not found:
@@ -158,8 +160,11 @@ def as_spec(found: Comparison) -> str:
     """The spec of a benchmark of these models, each with the options of its pane."""
     first = found["sessions"][0]
     panes = []
+    longest_asked = {one["options"].get("max_tokens") for one in found["sessions"]}
     for one in found["sessions"]:
         options = _asked(Options.from_mapping(one["options"]))
+        if len(longest_asked) > 1:  # otherwise the answers are as long as the longest one was
+            options["max_tokens"] = one["options"].get("max_tokens")
         if (pane := (one["requested_model"], options)) not in panes:
             panes.append(pane)
     common = {

@@ -530,6 +530,7 @@ class LiveSession:
                 **self._tools(),
                 **({"images": self._images} if self._images else {}),
                 **({"raw": True} if request.raw else {}),
+                **({} if request.place is None else {"place": request.place}),
             },
         )
 

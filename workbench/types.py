@@ -289,12 +289,12 @@ class Timeouts:
 class ChatRequest:
     """One model call: everything the engine needs to know.
 
-    ``messages`` is the whole history that the model shall see, the new message last.
-    ``parallel`` is how many requests were started together: a runtime whose threads are ours to
-    give shares the cores among them, and with the models that generate already. ``intended_ns`` is
-    when a load pattern wanted the request to start (default: when it arrived). ``source`` says
-    which face it came from; ``run_id``, ``cell_id`` and ``trial`` are a benchmark's, whose requests
-    have the ``priority`` benchmark.
+    ``messages`` is the whole history that the model shall see, the new message last. ``place`` is
+    which of a comparison's calls it is, counted from 1. ``parallel`` is how many requests were
+    started together: a runtime whose threads are ours to give shares the cores among them, and with
+    the models that generate already. ``intended_ns`` is when a load pattern wanted the request to
+    start (default: when it arrived). ``source`` says which face it came from; ``run_id``,
+    ``cell_id`` and ``trial`` are a benchmark's, whose requests have the ``priority`` benchmark.
     ``fallback`` is a model id to use if this one fails before its first token. ``tools`` are the
     functions that the model may ask for, each in the OpenAI form
     ``{"type": "function", "function": {"name", "description", "parameters"}}``.
@@ -320,6 +320,7 @@ class ChatRequest:
     session_id: str = field(default_factory=lambda: new_id("ses"))
     correlation_id: str = field(default_factory=lambda: new_id("cor"))
     comparison_id: str | None = None
+    place: int | None = None
     parallel: int = 1
     intended_ns: int | None = None
     source: str = "python"

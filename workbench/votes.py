@@ -6,9 +6,12 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from workbench.types import new_id
+
+if TYPE_CHECKING:
+    from workbench.store import Store
 
 TIE: Final = "tie"
 ALL_BAD: Final = "all bad"
@@ -65,3 +68,24 @@ def rows(
         for a, b in combinations(range(len(candidates)), 2)
         if verdict or winner in (a, b)
     ]
+
+
+def given(store: Store, comparison_id: str | None) -> str | None:
+    """What was last voted on a comparison: the best one's session id, :data:`TIE`, :data:`ALL_BAD`.
+
+    Args:
+        store: the log.
+        comparison_id: what it calls the answers together.
+
+    Raises:
+        WorkbenchError: as ``Store.query``.
+    """
+    found = store.rows(
+        "SELECT winner, session_a, session_b FROM votes WHERE comparison_id = $id "
+        "ORDER BY created_at DESC LIMIT 1",
+        {"id": comparison_id},
+    )
+    for row in found:
+        either = {"a": row["session_a"], "b": row["session_b"], "tie": TIE, "both_bad": ALL_BAD}
+        return either.get(row["winner"])
+    return None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workbench.bench import plan
+from workbench.bench import asking, plan
 from workbench.bench.plan import Block, Cell, Trial
 from workbench.bench.spec import Spec
 from workbench.bench.workload import workloads
@@ -43,6 +43,18 @@ def test_cells_are_models_by_options_by_lengths_by_load(settings: Settings) -> N
     }
     assert {cell.load["users"] for cell in cells} == {1, 4}
     assert all(cell.options["max_tokens"] == 8 for cell in cells)
+
+
+def test_a_model_may_have_a_length_of_its_own(settings: Settings) -> None:
+    short = {"model": "a/1", "options": {"max_tokens": 3}}
+    spec, cells = made(settings, models=[short, "b/2"], prompts={"output_tokens": 8})
+    assert [cell.options["max_tokens"] for cell in cells] == [3, 8]
+    asked = {
+        call.model: call.options.max_tokens
+        for trial in trials(list(plan.blocks(spec, cells)))
+        for call in [asking.request(spec, "run_1", trial, conversation_id="con")]
+    }
+    assert asked == {"a/1": 3, "b/2": 8}
 
 
 def test_the_same_spec_gives_the_same_plan_and_another_seed_another_order(

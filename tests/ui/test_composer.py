@@ -72,8 +72,8 @@ def test_each_pane_sends_its_own_history() -> None:
         3: (),
         4: (),
     }
-    plan = asking.plan(ASK, (1, 2, 3), MODELS, turns)
-    assert list(plan.requests) == [1, 2], "no request without a model or for a hidden pane"
+    plan = asking.plan(ASK, (1, 2), MODELS, turns)
+    assert list(plan.requests) == [1, 2], "no request for a hidden pane"
     for pane, words, conversation in ((1, "said a", "con_a"), (2, "said b", "con_b")):
         request = plan.requests[pane]
         assert [message.content for message in request.messages] == [
@@ -91,7 +91,21 @@ def test_without_any_model_nothing_is_planned() -> None:
         asking.plan(ASK, (3,), MODELS, dict.fromkeys(MODELS, ()))
 
 
+def test_a_pane_without_a_model_is_named_and_nothing_is_planned() -> None:
+    with pytest.raises(WorkbenchError, match="Pane C has no model"):
+        asking.plan(ASK, (1, 2, 3), MODELS, dict.fromkeys(MODELS, ()))
+    one = asking.plan(ASK, (1, 3), MODELS, dict.fromkeys(MODELS, ()), only=1)
+    assert one.requests.keys() == {1}, "the others are not asked"
+
+
 def test_rerun_takes_the_last_answer_back() -> None:
     earlier, last = Turn("c", "m", "1", "one"), Turn("c", "m", "Why?", "because")
     assert asking.without_last((earlier, last), "Why?") == (earlier,)
     assert asking.without_last((earlier,), "Why?") == (earlier,)
+
+
+@pytest.mark.parametrize("line", ["warmth=1", "temperature=x", "max_tokens=0"])
+def test_a_bad_line_of_a_pane_names_the_pane(line: str) -> None:
+    with pytest.raises(WorkbenchError, match="Pane B: ") as caught:
+        composer.with_own(ASK, {1: "seed=7", 2: line})
+    assert caught.value.code is ErrorCode.INVALID_REQUEST

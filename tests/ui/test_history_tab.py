@@ -18,11 +18,11 @@ from workbench.store.recall import recall
 from workbench.store.records import session
 from workbench.store.search import Found, Wanted, search
 from workbench.types import ChatRequest, Message, Options, TimingMode
-from workbench.ui import asking, drawing, strip
+from workbench.ui import asking, drawing, reopening, strip
 from workbench.ui.asking import Plan
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.composer import Ask
-from workbench.ui.history import HistoryTab, detail, filters, found, reopening
+from workbench.ui.history import HistoryTab, detail, filters, found
 from workbench.ui.history import tab as history
 from workbench.ui.runs import Run, Runs
 

@@ -16,6 +16,8 @@ from workbench.router import Listing
 from workbench.types import ModelInfo, TimingMode
 from workbench.ui import arena
 from workbench.ui.pairs import SIDES, Pairs, drawable
+from workbench.ui.voting import cast
+from workbench.votes import TIE
 
 WORDY = Schedule((Step(0.02, "Let me see.", 3, "reasoning"), Step(0.02, "word " * 400, 400)))
 
@@ -57,6 +59,19 @@ async def test_as_much_of_both_answers_is_shown_and_no_more_until_both_are_there
     assert not pairs.blind("tab")
     assert "Let me see" in str(arena.shown(pair, 1, later))
     assert pair.plan.answers[2].model in "".join(arena.revealed(pair, 2, later))
+
+
+async def test_a_vote_after_a_look_at_the_names_is_not_blind(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": SHORT, "b": SHORT})
+    pairs = Pairs(engine)
+    for told in (True, False):
+        pair = pairs.begin("tab", "Go.", ["scripted/a", "scripted/b"])
+        await finish(pair)
+        pair.told = told
+        assert ("not as blind" in arena.status(pair, time.monotonic_ns())) is told
+        await cast(engine, pair, TIE, pair.plan.answers, arena=True, blind=not pair.told)
+    rows = engine.store.rows("SELECT blind FROM votes ORDER BY created_at")
+    assert [row["blind"] for row in rows] == [False, True]
 
 
 async def test_a_model_that_fails_makes_the_pair_void_and_is_not_drawn_again_at_once(

@@ -10,11 +10,12 @@ from workbench.engine import Engine
 from workbench.errors import ErrorCode
 from workbench.providers.scripted import Schedule, steady
 from workbench.types import Options, TimingMode
-from workbench.ui import asking
+from workbench.ui import asking, voting
 from workbench.ui.composer import Ask
 from workbench.ui.drawing import Drawing
 from workbench.ui.pane import COUNT
 from workbench.ui.runs import MAX_TABS, Run, Runs
+from workbench.votes import ALL_BAD, TIE
 
 LONG = Schedule(steady(2_000, first_s=0.02, gap_s=0.01))
 SHORT = Schedule(steady(5, first_s=0.02, gap_s=0.005))
@@ -205,3 +206,20 @@ async def test_drawing_gives_every_output_a_value(make_engine: EngineFactory) ->
     assert 'data-phase="error"' in last[4]
     assert "HF_GENERATION_FAILED" in last[5]
     assert all(old is new for old, new in zip(last[1:], picture.values(0)[1:], strict=True))
+
+
+async def test_a_vote_is_over_whole_answers_on_the_page(make_engine: EngineFactory) -> None:
+    engine = make_engine({"a": SHORT, "b": BROKEN, "c": SHORT})
+    run = Runs(engine, Run).begin("tab", plan("scripted/a", "scripted/b", "scripted/c"))
+    assert voting.ballot(run) == [], "nothing while answers come"
+    await finish(run)
+    better = [choice for _, choice in voting.ballot(run)]
+    assert better == ["A", "C", TIE, ALL_BAD], "what failed is no answer to prefer"
+    third = run.plan.answers[3].session_id
+    assert voting.choice_of(run.plan, third) == "C"
+    assert voting.choice_of(run.plan, TIE) == TIE
+    assert voting.choice_of(run.plan, None) is None
+    run.rearrange(shown=(1, 2))
+    assert voting.ballot(run) == [], "one answer is left"
+    run.voted = "C"
+    assert "C" in [choice for _, choice in voting.ballot(run)], "a vote that was cast is readable"

@@ -44,7 +44,7 @@ def request(
     cell = trial.cell
     question = cell.workload.questions[trial.question]
     values = {"seed": seed_of(spec, trial), **cell.options}
-    if question.output_tokens is not None:
+    if question.output_tokens is not None and "max_tokens" not in cell.own:
         values["max_tokens"] = question.output_tokens
     if logprobs:
         values["logprobs"] = max(logprobs, values.get("logprobs") or 0)

@@ -62,6 +62,10 @@ class Side:
 
 
 _FRESH_S: Final = 2.0
+_SEEN: Final = (
+    "The names stood in a tab that you opened before the vote: it is logged, but not as blind, and "
+    "does not count below. "
+)
 
 
 class ArenaTab:
@@ -176,6 +180,16 @@ class ArenaTab:
         shown = tab.select(self._shown, self._chosen, [self._hint, self._drawn_from], **QUIET)
         self._then_count(shown.success)
 
+    def on_names(self, tab: gr.Tab) -> None:
+        """A tab that shows what was asked of whom: a vote after a look at it is not blind."""
+        tab.select(self._told, None, self._status, **_WIRE)
+
+    async def _told(self, request: gr.Request) -> str:
+        pair = self._pair(request)
+        if pair is not None and pair.blind:
+            pair.told = True
+        return status(pair, time.monotonic_ns())
+
     # -- a pair
 
     async def _begin(
@@ -222,7 +236,8 @@ class ArenaTab:
             if pair is None or not pair.votable:
                 raise nothing()
             try:
-                await cast(self._engine, pair, choice, pair.plan.answers, arena=True)
+                answers, blind = pair.plan.answers, not pair.told
+                await cast(self._engine, pair, choice, answers, arena=True, blind=blind)
             except WorkbenchError as problem:
                 raise message(problem) from None
             return self._drawn(pair)
@@ -296,11 +311,13 @@ def status(pair: Pair | None, now: int) -> str:
         state, words = "void", f"No vote on this pair: it has not two whole answers. {again}"
     elif pair.voted:
         said = next(words for _, words, _, choice in _CHOICES if choice == pair.voted)
-        state, words = "voted", f"<strong>You said: {escape(said)}.</strong> {again}"
+        seen = _SEEN if pair.told else ""
+        state, words = "voted", f"<strong>You said: {escape(said)}.</strong> {seen}{again}"
     elif pair.skipped:
         state, words = "skipped", f"<strong>No vote.</strong> {again}"
     else:
-        state, words = "vote", "<strong>Which answer is better?</strong>"
+        seen = f" {_SEEN}" if pair.told else ""
+        state, words = "vote", f"<strong>Which answer is better?</strong>{seen}"
     return f'<div class="wb-arena" data-state="{state}" aria-live="polite">{words}</div>'
 
 

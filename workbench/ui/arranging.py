@@ -10,7 +10,8 @@ import gradio as gr
 from workbench.ui import pane, strip, tabs, timeline
 from workbench.ui.choosing import Choosing
 from workbench.ui.conversation import Turn, adopted, to_show
-from workbench.ui.desk import AT_ONCE, Desk, Updates, idle_rows, nothing, split
+from workbench.ui.desk import AT_ONCE, Desk, Updates, idle_rows, named, nothing, split
+from workbench.ui.voting import Voting
 
 
 class Arranging:
@@ -19,34 +20,39 @@ class Arranging:
     Args:
         desk: the tab's components.
         choosing: knows the models.
+        voting: is over the answers that are left.
     """
 
-    def __init__(self, desk: Desk, choosing: Choosing) -> None:
+    def __init__(self, desk: Desk, choosing: Choosing, voting: Voting) -> None:
         self._desk = desk
         self._choosing = choosing
+        self._voting = voting
         for one in desk.panes:
             one.model.input(
                 self._chooser(one.number),
                 [desk.shown, one.turns, *desk.models],
-                [one.badge, one.strip, one.notice, one.chat, desk.tabs],
+                [one.badge, one.strip, one.notice, one.chat, desk.tabs, voting.ballot],
                 **AT_ONCE,
             )
             one.remove.click(
                 self._remover(one.number),
                 [desk.shown, *desk.models],
-                desk.layout_outputs,
+                [*desk.layout_outputs, voting.ballot],
                 **AT_ONCE,
             )
             one.spread.click(
                 self._spreader(one.number),
                 [desk.shown, *desk.models, *desk.turns],
-                [*desk.picture, *desk.turns],
+                [*desk.picture, *desk.turns, voting.ballot],
                 **AT_ONCE,
             )
         desk.composer.add_pane.click(
             self._add,
             [desk.shown, *desk.models],
-            [*desk.layout_outputs, *desk.models, *(p.badge for p in desk.panes)],
+            [
+                *(*desk.layout_outputs, voting.ballot, *desk.models),
+                *(p.badge for p in desk.panes),
+            ],
             **AT_ONCE,
         )
         desk.composer.clear.click(self.cleared, desk.shown, self.cleared_outputs, **AT_ONCE)
@@ -56,7 +62,7 @@ class Arranging:
         """What :meth:`cleared` speaks of."""
         desk = self._desk
         buttons = [button for one in desk.panes for button in (one.again, one.spread)]
-        return [desk.isolate, *desk.picture, *desk.turns, *buttons]
+        return [desk.isolate, self._voting.ballot, *desk.picture, *desk.turns, *buttons]
 
     def _chooser(self, number: int) -> Callable[..., Any]:
         async def chosen(
@@ -64,15 +70,23 @@ class Arranging:
             shown: tuple[int, ...],
             turns: tuple[Turn, ...],
             *models: str | None,
-        ) -> tuple[Any, ...]:
+        ) -> Updates:
+            desk, one = self._desk, self._desk.panes[number - 1]
+            model = named(models[number - 1])
+            run = desk.run_of(request)
+            if run is not None and (run.running or run.plan.models[number] == model):
+                return {desk.tabs: tabs.render(shown, models)}  # left as it was
             # The figures were another model's: they go, its words stay.
-            model = models[number - 1]
-            if (run := self._desk.run_of(request)) is not None and not run.running:
+            if run is not None:
                 run.rearrange(chosen=(number, model))
-            return (
-                *(pane.badge(number, model), strip.render(None, 0), "", to_show(turns, model)),
-                tabs.render(shown, models),
-            )
+            return {
+                one.badge: pane.badge(number, model),
+                one.strip: strip.render(None, 0),
+                one.notice: "",
+                one.chat: to_show(turns, model),
+                desk.tabs: tabs.render(shown, models),
+                **self._voting.offer(run),
+            }
 
         return chosen
 
@@ -106,9 +120,9 @@ class Arranging:
         if run is not None:
             run.rearrange(shown=shown)
             for number in shown:
-                if run.plan.models[number] != models[number - 1]:
-                    run.rearrange(chosen=(number, models[number - 1]))
-        return self._desk.layout(run, shown, models)
+                if run.plan.models[number] != (model := named(models[number - 1])):
+                    run.rearrange(chosen=(number, model))
+        return {**self._desk.layout(run, shown, models), **self._voting.offer(run)}
 
     def _spreader(self, number: int) -> Callable[..., Any]:
         async def spread(request: gr.Request, shown: tuple[int, ...], *values: Any) -> Updates:
@@ -126,7 +140,10 @@ class Arranging:
             after = {**turns, **carried}
             if run is not None:
                 run.rearrange(earlier=after)
-            updates: Updates = {desk.timeline: timeline.render(idle_rows(shown), 0)}
+            updates: Updates = {
+                desk.timeline: timeline.render(idle_rows(shown), 0),
+                **self._voting.offer(run),
+            }
             for one in desk.panes:
                 updates[one.strip] = strip.render(None, 0)
                 updates[one.notice] = ""
@@ -144,6 +161,7 @@ class Arranging:
         updates: Updates = {
             desk.timeline: timeline.render(idle_rows(shown), 0),
             desk.isolate: gr.update(interactive=False, variant="secondary"),
+            **self._voting.offer(None),
         }
         for one in desk.panes:
             updates[one.strip] = strip.render(None, 0)

@@ -11,6 +11,7 @@ from workbench.live import LiveAnswer
 from workbench.types import ChatRequest, new_id
 from workbench.ui.composer import Ask
 from workbench.ui.conversation import Turn, conversation_id, to_send, turn_of
+from workbench.ui.pane import LETTERS
 
 SOURCE = "ui"
 """What the log says about where these requests came from."""
@@ -70,13 +71,13 @@ def plan(
     Args:
         ask: the question.
         shown: the panes on the page.
-        models: model id by pane; a pane without one is left out.
+        models: model id by pane.
         turns: history by pane.
-        only: the one pane that is asked; None: all that have a model.
+        only: the one pane that is asked; None: all on the page.
         kept: the answers that the panes show now; those of panes that are not asked stay.
 
     Raises:
-        WorkbenchError: ``INVALID_REQUEST`` when no pane has a model.
+        WorkbenchError: ``INVALID_REQUEST`` when a pane that is asked has no model.
     """
     asked = shown if only is None else [only]
     chosen = {pane: model for pane in asked if (model := models[pane])}
@@ -84,6 +85,12 @@ def plan(
         raise invalid(
             "No model is chosen.",
             fix="Choose one in a pane; `workbench models pull demo` brings a first one.",
+        )
+    if without := [LETTERS[pane - 1] for pane in asked if pane not in chosen]:
+        raise invalid(
+            f"Pane {' and '.join(without)} {'has' if len(without) == 1 else 'have'} no model; "
+            "nothing was sent.",
+            fix="Choose one, or remove the pane.",
         )
     comparison, now = new_id("cmp"), time.monotonic_ns()
     requests = {

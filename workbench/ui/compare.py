@@ -22,7 +22,7 @@ from workbench.errors import WorkbenchError, invalid
 from workbench.library import Library
 from workbench.setups import Setup, line
 from workbench.types import TimingMode
-from workbench.ui import asking, composer, drawing, notices, pane, strip, tabs, timeline
+from workbench.ui import asking, composer, drawing, kept, notices, pane, strip, tabs, timeline
 from workbench.ui.arranging import Arranging
 from workbench.ui.asking import Plan
 from workbench.ui.catalogue import Catalogue
@@ -30,8 +30,8 @@ from workbench.ui.choosing import Choosing
 from workbench.ui.composer import Ask
 from workbench.ui.desk import (
     AT_ONCE,
+    KEPT,
     QUIET,
-    TAB,
     TICK_S,
     Desk,
     Updates,
@@ -49,7 +49,7 @@ from workbench.ui.runs import Run, Runs
 from workbench.ui.sharing import Sharing
 from workbench.ui.shelf import Shelf
 from workbench.ui.timeline import Row
-from workbench.ui.voting import Voting
+from workbench.ui.voting import Voting, choice_of
 
 
 class CompareTab:
@@ -66,8 +66,9 @@ class CompareTab:
         self._pairs = pairs
         self._choosing = Choosing(self._desk, models, pairs)
         Picturing(self._desk)
-        self._arranging = Arranging(self._desk, self._choosing)
-        self._tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
+        self._arranging = Arranging(self._desk, self._choosing, self._voting)
+        self._tab = [gr.Textbox(visible=False) for _ in range(3)]
+        self._kept = html("", elem_id="kept", elem_classes=["wb-unseen"])
         self._wire()
 
     # -- wiring
@@ -77,7 +78,17 @@ class CompareTab:
         box = desk.composer
         words = [*box.inputs, box.per_pane, box.pictures.kept, *desk.own]
         context = [desk.shown, *desk.models, *desk.turns]
-        outputs = [*self._after, *desk.busy_outputs]
+        outputs = [*self._after, *desk.busy_outputs, self._kept]
+        # Not the prompt: what is being typed is kept by the browser itself.
+        said = [*box.inputs[1:], box.per_pane, *desk.own, *desk.models, desk.shown]
+        gr.on(
+            [one.change for one in said],
+            self._remember,
+            [*words, *context],
+            self._kept,
+            trigger_mode="always_last",
+            **QUIET,
+        )
         begun = [
             gr.on(
                 [desk.composer.run.click, desk.composer.prompt.submit],
@@ -134,12 +145,12 @@ class CompareTab:
     def outputs(self) -> list[Any]:
         """All of the tab but the answers; what opening speaks of, and :meth:`put`."""
         desk = self._desk
-        opened = [*self._opened_outputs, *desk.busy_outputs]
+        opened = [*self._opened_outputs, *desk.busy_outputs, self._kept]
         return [*dict.fromkeys([desk.told, *opened, self._choosing.listed])]
 
     def on_load(self, page: gr.Blocks) -> None:
         """Fill the page when it opens, or give it back what its tab had."""
-        opened = page.load(self._open, self._tab, self.outputs, js=TAB, **QUIET)
+        opened = page.load(self._open, self._tab, self.outputs, js=KEPT, **QUIET)
         self.then_stream(opened.success)
         page.unload(self._leave)
 
@@ -214,6 +225,7 @@ class CompareTab:
         self._desk.runs.begin(request.session_hash, plan)
         run = self._desk.run_of(request)
         updates = {**self._desk.busy(plan, True), **self._offers(run)}
+        updates[self._kept] = kept.of_plan(plan)
         return updates if prompt is None else {self._desk.composer.prompt: prompt, **updates}
 
     def _refuse_second(self, request: gr.Request) -> None:
@@ -265,11 +277,27 @@ class CompareTab:
         return {**self._voting.offer(run), **self._sharing.offer(run)}
 
     async def _share(self, request: gr.Request, prompt: str, *values: Any) -> Updates:
-        """The address of what stands on the page now, asked or not."""
+        """The address of what stands on the page now, asked or not.
+
+        After a run the message box is empty: what was asked is what is compared.
+        """
         try:
-            return self._sharing.shared(request, self._setup(prompt, *values))
+            words = self._asked_last(request, prompt)
+            return self._sharing.shared(request, self._setup(words, *values))
         except WorkbenchError as problem:
             raise message(problem) from None
+
+    def _asked_last(self, request: gr.Request, prompt: str) -> str:
+        run = self._desk.run_of(request)
+        return run.plan.ask.prompt if run is not None and not prompt.strip() else prompt
+
+    async def _remember(self, request: gr.Request, _: str, *values: Any) -> Any:
+        """What the browser keeps of what stands on the page now."""
+        run = self._desk.run_of(request)
+        try:
+            return kept.of_page(self._setup("-", *values), run)
+        except WorkbenchError:  # an option that is still being typed
+            return gr.skip()
 
     async def _keep(self, name: str | None, prompt: str, *values: Any) -> Updates:
         """What stands on the page now, as a preset."""
@@ -314,15 +342,27 @@ class CompareTab:
 
     # -- opening
 
-    async def _open(self, request: gr.Request, tab: str | None, draft: str | None) -> Updates:
-        """A fresh page: what its tab had, what its address says, or two models."""
+    async def _open(
+        self, request: gr.Request, tab: str | None, draft: str | None, written: str | None
+    ) -> Updates:
+        """A fresh page: what its tab had, what its address says, or two models.
+
+        A server that was started anew knows no tabs: then it is what the browser kept.
+        """
         desk, choosing = self._desk, self._choosing
         usual = await choosing.fresh()
         pair = self._pairs.join(request.session_hash, tab)
         blind = pair is not None and pair.blind
         run = desk.runs.join(request.session_hash, tab or request.session_hash or "")
+        known = kept.read(written)
+        if run is None and known and (again := await kept.found(desk.engine, known)):
+            run = desk.runs.begin(request.session_hash, again[0])
+            run.voted = choice_of(*again)
         if run is not None:
             updates = self._restored(run, blind)
+        elif known and any(known.setup.models):
+            updates = self._opened(known.setup, usual, blind)
+            updates |= {desk.composer.run: gr.update(interactive=True), desk.told: known.told()}
         else:
             updates = {desk.composer.run: gr.update(interactive=True)}
             try:
@@ -343,10 +383,16 @@ class CompareTab:
             self._filled(setup, models, plan.ask.own, blind),
             self._desk.layout(run, plan.shown, models),
             self._desk.busy(plan, run.running),
+            {self._kept: kept.of_plan(plan)},
         )
 
-    def put(self, request: gr.Request, plan: Plan) -> Updates:
+    def put(self, request: gr.Request, plan: Plan, vote: str | None = None) -> Updates:
         """A plan from elsewhere takes the place of what the tab has; :meth:`then_stream` follows.
+
+        Args:
+            request: of the page.
+            plan: to show, or to carry out.
+            vote: what was said of it, as ``votes.given`` tells it.
 
         Raises:
             WorkbenchError: ``INVALID_REQUEST`` while answers come.
@@ -357,6 +403,7 @@ class CompareTab:
                 "Answers are still coming in Compare.", fix="Wait for their end, or stop them."
             )
         began = self._desk.runs.begin(request.session_hash, plan)
+        began.voted = choice_of(plan, vote)
         return self._restored(began, self._pairs.blind(request.session_hash))
 
     def _opened(self, setup: Setup, usual: Any, blind: bool) -> Updates:

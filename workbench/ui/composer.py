@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from workbench.errors import invalid
+from workbench.errors import WorkbenchError, invalid
 from workbench.setups import Setup, over, read_line, spoken, stops
 from workbench.types import Image, Options, TimingMode
 from workbench.ui.markup import html
+from workbench.ui.pane import LETTERS
 from workbench.ui.pictures import Pictures
 
 MODES = {
@@ -111,11 +112,19 @@ def with_own(ask: Ask, lines: Mapping[int, str | None]) -> Ask:
         lines: what stands in each pane's field.
 
     Raises:
-        WorkbenchError: ``INVALID_REQUEST``, naming the word or the option.
+        WorkbenchError: ``INVALID_REQUEST``, naming the pane and the word or the option.
     """
-    own = {pane: read_line(text) for pane, text in lines.items() if text and text.strip()}
-    for values in own.values():
-        over(ask.options, values)
+    own: dict[int, Mapping[str, Any]] = {}
+    for pane, text in lines.items():
+        if not text or not text.strip():
+            continue
+        try:
+            own[pane] = read_line(text)
+            over(ask.options, own[pane])
+        except WorkbenchError as problem:
+            raise invalid(
+                f"Pane {LETTERS[pane - 1]}: {problem.message}", fix=problem.fix, **problem.details
+            ) from None
     return replace(ask, own=own)
 
 

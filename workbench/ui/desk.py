@@ -26,6 +26,9 @@ TICK_S: Final = 0.1
 TAB: Final = "() => window.workbenchTab()"
 """Asks the page's script which browser tab this is, and what was typed in it."""
 
+KEPT: Final = "() => [...window.workbenchTab(), sessionStorage.getItem('workbench-kept') ?? '']"
+"""The same, and what the browser keeps of the tab's comparison."""
+
 QUIET: Final[dict[str, Any]] = {
     "show_progress": "hidden",
     "api_visibility": "private",
@@ -163,7 +166,13 @@ def split(
     shown: tuple[int, ...], *values: Any
 ) -> tuple[tuple[int, ...], dict[int, str | None], dict[int, tuple[Turn, ...]]]:
     """The panes on the page; models and histories by pane."""
-    return shown, by_pane(values[: pane.COUNT]), by_pane(values[pane.COUNT :])
+    models = [named(model) for model in values[: pane.COUNT]]
+    return shown, by_pane(models), by_pane(values[pane.COUNT :])
+
+
+def named(model: str | None) -> str | None:
+    """What stands in a picker, which can be typed: an emptied one has no model."""
+    return (model or "").strip() or None
 
 
 def idle_rows(shown: Sequence[int]) -> list[Row]:
@@ -172,8 +181,13 @@ def idle_rows(shown: Sequence[int]) -> list[Row]:
 
 
 def message(problem: WorkbenchError) -> gr.Error:
-    """What the page shows when input is wrong: it is the user's to mend, so no traceback."""
-    return gr.Error(escape(problem), title=problem.code.value, print_exception=False)
+    """What the page shows when input is wrong: it is the user's to mend, so no traceback.
+
+    It stays until it is closed or the next question is asked: gradio would close a message with the
+    first one of its kind, however late it came.
+    """
+    title = problem.code.value
+    return gr.Error(escape(problem), duration=None, title=title, print_exception=False)
 
 
 def nothing() -> gr.Error:

@@ -35,6 +35,14 @@
     const tab = event.target.closest?.("[data-tab]");
     const expand = event.target.closest?.('[id^="pane-"][id$="-expand"]');
     if (event.target.closest?.("#run")) sessionStorage.removeItem("workbench-draft");
+    if (event.target.closest?.("#run, #arena-ask, [id^='pane-'][id$='-again']")) {
+      for (const close of document.querySelectorAll(".toast-close")) close.click();
+    }
+    if (event.target.closest?.("#new-conversation")) {
+      // Its answers are not to come back: models and options are.
+      const left = JSON.parse(sessionStorage.getItem("workbench-kept") || "null");
+      if (left) sessionStorage.setItem("workbench-kept", JSON.stringify({ ...left, asked: null }));
+    }
     if (tab) activate(`pane-${tab.dataset.tab}`);
     if (expand) {
       const pane = expand.closest(".wb-pane").id;
@@ -66,7 +74,14 @@
       arrow.setAttribute("aria-hidden", "true");
     }
   };
-  new MutationObserver(() => panes() && (activate(panes().dataset.active), unnest())).observe(document.body, {
+  // What the tab compares is kept here too: a server that was started anew does not know it.
+  let kept = "";
+  const keep = () => {
+    const text = document.getElementById("kept")?.textContent.trim() ?? "";
+    if (!text || text === kept) return;
+    sessionStorage.setItem("workbench-kept", (kept = text));
+  };
+  new MutationObserver(() => panes() && (activate(panes().dataset.active), unnest(), keep())).observe(document.body, {
     childList: true,
     subtree: true,
   });
@@ -77,6 +92,7 @@
     const secret = Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0"));
     sessionStorage.setItem("workbench-tab", secret.join(""));
     sessionStorage.removeItem("workbench-draft");
+    sessionStorage.removeItem("workbench-kept");
   }
   window.workbenchTab = () => ["tab", "draft"].map((name) => sessionStorage.getItem(`workbench-${name}`) ?? "");
   document.addEventListener("input", (event) => {
@@ -99,6 +115,12 @@
     field.dispatchEvent(new Event("input", { bubbles: true }));
     target.value = "";
   });
+  // A picker of gradio opens its list at any key, also at the Tab that leaves it, and then for good.
+  document.addEventListener(
+    "keydown",
+    (event) => event.key === "Tab" && event.target.matches?.('[role="combobox"]') && event.stopImmediatePropagation(),
+    true,
+  );
   const ballot = { KeyA: "arena-a", KeyB: "arena-b", KeyT: "arena-tie", KeyN: "arena-bad", KeyS: "arena-skip" };
   document.addEventListener(
     "keydown",

@@ -106,6 +106,8 @@ def build_page(
         state.wire(health_tab)
         insight.wire(compare.desk, tabs)
         arena.on_select(arena_tab)
+        for tab in (models_tab, history_tab, health_tab):
+            arena.on_names(tab)
         compare.on_load(page)
         arena.on_load(page)
         header.on_load(page)

@@ -43,6 +43,8 @@ class Pair(Run):
         self._rate = engine.settings.workbench_arena_chars_per_s
         self.skipped = False
         """Whether the user went on without a vote."""
+        self.told = False
+        """Whether the page has shown, before the vote, what names the models."""
         self.failed: Collection[str] = ()
         """Models that failed in the pairs just before."""
 

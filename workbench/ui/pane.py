@@ -93,6 +93,9 @@ def build(number: int) -> Pane:
                 show_label=False,
                 container=False,
                 filterable=True,
+                # A model can be typed: by a short name, or with options of its load
+                # (NAME?quantization=int8), which no list has.
+                allow_custom_value=True,
                 elem_id=f"{name}-model",
                 elem_classes=["wb-model"],
                 scale=1,

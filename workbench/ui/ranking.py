@@ -27,7 +27,7 @@ COLUMNS: Final = (
     ("won", _MEANINGS["wins"]),
     ("lost", _MEANINGS["losses"]),
     ("tied", _MEANINGS["ties"]),
-    ("both bad", _MEANINGS["both_bad"]),
+    ("of these both bad", _MEANINGS["both_bad"]),
     ("ahead of the next", f"{_MEANINGS['lead']}, with the {_MEANINGS['lead_p']}"),
     ("votes still needed", _MEANINGS["votes_needed"]),
 )
@@ -84,6 +84,8 @@ def finding(found: pd.DataFrame) -> str:
     first, second = list(rows_of(found))[:2]
     votes = int(found["votes"].sum() / 2)
     many = f"{votes:,} vote{'s' if votes != 1 else ''}"
+    if len(found) > 2:
+        many += f" over all {len(found)} models"
     best, next_one = escape(first.model), escape(second.model)
     if pd.isna(first.votes_needed):
         words = f"<strong>{best} and {next_one} are as good as equal</strong>: {many} so far."

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from workbench import analysis, figures, logs
+from workbench import analysis, figures, logs, votes
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError, invalid
 from workbench.exports import FORMATS, MAX_SELECTION
@@ -18,12 +18,12 @@ from workbench.store.recall import recall
 from workbench.store.records import benchmark_runs
 from workbench.store.search import Found, facets, search
 from workbench.types import new_id
-from workbench.ui import catalogue, notices
+from workbench.ui import catalogue, notices, reopening
 from workbench.ui.asking import SOURCE
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
 from workbench.ui.desk import QUIET, Updates, message
-from workbench.ui.history import filters, found, reopening
+from workbench.ui.history import filters, found
 from workbench.ui.history.console import Console
 from workbench.ui.history.detail import Detail
 from workbench.ui.history.filters import Filters
@@ -282,8 +282,10 @@ class HistoryTab:
     async def _open_chosen(self, request: gr.Request, session_id: str) -> Updates:
         """The comparison as it was: its panes, answers, options and histories."""
         try:
-            recalled = await asyncio.to_thread(recall, self._engine.store, session_id)
-            updates = self._compare.put(request, reopening.reopened(recalled))
+            store = self._engine.store
+            plan = reopening.reopened(await asyncio.to_thread(recall, store, session_id))
+            vote = await asyncio.to_thread(votes.given, store, plan.comparison_id)
+            updates = self._compare.put(request, plan, vote)
         except WorkbenchError as problem:
             raise message(problem) from None
         return {**updates, self._tabs: gr.Tabs(selected="compare-tab")}

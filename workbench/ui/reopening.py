@@ -123,8 +123,14 @@ def _events(session: StreamSession) -> list[StreamEvent]:
 
 def _by_pane(recalled: Sequence[Recalled]) -> dict[int, Recalled]:
     latest = {one.session.conversation_id: one for one in recalled}
-    in_order = sorted(latest.values(), key=lambda one: one.session.stamps.queued)
+    in_order = sorted(latest.values(), key=_place)
     return dict(enumerate(in_order[:COUNT], start=1))
+
+
+def _place(one: Recalled) -> tuple[int, int]:
+    """As the panes stood; without that, as they were asked."""
+    place = one.session.details.get("place")
+    return place if isinstance(place, int) else COUNT + 1, one.session.stamps.queued
 
 
 def _models(chosen: Mapping[int, str]) -> dict[int, str | None]:
