@@ -117,8 +117,8 @@ async def test_up_to_three_names_are_offered_the_nearest_or_any_real_ones() -> N
     far.register_provider(ScriptedProvider({"steady": EMPTY}))
     _, fix, _ = await refusal(far, "0000")
     assert fix.startswith(
-        "Did you mean huggingface/qwen or huggingface/gemma or huggingface/llama?"
-    ), "none that plays a schedule"
+        "There is, for example, huggingface/qwen or huggingface/gemma or huggingface/llama."
+    ), "none that plays a schedule, and none is meant"
     _, fix, _ = await refusal(with_models("smollm2-instruct", provider="ollama"), "smol2")
     assert "ollama/smollm2-instruct" in fix, "half alike is near enough"
 
@@ -158,3 +158,9 @@ async def test_load_options_on_an_ollama_model_are_told_to_be_hugging_faces() ->
         await made.resolve("ollama/x:1b?dtype=float32")
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert caught.value.fix == "Use ollama/x:1b."
+
+
+async def test_a_runtime_alone_is_no_model(router: ModelRouter) -> None:
+    with pytest.raises(WorkbenchError, match="names no model") as caught:
+        await router.resolve("huggingface/")
+    assert caught.value.code is ErrorCode.INVALID_REQUEST

@@ -126,6 +126,8 @@ class ModelRouter:
             return _route(self._providers[prefix], name)
         if name and prefix in self._spreads:
             return _route(await self._spreads[prefix].choose(name), name, chosen=True)
+        if model == f"{prefix}/" and prefix in {*self._providers, *self._spreads}:
+            raise invalid(f"{model!r} names no model.", fix=f"Name one as {prefix}/NAME.")
         listing = await self.list_models()
         # How to load it may follow the name (NAME?quantization=int8): that is its provider's.
         bare, mark, how = model.partition("?")
@@ -150,18 +152,20 @@ class ModelRouter:
 
     def _not_found(self, model: str, listing: Listing) -> WorkbenchError:
         ids = [info.id for info in listing.models]
-        near = (
-            difflib.get_close_matches(model, ids, n=3, cutoff=0.4)
-            or [known for known in ids if not known.startswith("scripted/")][:3]
-        )
-        fix = f"Did you mean {' or '.join(near)}?" if near else "Run: workbench models pull demo."
+        near = difflib.get_close_matches(model, ids, n=3, cutoff=0.4)
+        others = [known for known in ids if not known.startswith("scripted/")][:3]
+        fix = "Run: workbench models pull demo."
+        if near:
+            fix = f"Did you mean {' or '.join(near)}?"
+        elif others:  # none is like it: that it is one of these would be a guess
+            fix = f"There is, for example, {' or '.join(others)}."
         silent = [f"{name} could not be asked ({e.code})" for name, e in listing.problems.items()]
         return WorkbenchError(
             ErrorCode.MODEL_NOT_FOUND,
             f"No provider has a model {model!r}{'; ' if silent else ''}{'; '.join(silent)}.",
             fix=fix + " See: workbench models list.",
             operation="resolve",
-            details={"candidates": near},
+            details={"candidates": near or others},
         )
 
 

@@ -37,6 +37,15 @@ def test_the_first_suggestion(
     assert len(draw(frame, chart).data) >= 1
 
 
+def test_a_bar_of_several_rows_is_their_median_and_says_how_many() -> None:
+    frame = pd.DataFrame({"model": ["a", "a", "a", "b"], "ttft_s": [1.0, 2.0, 9.0, 4.0]})
+    figure = draw(frame, Chart("bar", "model", "ttft_s"))
+    (bars,) = figure.data
+    assert (list(bars.x), list(bars.y)) == (["a", "b"], [2.0, 4.0])
+    assert list(bars.text) == ["n = 3", "n = 1"]
+    assert figure.layout.yaxis.title.text == "median ttft_s"
+
+
 def test_nothing_to_draw() -> None:
     assert suggest(pd.DataFrame({"model": ["a"]})) is None
     assert suggest(pd.DataFrame({"ttft_s": []})) is None

@@ -56,6 +56,8 @@ async def test_errors_have_a_code(console: Console) -> None:
         shown = await console._ask(PAGE, sql)
         assert "INVALID_REQUEST" in shown[2]
         assert words in shown[2]
+        assert shown[0] is None
+        assert shown[3]["visible"] is False, "what was shown before is not its result"
 
 
 async def test_a_long_statement_can_be_stopped(console: Console) -> None:

@@ -116,6 +116,14 @@ def test_note_says_how_a_turn_ended() -> None:
     assert texts(to_show((stopped,), A, live=True)) == ["1", "half"]
 
 
+def test_note_is_not_said_twice_beside_a_notice() -> None:
+    failed = Turn("c", "m", "1", "said", status=Status.ERROR, note="error HF_GENERATION_FAILED")
+    assert "HF_GENERATION_FAILED" in str(to_show((failed,), "m"))
+    assert "HF_GENERATION_FAILED" not in str(to_show((failed,), "m", told=True))
+    both = to_show((failed, Turn("c", "m", "2", "well")), "m", told=True)
+    assert "HF_GENERATION_FAILED" in str(both), "of an earlier turn there is no notice"
+
+
 def test_long_prompt_is_cut_on_the_page_but_not_for_the_model() -> None:
     long = "x" * (SHOWN_CHARS + 5)
     assert len(texts(to_show((turn(long, "y"),), A))[0]) < SHOWN_CHARS + 100

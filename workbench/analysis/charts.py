@@ -39,8 +39,8 @@ class Chart:
 def suggest(frame: pd.DataFrame) -> Chart | None:
     """What most people would draw of it; None where there is no number to draw.
 
-    A number is a bar for each label while there are few, and against a time a line; two numbers
-    are points; one alone is a histogram.
+    A number is a bar for each label while there are few (of several rows their median), and against
+    a time a line; two numbers are points; one alone is a histogram.
     """
     times, numbers, labels = sorts(frame)
     if not numbers or frame.empty:
@@ -97,14 +97,20 @@ def draw(frame: pd.DataFrame, chart: Chart) -> go.Figure:
         colour = known.colour if known else _COLOURS[place % len(_COLOURS)] if chart.by else OTHER
         figure.add_trace(_trace(rows, chart, str(name), colour, place))
     shown = f" by {chart.by}" if chart.by else ""
-    title = f"{chart.y or 'rows'} against {chart.x}{shown}"
-    figure = styled(figure, title, height=340)
+    several = any(_several(rows, chart) for _, rows in groups)
+    y = f"median {chart.y}" if several else chart.y or "rows"
+    figure = styled(figure, f"{y} against {chart.x}{shown}", height=340)
     figure.update_xaxes(title_text=chart.x)
-    figure.update_yaxes(title_text=chart.y or "rows")
+    figure.update_yaxes(title_text=y)
     if chart.by:  # any number of groups anywhere: there is no place for labels
         legend = {"orientation": "h", "y": -0.28, "font": {"size": 10}}
         figure.update_layout(showlegend=True, legend=legend, barmode="group")
     return figure
+
+
+def _several(rows: pd.DataFrame, chart: Chart) -> bool:
+    """Whether a bar stands for several rows: it is their median then, never their sum."""
+    return chart.kind == "bar" and bool(rows[chart.x].astype(str).duplicated().any())
 
 
 def _trace(rows: pd.DataFrame, chart: Chart, name: str, colour: str, place: int) -> Any:
@@ -115,6 +121,11 @@ def _trace(rows: pd.DataFrame, chart: Chart, name: str, colour: str, place: int)
     y = rows[chart.y] if chart.y else None
     if chart.kind == "histogram":
         return go.Histogram(x=x, name=name, marker={"color": colour}, opacity=0.85)
+    if chart.kind == "bar" and _several(rows, chart):
+        found = rows.groupby(x, sort=False)[chart.y].agg(["median", "count"])
+        counts = [f"n = {count:,}" for count in found["count"]]
+        marker = {"color": colour}
+        return go.Bar(x=found.index, y=found["median"], text=counts, name=name, marker=marker)
     if chart.kind == "bar":
         return go.Bar(x=x, y=y, name=name, marker={"color": colour})
     if chart.kind == "box":

@@ -106,7 +106,7 @@ def to_send(
 
 
 def to_show(
-    turns: Sequence[Turn], model: str | None, *, live: bool = False
+    turns: Sequence[Turn], model: str | None, *, live: bool = False, told: bool = False
 ) -> list[dict[str, Any]]:
     """The messages in the form in which the chat component gets them over the wire.
 
@@ -114,6 +114,7 @@ def to_show(
         turns: of the pane, the running one last.
         model: chosen in the pane now.
         live: whether the last turn is still being written.
+        told: whether a notice beside it says how the last turn ended.
     """
     shown: list[dict[str, Any]] = []
     for position, turn in enumerate(turns):
@@ -132,7 +133,7 @@ def to_show(
             shown.append(_message("assistant", harmless(turn.answer)))
         if turn.author and turn.author != turn.model:
             shown.append(_message("assistant", f"`written by {turn.author}; carried over by you`"))
-        if turn.note and not running:
+        if turn.note and not running and not (told and position == len(turns) - 1):
             shown.append(_message("assistant", f"`{turn.note}`"))
     if turns and turns[-1].model != model and not live:
         shown.append(_boundary(model))

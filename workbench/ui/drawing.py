@@ -72,7 +72,8 @@ class Drawing:
             self._finished.add(number)
         if not answer.running or self._chat_due[number] <= now:
             turns: tuple[Turn, ...] = self._plan.turns(number)
-            chat = to_show(turns, self._plan.models[number], live=answer.running)
+            model = self._plan.models[number]
+            chat = to_show(turns, model, live=answer.running, told=not answer.running)
             pause = _LONG_TEXT_NS if len(answer.answer) > _LONG_TEXT else 0
             self._chat_due[number] = now + pause
         return strip.render(answer, now), notices.render(answer), chat
@@ -81,5 +82,5 @@ class Drawing:
 def _still(plan: Plan, number: int) -> tuple[str, str, list[dict[str, Any]]]:
     """A pane that is not asked: as it was."""
     answer = plan.latest(number)
-    chat = to_show(plan.turns(number), plan.models[number])
+    chat = to_show(plan.turns(number), plan.models[number], told=answer is not None)
     return strip.render(answer, 0), notices.render(answer), chat

@@ -176,9 +176,9 @@ class Console:
             result = await asyncio.to_thread(self._read, sql or "", stop)
             return await asyncio.to_thread(self._show, result)
         except WorkbenchError as problem:
-            skipped = [gr.skip() for _ in range(11)]
-            skipped[1:3] = [self._limits(), notices.error_card(problem)]
-            return skipped
+            # What the statement before gave is no longer what stands above it.
+            gone = [None, self._limits(), notices.error_card(problem), gr.update(visible=False)]
+            return [*gone, *(gr.skip() for _ in range(7))]
         finally:
             if self._running.get(page) is stop:
                 del self._running[page]

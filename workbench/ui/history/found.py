@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from workbench import figures
-from workbench.analysis.drawing import short
 from workbench.figures import DASH, escape
 from workbench.metrics import DEFINITIONS
 
@@ -70,6 +69,9 @@ KEYS: Final = (
     "<kbd>↑</kbd><kbd>↓</kbd> move <kbd>Enter</kbd> show <kbd>o</kbd> open in Compare "
     "<kbd>Space</kbd> mark"
 )
+
+_END: Final = 14
+"""Of a model's name these characters are always shown."""
 
 _HEADS: Final = (
     # class, words, what it means
@@ -129,7 +131,7 @@ def _row(row: Mapping[str, Any], *, first: bool) -> str:
         '<td><input type="checkbox" tabindex="-1" aria-label="Mark"></td>'
         f'<td class="time" title="{at:%Y-%m-%d %H:%M:%S} UTC">{at:%m-%d %H:%M:%S}</td>'
         f'<td class="model" title="{escape(model)}"><span class="wb-dot" '
-        f'data-provider="{escape(provider)}"></span>{escape(short(model))}{stands_in}</td>'
+        f'data-provider="{escape(provider)}"></span>{_cut(model)}{stands_in}</td>'
         f'<td class="words" title="{escape(words)}">{escape(words) or DASH}</td>'
         f'<td class="figure">{figures.seconds(row["ttft_s"])}</td>'
         f'<td class="figure">{_bare(figures.rate(row["decode_tps"]))}</td>'
@@ -139,6 +141,12 @@ def _row(row: Mapping[str, Any], *, first: bool) -> str:
         '<td><button type="button" tabindex="-1" title="Open in Compare as it was">open'
         "</button></td></tr>"
     )
+
+
+def _cut(model: str) -> str:
+    """A name that loses its middle where there is no room: forms of one model differ at the end."""
+    head, tail = model[:-_END], model[-_END:]
+    return f'<span class="wb-cut"><span>{escape(head)}</span><span>{escape(tail)}</span></span>'
 
 
 def _bare(figure: str) -> str:
