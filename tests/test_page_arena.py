@@ -19,10 +19,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 def enter(page: Page, *models: str) -> None:
     """Open the tab and choose whom to draw from."""
     page.get_by_role("tab", name="Arena").click()
+    missing = page.locator("#arena-hint .wb-empty")
+    expect(missing).to_be_visible(timeout=SOON)
     for model in models:
         page.locator("#arena-models input").fill(model)
         page.get_by_role("option", name=f"scripted/{model}").click()
         expect(page.locator("#arena-models")).to_contain_text(f"scripted/{model}", timeout=SOON)
+    expect(missing).to_have_count(0, timeout=SOON)  # the server knows them too
     page.locator("#arena-prompt textarea").fill("Tell me of an animal.")
 
 

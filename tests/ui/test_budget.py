@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_every_model_has_its_part_and_its_line() -> None:
     assert "with ollama/&lt;large&gt;" in html, "a shared runner's bytes are shown once"
     for words in ("pinned", "unloads in 2 min 05 s", "loaded by another program", "answering"):
         assert words in html
+
+
+def test_a_runtime_that_keeps_a_model_past_its_time_is_told_as_such() -> None:
+    html = render(picture(replace(THEIRS, expires_in_s=0.2)))
+    assert "its keep_alive has passed" in html
+    assert "unloads in" not in html
 
 
 def test_memory_of_other_programs_is_part_of_the_bar() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from workbench import figures
 from workbench.budget import HOST, Prediction
@@ -16,6 +17,9 @@ _STATUS_WORDS = {
     "idle": "idle",
     "leaving": "leaving",
 }
+
+_OVER_S: Final = 1.0
+"""Less than this left is no time that could be told as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,9 @@ def _line(holder: Holder, number: int, leaves: bool) -> str:
     states = [_STATUS_WORDS.get(holder.status, holder.status)]
     if holder.pinned:
         states.append("pinned")
+    elif holder.expires_in_s is not None and holder.expires_in_s < _OVER_S:
+        # Its runtime keeps its own time, or none.
+        states.append("its keep_alive has passed")
     elif holder.expires_in_s is not None:
         states.append(f"unloads in {_countdown(holder.expires_in_s)}")
     if not holder.ours:
