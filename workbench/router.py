@@ -152,7 +152,11 @@ class ModelRouter:
 
     def _not_found(self, model: str, listing: Listing) -> WorkbenchError:
         ids = [info.id for info in listing.models]
-        near = difflib.get_close_matches(model, ids, n=3, cutoff=0.4)
+        names: dict[str, list[str]] = {}
+        for info in listing.models:
+            names.setdefault(info.name, []).append(info.id)
+        like = difflib.get_close_matches(model, [*names], n=3, cutoff=0.45)
+        near = [one for name in like for one in names[name]][:3]
         others = [known for known in ids if not known.startswith("scripted/")][:3]
         fix = "Run: workbench models pull demo."
         if near:
