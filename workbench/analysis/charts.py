@@ -121,8 +121,8 @@ def _trace(rows: pd.DataFrame, chart: Chart, name: str, colour: str, place: int)
     y = rows[chart.y] if chart.y else None
     if chart.kind == "histogram":
         return go.Histogram(x=x, name=name, marker={"color": colour}, opacity=0.85)
-    if chart.kind == "bar" and _several(rows, chart):
-        found = rows.groupby(x, sort=False)[chart.y].agg(["median", "count"])
+    if y is not None and _several(rows, chart):
+        found = y.groupby(x, sort=False).agg(["median", "count"])
         counts = [f"n = {count:,}" for count in found["count"]]
         marker = {"color": colour}
         return go.Bar(x=found.index, y=found["median"], text=counts, name=name, marker=marker)
