@@ -361,7 +361,11 @@ async def test_no_fallback_once_text_has_been_shown(make_engine: EngineFactory) 
 
 async def test_scripted_models_say_what_had_no_effect(make_engine: EngineFactory) -> None:
     wishes = Options(max_tokens=5, logprobs=2, response_format={"type": "json_object"})
-    done = (await run(make_engine({"quick": QUICK}), ask("quick", options=wishes)))[-1]
+    engine = make_engine({"quick": QUICK})
+    plain = (await run(engine, ask("quick")))[-1]
+    assert isinstance(plain, DoneEvent)
+    assert plain.session.warnings == ()
+    done = (await run(engine, ask("quick", options=wishes)))[-1]
     assert isinstance(done, DoneEvent)
     (warning,) = done.session.warnings
     assert warning.code == "WITHOUT_EFFECT"

@@ -183,8 +183,11 @@ class ScriptedProvider(Weightless):
         if schedule.warning is not None:
             yield schedule.warning
         options = request.options
-        given = {"response_format": options.response_format, "logprobs": options.logprobs}
-        if without := [name for name, value in given.items() if value is not None]:
+        given = {
+            "response_format": options.response_format is not None,
+            "logprobs": options.logprobs > 0,
+        }
+        if without := [name for name, wanted in given.items() if wanted]:
             yield ProviderWarning(
                 "WITHOUT_EFFECT",
                 f"scripted/{model} plays a schedule: {' and '.join(without)} had no effect.",
