@@ -20,7 +20,7 @@ from workbench.insight.seconds import seconds
 from workbench.types import ChatRequest, Message, Options, new_id
 from workbench.ui import catalogue, notices
 from workbench.ui.catalogue import Catalogue
-from workbench.ui.desk import Desk
+from workbench.ui.desk import Desk, named
 from workbench.ui.markup import html
 
 T = TypeVar("T")
@@ -237,7 +237,8 @@ def _request(
     *,
     max_tokens: float | None = _TOKENS,
 ) -> tuple[ChatRequest, str]:
-    if not first or not second:
+    first, second = named(first), named(second)
+    if first is None or second is None:
         raise invalid("Two models are needed.", fix="Choose model A and model B.")
     if max_tokens is None:
         raise invalid("How long may an answer be?", fix="Give a number of tokens.")
