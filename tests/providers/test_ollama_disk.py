@@ -96,8 +96,8 @@ def test_a_pull_adds_its_layers_up_and_is_logged(
 ) -> None:
     disk = disk_of(registry.url, settings, store)
     registry.hold.clear()
-    job = disk.pull("x")
-    assert disk.pull("x").id == job.id, "one pull of a model at a time"
+    job = disk.pull("ollama", "x")
+    assert disk.pull("ollama", "x").id == job.id, "one pull of a model at a time"
     while disk.jobs.get(job.id).bytes_done < 1_000_000:
         assert not disk.jobs.get(job.id).ended
     assert disk.jobs.get(job.id).bytes_total == 3_000_000
@@ -115,7 +115,7 @@ def test_a_pull_is_stopped_although_its_server_is_silent(
 ) -> None:
     disk = disk_of(registry.url, settings, store)
     registry.hold.clear()
-    job = disk.pull("x")
+    job = disk.pull("ollama", "x")
     while disk.jobs.get(job.id).bytes_done < 1_000_000:
         assert not disk.jobs.get(job.id).ended
     disk.jobs.cancel(job.id)
@@ -131,12 +131,12 @@ def test_pulls_that_fail_say_why(registry: Registry, settings: Settings, store: 
         (PULL[:3], ErrorCode.OLLAMA_STREAM_BROKEN),
     ):
         registry.lines = lines
-        ended = disk.jobs.wait(disk.pull("x").id, 20)
+        ended = disk.jobs.wait(disk.pull("ollama", "x").id, 20)
         assert ended.error is not None
         assert ended.error.code is code
         assert ended.error.fix
     gone = disk_of("http://127.0.0.1:9", settings, store)
-    ended = gone.jobs.wait(gone.pull("x").id, 20)
+    ended = gone.jobs.wait(gone.pull("ollama", "x").id, 20)
     assert ended.error is not None
     assert ended.error.code is ErrorCode.OLLAMA_UNREACHABLE
 
@@ -154,15 +154,15 @@ async def test_deleting_says_what_is_freed_and_by_which_names_it_stays(
 ) -> None:
     with StandIn(DEMO_GGUF, "--models", "smollm2:135m") as ollama:
         disk = disk_of(ollama.url, settings, store)
-        ended = disk.jobs.wait(disk.pull("none-of-this-name").id, 20)
+        ended = disk.jobs.wait(disk.pull("ollama", "none-of-this-name").id, 20)
         assert ended.error is not None
         assert ended.error.code is ErrorCode.OLLAMA_PULL_FAILED
-        plan = await disk.plan_deletion_of_ollama("smollm2:135m")
+        plan = await disk.plan_deletion_of_ollama("ollama", "smollm2:135m")
         assert plan.size_bytes > 50_000_000
-        gone = await disk.delete_from_ollama("smollm2:135m")
+        gone = await disk.delete_from_ollama("ollama", "smollm2:135m")
         assert gone["freed_bytes"] == plan.size_bytes
         with pytest.raises(WorkbenchError) as caught:
-            await disk.delete_from_ollama("smollm2:135m")
+            await disk.delete_from_ollama("ollama", "smollm2:135m")
         assert caught.value.code is ErrorCode.OLLAMA_MODEL_NOT_FOUND
     store.flush()
     events = store.rows("SELECT event, model, ok FROM model_events WHERE event = 'delete'")
