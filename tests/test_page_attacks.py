@@ -56,6 +56,8 @@ def test_nothing_that_a_model_writes_runs_or_is_fetched(page: Page) -> None:
     expect(model).to_be_visible(timeout=SOON)
     model.click()
     page.get_by_role("option", name="scripted/evil").first.click()
+    page.locator("#pane-2-remove").click()
+    expect(page.locator("#pane-2")).to_have_count(0, timeout=SOON)
     page.locator("#prompt textarea").fill("\n".join(ATTACKS[:4]))
     page.locator("#run").click()
     chat = page.locator("#pane-1-chat")

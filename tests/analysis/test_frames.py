@@ -158,7 +158,7 @@ def test_plots_have_the_colours_of_the_page() -> None:
     for phase, colour in drawing.PHASES.items():
         assert colour in re.findall(rf"--wb-{words.get(phase, phase)}: (#\w+);", css), phase
     for provider, colour in drawing.PROVIDERS.items():
-        assert f'[data-provider="{provider}"] {{ --wb-provider: {colour}; }}' in css
+        assert f'[data-provider^="{provider}"] {{ --wb-provider: {colour}; }}' in css
 
 
 @pytest.mark.parametrize("colour", [*drawing.PHASES.values(), *drawing.PROVIDERS.values()])

@@ -54,7 +54,7 @@ def styles(models: Iterable[str]) -> dict[str, Style]:
     for model in sorted(set(models)):
         provider = model.partition("/")[0]
         n = counts[provider] = counts.get(provider, -1) + 1
-        colour = PROVIDERS.get(provider, OTHER)
+        colour = PROVIDERS.get(provider.partition("@")[0], OTHER)
         made[model] = Style(colour, DASHES[n % len(DASHES)], MARKS[n % len(MARKS)])
     return made
 

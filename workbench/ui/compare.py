@@ -407,6 +407,8 @@ class CompareTab:
         return self._restored(began, self._pairs.blind(request.session_hash))
 
     def _opened(self, setup: Setup, usual: Any, blind: bool) -> Updates:
+        # One model alone begins with one pane: Run sends nothing while a pane has none.
+        usual = [model for model in usual if model] or usual
         wanted: list[str | None] = [*(setup.models if any(setup.models) else usual)]
         count = max(len(wanted), 1)
         wanted += [None] * (pane.COUNT - count)
