@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,7 +13,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Route, Router
 
 from workbench.api.edge import Edge
-from workbench.api.headers import SecurityHeaders
+from workbench.api.headers import SecurityHeaders, named
 
 
 def client() -> httpx.AsyncClient:
@@ -67,3 +69,15 @@ async def test_every_answer_has_the_headers() -> None:
             assert got.headers["x-content-type-options"] == "nosniff"
             assert got.headers["referrer-policy"] == "no-referrer"
             assert "frame-ancestors 'none'" in got.headers["content-security-policy"]
+
+
+def test_the_page_goes_by_its_own_name() -> None:
+    gradio = find_spec("gradio")
+    assert gradio is not None
+    assert gradio.origin is not None
+    given = Path(gradio.origin).with_name("templates") / "frontend" / "index.html"
+    page = named(given.read_bytes()).decode()
+    for foreign in ("og:", "twitter:", "githubusercontent", "Click to try"):
+        assert foreign not in page
+    assert page.count("<title>Workbench</title>") == 1
+    assert named(b"<html><head></head></html>") == b"<html><head></head></html>"

@@ -115,11 +115,15 @@ def test_a_prediction_is_shown_with_its_error_or_as_a_guess() -> None:
 
 def test_header_shows_budget_residents_queue_and_alerts() -> None:
     machine = DeviceMemory(2 * GB, 24 * GB)
-    residents = [("a/<x>", 655_000_000), ("b/y", 0)]
+    residents = [
+        replace(SMALL, model="a/<x>", held={"host": 655_000_000}),
+        replace(SMALL, model="b/y", held={}),
+        replace(TWIN, model="c/twin", shares_with="b/y"),
+    ]
     quiet = header.render(residents, 655_000_000, 20 * GB, machine, 0, [])
     assert "0.7 / 20.0 GB" in quiet
-    assert "2 resident" in quiet
-    assert "a/&lt;x&gt; 655 MB, b/y" in quiet
+    assert "3 resident" in quiet
+    assert "a/&lt;x&gt; 655 MB, b/y, c/twin (in the runner of b/y)" in quiet
     assert "22.0 of 24 GB are in use" in quiet
     assert "waiting" not in quiet
     alert = Alert("host", "high", 22 * GB, 24 * GB, 0)
@@ -137,6 +141,12 @@ def test_table_shows_measured_bytes_once_and_what_a_model_needs() -> None:
         ),
         ModelInfo("ollama/c", "c", "ollama"),
     ]
-    shown = table(models, lambda model: needs(2), {"ollama/a": {"host": 3 * GB}})
-    held = [cells(shown, model.id)[3:5] for model in models]
-    assert held == [[size, "2.00 GB ± 4.1 %"] for size in ("3.00 GB", "shared", "–")]
+
+    def shown(held: dict[str, dict[str, int]]) -> list[str]:
+        made = table(models, lambda model: needs(2), held)
+        assert {cells(made, model.id)[4] for model in models} == {"2.00 GB ± 4.1 %"}
+        return [cells(made, model.id)[3] for model in models]
+
+    assert shown({"ollama/a": {"host": 3 * GB}}) == ["3.00 GB", "shared", "–"]
+    # Another program loaded it by one name, the workbench asks it by the other.
+    assert shown({"ollama/a": {}, "ollama/b": {"host": 3 * GB}}) == ["shared", "3.00 GB", "–"]

@@ -2,7 +2,9 @@
 
 The page's scripts run by a nonce, new with every answer: a script that a model's text smuggled in
 has none and does not run, even if it passed everything that cleans the text. Gradio compiles some
-of its own code at run time, which needs ``unsafe-eval``; styles are inline throughout.
+of its own code at run time, which needs ``unsafe-eval``; styles are inline throughout. What
+gradio's page says of itself to those who make a preview of its address, in the name of Gradio and
+with a picture of another host, makes way for the page's own name.
 """
 
 from __future__ import annotations
@@ -33,6 +35,12 @@ _PAGE: Final = (
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 _SCRIPT: Final = re.compile(rb"<script(?=[\s>])")
+_PREVIEW: Final = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
+_NAMED: Final = (
+    b'<head><title>Workbench</title><meta name="description" content="Compare language models of '
+    b'Ollama and Hugging Face side by side">'
+    b'<link rel="icon" type="image/svg+xml" href="/favicon.ico">'
+)
 
 
 class SecurityHeaders:
@@ -71,7 +79,8 @@ class SecurityHeaders:
                 if message.get("more_body", False):
                     return
                 nonce = secrets.token_urlsafe(16)
-                body = _SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), bytes(page))
+                body = named(bytes(page))
+                body = _SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), body)
                 headers = MutableHeaders(scope=start)
                 headers["Content-Security-Policy"] = _PAGE.format(nonce=nonce)
                 headers["Content-Length"] = str(len(body))
@@ -81,3 +90,9 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, complete)
+
+
+def named(page: bytes) -> bytes:
+    """HTML under the workbench's own name, if it was under Gradio's."""
+    cleaned, previews = _PREVIEW.subn(b"", page)
+    return cleaned.replace(b"<head>", _NAMED, 1) if previews else page

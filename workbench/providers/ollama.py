@@ -81,6 +81,8 @@ class OllamaProvider:
         self._shown: dict[str, tuple[str | None, Mapping[str, Any]]] = {}
         # the file of weights that it named:
         self._blobs: dict[str, str | None] = {}
+        # what names stand for, as last listed:
+        self._digests: dict[str, str | None] = {}
         # what is in memory, and until when (monotonic seconds) if nobody uses it:
         self._resident: dict[str, tuple[ResidentModel, float]] = {}
         self._streams: Counter[str] = Counter()
@@ -225,7 +227,7 @@ class OllamaProvider:
         return [*dict.fromkeys([*self._resident, *self._loading])]
 
     def sharing(self, model: str) -> Sequence[str]:
-        """Names of the same file of weights, of those that were described or in memory."""
+        """Names of the same file of weights, of those that were listed, described or in memory."""
         return [key for key in self._names(wire.canonical(model)) if key != model]
 
     async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
@@ -451,6 +453,7 @@ class OllamaProvider:
         """Models on disk and in memory by canonical name; what is known as resident follows."""
         tags = wire.models_by_name(await self._call("GET", "/api/tags"))
         running = wire.models_by_name(await self._call("GET", "/api/ps"))
+        self._digests = {key: tag.get("digest") for key, tag in tags.items()}
         now = dt.datetime.now(dt.UTC)
         for key, (known, _) in list(self._resident.items()):
             entry = self._entry(key, tags.get(key, {}), running)
@@ -480,9 +483,9 @@ class OllamaProvider:
 
     def _names(self, key: str) -> list[str]:
         """All names of the same file of weights, this one first."""
-        blob = self._blobs.get(key)
-        others = [one for one, its in list(self._blobs.items()) if its == blob and one != key]
-        return [key, *others] if blob else [key]
+        same, blob = self._named(key), self._blob(key)
+        described = [one for one, its in list(self._blobs.items()) if blob and its == blob]
+        return [*dict.fromkeys([*same, *described])]
 
     def _stays(self, key: str, until: float) -> None:
         """The time of its runner begins anew, whoever used it by which name."""
@@ -515,7 +518,14 @@ class OllamaProvider:
         return None
 
     def _blob(self, key: str) -> str | None:
-        return self._blobs.get(key)
+        """The file of its weights, of a name that was described or is another of one that was."""
+        return next((blob for one in self._named(key) if (blob := self._blobs.get(one))), None)
+
+    def _named(self, key: str) -> list[str]:
+        """The names that its server lists for the same model, this one first."""
+        digest = self._digests.get(key)
+        same = [one for one, its in list(self._digests.items()) if digest and its == digest]
+        return [key, *(one for one in same if one != key)]
 
 
 def _make_client(url: str) -> OllamaClient:

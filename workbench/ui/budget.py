@@ -180,7 +180,12 @@ def _lines(picture: Picture, numbers: Mapping[str, int]) -> str:
         )
     leaving = set(picture.next.evicts) if picture.next is not None else set()
     rows = "".join(
-        _line(holder, numbers[holder.model], holder.model in leaving) for holder in picture.holders
+        _line(
+            holder,
+            numbers[holder.model],
+            not leaving.isdisjoint({holder.model, holder.shares_with}),
+        )
+        for holder in picture.holders
     )
     return (
         '<table class="wb-holders"><thead><tr><th></th><th>in memory</th>'

@@ -15,8 +15,10 @@ from workbench.memory import DeviceMemory
 from workbench.pressure import Alert
 from workbench.store import Store
 from workbench.ui import notices
+from workbench.ui.budget import Holder
 from workbench.ui.desk import TAB
 from workbench.ui.markup import html
+from workbench.ui.memory import holders
 from workbench.ui.pairs import Pairs
 
 _EVERY_S: Final = 2.0
@@ -60,14 +62,14 @@ class Header:
         """What the book knows already: nothing is read for it beside a measurement."""
         if self._pairs.blind(request.session_hash):
             return _HIDDEN, banner(self._engine.store)
-        book, overview = self._engine.book, self._engine.overview()
-        held = book.held()
+        book = self._engine.book
+        there = holders(self._engine)
         shown = render(
-            [(one.model, held.get(one.model, {}).get(HOST, 0)) for one in overview.residents],
-            sum(sizes.get(HOST, 0) for sizes in held.values()),
+            there,
+            sum(holder.held.get(HOST, 0) for holder in there),
             book.limits()[HOST],
             book.devices[HOST],
-            len(overview.waiting),
+            len(self._engine.overview().waiting),
             book.alerts,
         )
         return shown, banner(self._engine.store)
@@ -80,7 +82,7 @@ def banner(store: Store) -> str:
 
 
 def render(
-    residents: Sequence[tuple[str, int]],
+    residents: Sequence[Holder],
     held: int,
     limit: int,
     machine: DeviceMemory,
@@ -90,15 +92,14 @@ def render(
     """The indicator as HTML.
 
     Args:
-        residents: model ids with the bytes of host memory that they hold, 0 if unknown.
+        residents: every name in memory.
         held: by all models, bytes.
         limit: that all models may hold now, bytes.
         machine: all memory of the host.
         waiting: requests in the queue.
         alerts: devices whose memory is short.
     """
-    names = [f"{model} {figures.size(size)}" if size else model for model, size in residents]
-    words = ", ".join(names) or "no model is in memory"
+    words = ", ".join(map(_named, residents)) or "no model is in memory"
     machine_words = (
         f"models hold {figures.size(held)} of the {figures.size(limit)} that they may; "
         f"of this machine {machine.used_bytes / 1e9:.1f} of {machine.total_bytes / 1e9:.0f} GB "
@@ -114,6 +115,13 @@ def render(
         f'<div class="wb-machine" data-metric="resident" title="{escape(words)}">'
         f"{len(residents)} resident</div>{queue if waiting else ''}"
     )
+
+
+def _named(holder: Holder) -> str:
+    if holder.shares_with is not None:
+        return f"{holder.model} (in the runner of {holder.shares_with})"
+    size = sum(holder.held.values())
+    return f"{holder.model} {figures.size(size)}" if size else holder.model
 
 
 def _chip(alert: Alert) -> str:

@@ -88,39 +88,46 @@ def is_pinned(engine: Engine, model: str) -> bool:
 
 async def picture(engine: Engine, chosen: str | None = None) -> Picture:
     """What the engine's book and rotation say now; ``chosen`` is a model id."""
-    overview, book = engine.overview(), engine.book
-    held, others = book.held(), book.others
-    holders = []
-    for resident in overview.residents:
-        owner = next(
-            (m for m in sorted(book.shared(resident.model)) if m != resident.model and held.get(m)),
-            None,
-        )
-        holders.append(
-            Holder(
-                model=resident.model,
-                status=resident.status,
-                held=held.get(resident.model, {}),
-                prediction=book.expectation(resident.model),
-                pinned=resident.pinned,
-                ours=resident.model not in others,
-                shares_with=owner if not held.get(resident.model) else None,
-                expires_in_s=resident.expires_in_s,
-            )
-        )
-    known = {holder.model for holder in holders}
-    holders += [
-        Holder(model, "idle", held[model], book.expectation(model), ours=False)
-        for model in others
-        if model not in known and held.get(model)
-    ]
+    book, there = engine.book, holders(engine)
+    known = {holder.model for holder in there}
     return Picture(
         limit=book.limits(),
         capacity=book.capacity,
-        holders=tuple(holders),
+        holders=there,
         alerts=book.alerts,
         next=None if not chosen or chosen in known else await _next(engine, chosen),
     )
+
+
+def holders(engine: Engine) -> tuple[Holder, ...]:
+    """Every name that is in memory, whoever loaded it, and by whichever name.
+
+    Nothing is read for it beside a measurement.
+    """
+    book = engine.book
+    held, others = book.held(), book.others
+    residents = {one.model: one for one in engine.overview().residents}
+    names = [*residents, *(model for model in others if held.get(model))]
+    names += [twin for name in names for twin in sorted(book.shared(name))]
+    found = []
+    for model in dict.fromkeys(names):
+        resident, own = residents.get(model), held.get(model, {})
+        runner = [] if own else sorted(book.shared(model) - {model}, key=lambda n: not held.get(n))
+        found.append(
+            Holder(
+                model=model,
+                status=resident.status if resident else "idle",
+                held=own,
+                prediction=book.expectation(model),
+                pinned=resident.pinned if resident else False,
+                ours=others.keys().isdisjoint(book.shared(model)),
+                shares_with=next(
+                    (n for n in runner if held.get(n) or (not resident and n in residents)), None
+                ),
+                expires_in_s=resident.expires_in_s if resident else None,
+            )
+        )
+    return tuple(found)
 
 
 async def _next(engine: Engine, chosen: str) -> Next | None:

@@ -64,7 +64,11 @@ _HEADS: Final = (
     ("model", "model", "provider/name"),
     ("status", "status", "resident: in memory now"),
     ("figure", "on disk", "bytes of its files"),
-    ("figure", "memory", "in memory: measured while it is resident"),
+    (
+        "figure",
+        "memory",
+        "in memory: measured while it is resident; shared: with another name of its weights",
+    ),
     ("figure wb-wide", "needs", "the most that a load takes: expected from files, or measured"),
     ("weights", "weights", "quantisation, or number format; and the kind of file"),
     ("figure wb-wide", "params", "parameters"),
@@ -206,10 +210,12 @@ def _job(job: Job) -> str:
 
 
 def in_memory(info: ModelInfo, held: DeviceBytes | None) -> str:
-    """Measured where it can be, else the runtime's own figure."""
-    if info.details.get("resident_as", info.name) != info.name or held == {}:
-        return "shared"  # with the name that has the runner
-    return figures.size(sum(held.values()) if held else info.memory_bytes)
+    """Measured where it can be, else the runtime's own figure; of names of one runner just once."""
+    if held:
+        return figures.size(sum(held.values()))
+    if held is not None or info.details.get("resident_as", info.name) != info.name:
+        return "shared"
+    return figures.size(info.memory_bytes)
 
 
 def _parameters(count: int | None) -> str:

@@ -78,6 +78,7 @@ def mount_options() -> dict[str, Any]:
         # As a style element: gradio rewrites what it is given as css, and loses container queries.
         "head": f"<style>{sheets}</style>",
         "js": (here / "page.js").read_text(encoding="utf-8"),
+        "favicon_path": str(here / "icon.svg"),
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
