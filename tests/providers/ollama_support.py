@@ -50,6 +50,7 @@ class Wire:
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.closed = asyncio.Event()
+        self.listener: asyncio.Server
 
 
 @asynccontextmanager
@@ -87,7 +88,7 @@ async def wire(reply: Callable[[str, dict[str, Any]], bytes | None]) -> AsyncIte
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = state.listener = await asyncio.start_server(serve, "127.0.0.1", 0)
     state.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield state

@@ -98,6 +98,77 @@ async def test_a_plain_call_that_fails(
     assert caught.value.code is code
 
 
+def _loads(path: str, body: dict[str, Any]) -> bytes:
+    listing = {"models": [{"name": MODEL, "size": 5}]}
+    return http(json.dumps(listing if path in ("/api/tags", "/api/ps") else {"done": True}))
+
+
+@pytest.mark.parametrize("path", ["/api/tags", "/api/show", "/api/chat", "/api/ps"])
+async def test_a_load_survives_that_its_connection_breaks_off(
+    connect_ollama: Connect, path: str
+) -> None:
+    breaks = [path]
+
+    def reply(asked: str, body: dict[str, Any]) -> bytes:
+        if asked in breaks:
+            breaks.remove(asked)
+            return b""
+        return _loads(asked, body)
+
+    async with wire(reply) as server:
+        provider = connect_ollama(server.url)
+        assert (await provider.load(MODEL, keep_alive_s=9)).name == MODEL
+    sent = [body for asked, body in zip(server.paths, server.bodies, strict=True) if asked == path]
+    assert breaks == []
+    assert sent[0] == sent[1]
+    assert provider.resident(MODEL) is not None
+
+
+@pytest.mark.parametrize(
+    ("gone", "code"),
+    [(False, ErrorCode.OLLAMA_STREAM_BROKEN), (True, ErrorCode.OLLAMA_UNREACHABLE)],
+)
+async def test_a_load_that_breaks_off_again_fails_soon(
+    connect_ollama: Connect, gone: bool, code: ErrorCode
+) -> None:
+    def reply(path: str, body: dict[str, Any]) -> bytes:
+        if path != "/api/chat":
+            return _loads(path, body)
+        if gone:
+            server.listener.close()
+        return b""
+
+    async with wire(reply) as server:
+        provider = connect_ollama(server.url)
+        with pytest.raises(WorkbenchError) as caught:
+            await provider.load(MODEL, keep_alive_s=9)
+    assert (caught.value.code, caught.value.operation) == (code, "load")
+    assert server.paths.count("/api/chat") == (1 if gone else 2)
+    assert provider.resident(MODEL) is None
+
+
+@pytest.mark.parametrize("how", ["given up", "closed"])
+async def test_a_load_that_nobody_wants_is_not_tried_again(
+    connect_ollama: Connect, how: str
+) -> None:
+    async with wire(lambda p, b: None if p == "/api/chat" else _loads(p, b)) as server:
+        provider = connect_ollama(server.url)
+        load = asyncio.create_task(provider.load(MODEL, keep_alive_s=9))
+        async with asyncio.timeout(10):
+            while "/api/chat" not in server.paths:
+                await asyncio.sleep(0.01)
+            if how == "closed":
+                await provider.close()
+                with pytest.raises(WorkbenchError) as caught:
+                    await load
+                assert caught.value.code is ErrorCode.OLLAMA_STREAM_BROKEN
+            else:
+                load.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await load
+    assert server.paths.count("/api/chat") == 1
+
+
 async def test_text_before_the_failure_is_delivered(connect_ollama: Connect) -> None:
     data = ndjson(says("a"), says("b"), {"error": "unexpected EOF"})
     async with wire(lambda path, body: data) as server:

@@ -200,13 +200,20 @@ def said(text: str, **more: Any) -> Script:
     return script
 
 
-def when_loaded(name: str, how: str, script: Script, *expects: str, **timeouts: float) -> Kind:
+def when_loaded(
+    name: str,
+    how: str,
+    script: Script,
+    *expects: str,
+    times: int | None = None,
+    **timeouts: float,
+) -> Kind:
     """A fault in the load of a model, which is taken out of memory before."""
 
     async def inject(case: Case) -> None:
         stage = case.stage
         await stage.users.post("/api/v1/models/unload", model=case.model)
-        with stage.gate.armed(stage.gate.loads, case.name, Fault(script)) as fault:
+        with stage.gate.armed(stage.gate.loads, case.name, Fault(script, times)) as fault:
             told = await case.ask(timeouts=timeouts)
         assert fault.met or told.outcome in TOO_LATE, f"the fault met nobody: {told}"
 
@@ -316,6 +323,8 @@ KINDS = [
                 refused_load(500, "model requires more system memory (9 GiB) than is available"),
                 FAILED, "OLLAMA_MEMORY_EXCEEDED"),
     when_loaded("load-reset", "connection reset in the load", reset, BROKEN),
+    when_loaded("load-reset-once", "connection reset in the load, the first time", reset, "ok",
+                times=1),
     when_loaded("load-page", "a proxy's page for the load", html_200, BROKEN),
     when_loaded("load-stalls", "the load does not end", silent, LATE, "TIMEOUT", load_s=0.3),
     in_lists("lists-are-pages", "a proxy's page for all lists",

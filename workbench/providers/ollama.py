@@ -17,12 +17,13 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.inspection import Inspection
 from workbench.memory import devices
 from workbench.providers import ollama_wire as wire
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
-from workbench.providers.ollama_errors import map_error, seam
+from workbench.providers.ollama_errors import broke_off, map_error, seam
 from workbench.providers.ollama_lines import answer_lines
 from workbench.providers.ollama_pids import RunnerFinder, blob_of
 from workbench.providers.ollama_probe import OllamaProbe, inspection
@@ -33,6 +34,8 @@ from workbench.types import ChatRequest, ModelInfo, ProviderEvent
 if TYPE_CHECKING:
     from workbench.providers.ollama_client import OllamaClient
 
+_log = logs.get(__name__)
+
 T = TypeVar("T")
 _Entries = Mapping[str, Mapping[str, Any]]
 
@@ -40,6 +43,9 @@ _UNLOAD_S: Final = 30.0
 _GONE_S: Final = 5.0
 _LIST_AGAIN_S: Final = 0.05
 _LOAD_STAY_S: Final = 60.0
+_TRIES: Final = 2
+_AGAIN_S: Final = (0.05, 0.2)
+"""Until then other connections that the server has closed are known to be closed, too."""
 _AFTER_BREAK_S: Final = 2.0
 """How long a server whose stream broke may take to say what it still has."""
 
@@ -298,7 +304,7 @@ class OllamaProvider:
             self._streams[key] += 1
             try:
                 if request.forced:
-                    probe = OllamaProbe(self._call, body)
+                    probe = OllamaProbe(self._call_once, body)  # its time is measured
                     events = probe.score(request.forced, request.options.logprobs, cancel)
                 else:
                     events = self._events(path, body, cancel, request.options.overflow)
@@ -440,6 +446,30 @@ class OllamaProvider:
         return self._client
 
     async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        **limits: float | None,
+    ) -> dict[str, Any]:
+        """Ask, and once more if the connection breaks off; loads and unloads bear it as well.
+
+        A kept connection may be closed by its server in the moment in which it is used again.
+        """
+        import tenacity
+
+        client = await self._connect()
+        again = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(_TRIES),
+            wait=tenacity.wait_random(*_AGAIN_S),
+            # Not when it was us who hung up.
+            retry=tenacity.retry_if_exception(lambda e: broke_off(e) and not client.closed),
+            before_sleep=lambda state: _log.warning("asked_again", server=self._url, path=path),
+            reraise=True,
+        )
+        return await again(self._call_once, method, path, body, **limits)
+
+    async def _call_once(
         self,
         method: str,
         path: str,

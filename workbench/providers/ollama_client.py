@@ -46,6 +46,11 @@ class OllamaClient(ollama.AsyncClient):
             timeout=httpx.Timeout(None, connect=CONNECT_S),
         )
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`aclose` was called."""
+        return bool(self._client.is_closed)
+
     async def aclose(self) -> None:
         """Close all connections; running requests fail."""
         await self._client.aclose()

@@ -85,6 +85,14 @@ def broken(
     )
 
 
+def broke_off(error: BaseException) -> bool:
+    """Whether there was a connection, and it ended before the answer did."""
+    import httpx
+
+    lost = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
+    return isinstance(error, lost)
+
+
 def map_error(
     error: Exception, operation: str, url: str, model: str | None = None
 ) -> WorkbenchError:
