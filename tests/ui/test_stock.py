@@ -16,7 +16,7 @@ NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 
 
 def cells(shown: str, model: str) -> list[str]:
-    row = re.search(rf'<tr data-model="{re.escape(model)}".*?</tr>', shown)
+    row = re.search(rf'<tr data-row="{re.escape(model)}".*?</tr>', shown)
     assert row
     return [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td.*?>(.*?)</td>", row[0])]
 

@@ -13,7 +13,7 @@ from workbench.engine import Engine
 from workbench.errors import WorkbenchError
 from workbench.jobs import Job
 from workbench.types import new_id
-from workbench.ui import hints, notices, stock
+from workbench.ui import hints, notices, rows, stock
 from workbench.ui.asking import SOURCE
 from workbench.ui.catalogue import Catalogue, ordered
 from workbench.ui.markup import html
@@ -106,16 +106,18 @@ class ModelsTab:
             self._table = gr.HTML(
                 "",
                 apply_default_css=False,
-                js_on_load=stock.SCRIPT,
+                js_on_load=rows.SCRIPT,
                 elem_id="models-table",
             )
         self.outputs = [self._table, self._chosen, self._notice]
-        again.click(self.refresh, None, self.outputs, **self.SILENT)
+        self.inputs = [self._chosen]
+        again.click(self.refresh, self.inputs, self.outputs, **self.SILENT)
         load.click(self._load, self._chosen, self.outputs, **self.SILENT)
         unload.click(self._unload, self._chosen, self.outputs, **self.SILENT)
         self._pin.click(self._turn_pin, self._chosen, self.outputs, **self.SILENT)
         self.memory.follow(self._chosen, self._pin, **self.SILENT)
         self._table.click(self._picked, None, self._chosen, queue=False, **_QUICK)
+        self._chosen.change(None, self._chosen, None, js=rows.follow("models-table"))
 
         # What was asked about is what goes, whatever is chosen by then.
         asked = gr.State("")
@@ -132,11 +134,11 @@ class ModelsTab:
         self._progress.stop(self._stop, self._seen, self._followed, **self.SILENT)
         gr.Timer(_EVERY_S).tick(self._follow, self._seen, self._followed, **self.SILENT)
 
-    async def refresh(self) -> tuple[Any, Any, str]:
-        """Ask the runtimes and show the answer."""
-        return await self._show("")
+    async def refresh(self, chosen: str | None) -> tuple[Any, Any, str]:
+        """Ask the runtimes and show the answer; the row of the chosen model is marked."""
+        return await self._show("", chosen)
 
-    async def _show(self, notice: str) -> tuple[Any, Any, str]:
+    async def _show(self, notice: str, chosen: str | None = None) -> tuple[Any, Any, str]:
         listing = await self._models.listing()
         problems = [
             hints.problem(name, error, self._engine.settings)
@@ -146,7 +148,8 @@ class ModelsTab:
         usable = [info.id for info in listing.models if info.status != "unusable"]
         await self._engine.book.prepare_listed(usable)
         book = self._engine.book
-        shown = stock.render(listing.models, book.expectation, book.held(), await self._used())
+        use = await self._used()
+        shown = stock.render(listing.models, book.expectation, book.held(), use, named(chosen))
         return shown, gr.update(choices=entries), "".join([notice, *problems])
 
     async def _used(self) -> Mapping[str, Use]:
@@ -164,9 +167,9 @@ class ModelsTab:
             with logs.correlation(new_id("cor"), source=SOURCE):
                 done = await self._engine.load(named(chosen))
         except WorkbenchError as problem:
-            return await self._show(notices.error_card(problem))
+            return await self._show(notices.error_card(problem), chosen)
         gone = f" Evicted for it: {', '.join(done['evicted'])}." if done["evicted"] else ""
-        return await self._show(notices.note(f"{done['id']} is resident.{gone}"))
+        return await self._show(notices.note(f"{done['id']} is resident.{gone}"), chosen)
 
     async def _unload(self, chosen: str | None) -> Any:
         if not named(chosen):
@@ -177,10 +180,10 @@ class ModelsTab:
             with logs.correlation(new_id("cor"), source=SOURCE):
                 done = await self._engine.unload(model)
         except WorkbenchError as problem:
-            return await self._show(notices.error_card(problem))
+            return await self._show(notices.error_card(problem), chosen)
         words = "is unloaded" if done["was_resident"] else "was not in memory"
         words += ", and no longer pinned" if pinned else ""
-        return await self._show(notices.note(f"{model} {words}."))
+        return await self._show(notices.note(f"{model} {words}."), chosen)
 
     async def _turn_pin(self, chosen: str | None) -> Any:
         """Pin the model, or let go of it if it is pinned."""
@@ -192,9 +195,9 @@ class ModelsTab:
             with logs.correlation(new_id("cor"), source=SOURCE):
                 await (self._engine.unpin(model) if pinned else self._engine.pin(model))
         except WorkbenchError as problem:
-            return await self._show(notices.error_card(problem))
+            return await self._show(notices.error_card(problem), chosen)
         words = "may be evicted again" if pinned else "is pinned: it stays until it is unpinned"
-        return await self._show(notices.note(f"{model} {words}."))
+        return await self._show(notices.note(f"{model} {words}."), chosen)
 
     # -- disk
 

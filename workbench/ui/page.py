@@ -84,7 +84,7 @@ def build_page(
             with gr.Tab("Health", id="health-tab") as health_tab:
                 state = HealthTab(engine, health, timeline)
         insight_tab.select(insight.refresh, insight.pickers, insight.pickers, **insight.SILENT)
-        models_tab.select(table.refresh, None, table.outputs, **table.SILENT)
+        models_tab.select(table.refresh, table.inputs, table.outputs, **table.SILENT)
         memory = table.memory
         models_tab.select(memory.look, None, memory.outputs, **table.SILENT)
         benchmarks_tab.select(bench.opened, None, bench.outputs, **bench.SILENT)

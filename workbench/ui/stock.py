@@ -1,6 +1,6 @@
-"""The table of all models, and what is on its way to disk: HTML with a few lines of script.
+"""The table of all models, and what is on its way to disk: HTML with a line of script.
 
-A row that is chosen tells its id (``click``); the button of a job tells the job's (``stop``).
+The button of a job tells the job's id (``stop``).
 """
 
 from __future__ import annotations
@@ -19,32 +19,6 @@ from workbench.store import Store
 from workbench.types import ModelInfo
 from workbench.ui.budget import expected, explained
 from workbench.ui.catalogue import ordered
-
-SCRIPT: Final = """
-const rows = () => [...element.querySelectorAll("tr[data-model]")];
-const choose = (row) => {
-  for (const one of rows()) one.setAttribute("aria-selected", String(one === row));
-  trigger("click", { id: row.dataset.model });
-};
-element.addEventListener("click", ({ target }) => {
-  const row = target.closest("tr[data-model]");
-  if (row && !String(getSelection())) choose(row);
-});
-element.addEventListener("keydown", (event) => {
-  const row = event.target;
-  if (!row.matches("tr[data-model]") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const all = rows(), at = all.indexOf(row);
-  const next = { ArrowDown: all[at + 1], ArrowUp: all[at - 1], Home: all[0], End: all.at(-1) };
-  const to = next[event.key];
-  if (event.key === "Enter" || event.key === " ") choose(row);
-  else if (to) {
-    row.tabIndex = -1;
-    to.tabIndex = 0;
-    to.focus();
-  } else return;
-  event.preventDefault();
-});
-"""
 
 STOPPING: Final = """
 element.addEventListener("click", ({ target }) => {
@@ -179,7 +153,7 @@ def _row(
         for kind, words, title in cells
     )
     return (
-        f'<tr data-model="{escape(info.id)}" data-status="{escape(info.status)}" '
+        f'<tr data-row="{escape(info.id)}" data-status="{escape(info.status)}" '
         f'data-errors="{use.errors}" tabindex="{0 if first else -1}" '
         f'aria-selected="{str(chosen).lower()}">{body}</tr>'
     )

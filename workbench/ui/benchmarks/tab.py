@@ -7,12 +7,10 @@ open, and whoever opens one finds it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 import gradio as gr
-import pandas as pd
 
 from workbench.bench import listing
 from workbench.bench.evidence import gather
@@ -20,9 +18,9 @@ from workbench.bench.faults import placed
 from workbench.bench.service import Benchmarks
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError, invalid
-from workbench.figures import DASH, escape
-from workbench.ui import notices
-from workbench.ui.benchmarks import live
+from workbench.figures import escape
+from workbench.ui import notices, rows
+from workbench.ui.benchmarks import live, table
 from workbench.ui.benchmarks.making import Making, refusal
 from workbench.ui.benchmarks.results import Results
 from workbench.ui.catalogue import Catalogue
@@ -30,7 +28,6 @@ from workbench.ui.markup import html
 
 ROWS: Final = 50
 """The newest runs that the tab shows."""
-COLUMNS: Final = ("name", "begun", "status", "cells", "trials", "SLO", "run")
 
 _EVERY_S: Final = 1.0
 _QUERY_S: Final = 30.0
@@ -77,15 +74,8 @@ class BenchmarksTab:
             elem_classes=["wb-small"],
         )
         self._notice = html("", elem_id="bench-notice", elem_classes=["wb-notices"])
-        self._table = gr.Dataframe(
-            value=table([]),
-            headers=list(COLUMNS),
-            interactive=False,
-            show_label=False,
-            label="Runs",
-            buttons=[],
-            max_height=230,
-            elem_id="bench-table",
+        self._table = gr.HTML(
+            "", apply_default_css=False, js_on_load=rows.SCRIPT, elem_id="bench-table"
         )
         with gr.Row(elem_classes=["wb-tools"]):
             self._chosen = gr.Dropdown(
@@ -129,7 +119,8 @@ class BenchmarksTab:
         self.timer.tick(self._look, [self._seen, self._chosen], self._looked, **silent)
         self._refresh.click(self._anew, self._chosen, self._looked, **silent)
         # A click in the table chooses the run; to choose one shows it.
-        self._table.select(self._picked, None, self._chosen, queue=False, **_QUICK)
+        self._table.click(self._picked, None, self._chosen, queue=False, **_QUICK)
+        self._chosen.change(None, self._chosen, None, js=rows.follow("bench-table"))
         self._chosen.change(
             self._show,
             [self._chosen, self._against],
@@ -210,15 +201,13 @@ class BenchmarksTab:
         except WorkbenchError as problem:
             shown[0] += notices.error_card(problem)
             return [*shown, *[gr.skip()] * 3, now]
-        entries = [(label(run), run["run_id"]) for run in runs]
+        entries = [(table.label(run), run["run_id"]) for run in runs]
         ended = [run["run_id"] for run in runs if run["status"] != "active" and run["trials"]]
         if chosen is None and ended:
             chosen = ended[0]
-        if not runs:
-            shown[0] += EMPTY
         return [
             *shown,
-            gr.update(value=table(runs), visible=bool(runs)),
+            table.render(runs, chosen),
             gr.update(choices=entries, value=chosen),
             gr.update(choices=[("nothing", ""), *entries]),
             now,
@@ -226,8 +215,8 @@ class BenchmarksTab:
 
     # -- one run, and two
 
-    async def _picked(self, event: gr.SelectData) -> Any:
-        return event.row_value[-1] if event.row_value else gr.skip()
+    async def _picked(self, event: gr.EventData) -> Any:
+        return str(event._data.get("id", "")) or gr.skip()
 
     async def _show(self, chosen: str | None, against: str | None) -> list[Any]:
         status = await asyncio.to_thread(self._status, chosen) if chosen else ""
@@ -282,33 +271,3 @@ class BenchmarksTab:
 
 
 _QUICK: Final[dict[str, Any]] = {"show_progress": "hidden", "api_visibility": "private"}
-EMPTY: Final = (
-    '<div class="wb-empty"><strong>No run yet</strong><span>Choose a ready spec and start it: '
-    "<code>quick</code> takes under two minutes with the demo model. Runs of "
-    "<code>workbench bench run</code> appear here as well.</span></div>"
-)
-
-
-def table(runs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """A row a run."""
-    rows = [
-        (
-            run["name"],
-            _time(run),
-            run["status"],
-            *(DASH if run["status"] == "active" else f"{run[n]:,}" for n in ("cells", "trials")),
-            {None: DASH, True: "kept", False: "missed"}[run["slo_met"]],
-            run["run_id"],
-        )
-        for run in runs
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
-
-
-def label(run: dict[str, Any]) -> str:
-    """A line of the pickers."""
-    return f"{run['name']}  ·  {_time(run)}  ·  {run['status']}  ·  {run['run_id']}"
-
-
-def _time(run: dict[str, Any]) -> str:
-    return str(run["created_at"])[5:16].replace("T", " ")
