@@ -84,7 +84,7 @@ class Console:
                 min_width=140,
             )
             self._save = _button("Save", "sql-save")
-            self._forget = _button("Forget", "sql-forget")
+            self._delete = _button("Delete", "sql-delete")
         self._sql = gr.Code(
             value=kept[0].sql,
             language="sql",
@@ -154,7 +154,7 @@ class Console:
         keeping = [self._kept, self._name, self._notice]
         self._kept.input(self._choose, self._kept, [self._sql, self._name], **QUIET)
         self._save.click(self._keep, [self._name, self._sql], keeping, **QUIET)
-        self._forget.click(self._drop, self._kept, keeping, **QUIET)
+        self._delete.click(self._drop, self._kept, keeping, **QUIET)
         tables.expand(self._list, None, self._tables, **QUIET)
 
     # -- running
@@ -269,7 +269,7 @@ class Console:
     def _drop(self, name: str | None) -> list[Any]:
         query = self._queries.get(name or "")
         if query is None or not query.own:
-            why = "Choose one of your own first; those of the workbench stay."
+            why = "Choose one of your own first; those marked ready stay."
             return [gr.skip(), gr.skip(), notices.note(why)]
         try:
             self._queries.delete(query.name)
@@ -279,7 +279,7 @@ class Console:
         return [
             gr.update(choices=kept, value=None),
             "",
-            notices.note(f"{query.name} is forgotten."),
+            notices.note(f"{query.name} is deleted."),
         ]
 
     async def _list(self) -> str:
