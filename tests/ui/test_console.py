@@ -74,6 +74,6 @@ async def test_queries_are_kept_by_name(console: Console) -> None:
     assert "INVALID_REQUEST" in console._keep("", "SELECT 1")[2]
     assert console._keep("mine", "SELECT 41 + 1 AS n")[0]["value"] == "mine"
     assert console._choose("mine") == ["SELECT 41 + 1 AS n", "mine"]
-    assert "forgotten" in console._drop("mine")[2]
-    assert "those of the workbench stay" in console._drop("mine")[2]
+    assert "deleted" in console._drop("mine")[2]
+    assert "those marked ready stay" in console._drop("mine")[2]
     assert "stream_sessions" in await console._list()
