@@ -59,7 +59,9 @@ def test_free_places_are_taken_in_order() -> None:
 
 def test_least_recently_used_idle_model_is_evicted() -> None:
     full = snapshot([ticket(9, "c")], {"a": resident(5), "b": resident(3)}, max_resident=2)
-    assert went(plan(full)) == [(9, ("b",))]
+    planned = plan(full)
+    assert went(planned) == [(9, ("b",))]
+    assert planned.grants[0].after == ("b",), "not before it has left"
 
 
 def test_model_in_use_is_never_evicted() -> None:
@@ -69,6 +71,7 @@ def test_model_in_use_is_never_evicted() -> None:
     planned = plan(snapshot([ticket(9, "c")], models, max_resident=2))
     assert reason(planned, 9) == "all places for resident models are in use"
     assert planned.waits[9].evicts == ("b",), "who will leave for it"
+    assert planned.waits[9].may_hold == {}, "it is not its own answers that must end"
 
 
 def test_one_generation_per_model_unless_it_allows_more() -> None:
@@ -132,6 +135,7 @@ def test_requests_to_a_resident_model_go_on_as_far_as_their_context_fits() -> No
     assert reason(planned, 3) == (
         "its prompt and answer may take 200 MB more memory, 100 MB of it missing, in use by a"
     )
+    assert planned.waits[3].may_hold == {"host": 900 * MB}, "once so little is left of its answers"
     busy = plan(snapshot(waiting[:1], {"a": talking(200, 200)}, limit=900 * MB))
     assert went(busy) == []
     assert went(plan(snapshot(waiting[:1], {"a": talking(200)}, limit=900 * MB))) == [(1, ())]
@@ -142,6 +146,22 @@ def test_a_long_request_makes_the_rows_of_all_as_long() -> None:
     long = snapshot([ticket(1, "a", tokens=200)], models, limit=900 * MB)
     assert went(plan(long)) == []
     assert went(plan(replace(long, limits={"host": 1000 * MB}))) == [(1, ())]
+
+
+def test_a_shorter_request_does_not_pass_a_longer_one_for_the_same_model() -> None:
+    models = {"a": talking(100, 100)}
+    long, short = ticket(1, "a", tokens=200), ticket(2, "a", tokens=100)
+    planned = plan(snapshot([long, short], models, limit=900 * MB))
+    assert went(planned) == []
+    assert planned.waits[2] == planned.waits[1]
+    assert went(plan(snapshot([short], models, limit=900 * MB))) == [(2, ())], "it would fit"
+
+
+def test_who_lacks_room_for_its_answer_waits_for_others_before_its_own() -> None:
+    models = {"a": talking(100), "b": resident(2, running=1, size=400 * MB)}
+    planned = plan(snapshot([ticket(1, "a", tokens=100)], models, limit=950 * MB))
+    assert planned.waits[1].evicts == ("b",)
+    assert planned.waits[1].may_hold == {}
 
 
 def test_what_others_answer_takes_its_room_too() -> None:
@@ -242,13 +262,16 @@ def test_who_waits_for_other_programs_is_refused_once_its_patience_is_over(exclu
     assert waits.again_s == 20.0
     over = plan(replace(snapshot(ask, models, **how), now_s=20.0, patience_s=PATIENCE_S))
     assert [(r.ticket.number, r.cause) for r in over.refusals] == [(9, "others")]
+    assert over.again_s == float("inf"), "nobody's patience is still to run out"
     assert went(over) == [(10, ())], "nobody else is kept waiting by it"
 
 
 def test_idle_models_leave_when_the_limits_fall() -> None:
     models = {"a": resident(1, size=4), "b": resident(2, size=4), "c": resident(3, size=4)}
     now = Snapshot([], models, 9, limits={"host": 9}, capacity={"host": 20})
-    assert [trim.model for trim in plan(now).trims] == ["a"]
+    (trim,) = plan(now).trims
+    assert trim.model == "a"
+    assert trim.reason == "0 MB more are held than the budget allows now"
 
 
 def test_models_in_one_process_are_leased_and_leave_together() -> None:
@@ -295,6 +318,7 @@ def test_load_that_failed_just_now_evicts_nobody() -> None:
     planned = plan(snapshot([ticket(9, "b")], models, max_resident=1))
     assert planned.grants == ()
     assert planned.refusals[0].cause == "failed"
+    assert planned.refusals[0].reason == "its last load failed"
     assert went(plan(snapshot([ticket(9, "b")], models, max_resident=2))) == [(9, ())]
 
 
@@ -312,6 +336,16 @@ def test_benchmark_that_has_waited_long_enough_goes_first() -> None:
     waiting = [ticket(1, "a", priority=BENCHMARK), ticket(2, "a", arrived_s=99)]
     bounds = {Priority.INTERACTIVE: 50.0, BENCHMARK: 90.0}
     assert went(plan(snapshot(waiting, now_s=100.0, patience_s=bounds))) == [(1, ())]
+    loads = [waiting[0], ticket(2, "b", arrived_s=99)]
+    first = plan(snapshot(loads, max_resident=1, now_s=100.0, patience_s=bounds))
+    assert went(first) == [(1, ())], "whatever the other would load"
+
+
+def test_an_overdue_request_is_not_passed_by_one_for_the_same_model() -> None:
+    waiting = [ticket(1, "a"), ticket(2, "a", arrived_s=10)]
+    models = {"a": resident(running=1, concurrency=2)}
+    late = snapshot(waiting, models, now_s=65.0, patience_s={Priority.INTERACTIVE: 60.0})
+    assert went(plan(late)) == [(1, ())]
 
 
 def test_requests_for_a_model_in_memory_pass_one_that_waits_for_a_load() -> None:
@@ -324,7 +358,7 @@ def test_they_pass_it_no_more_once_it_is_overdue() -> None:
     """But those that had come before that still do: one load serves them all."""
     waiting = [
         ticket(8, "c"),
-        ticket(9, "a", arrived_s=30),
+        ticket(9, "a", arrived_s=60),
         ticket(10, "a", arrived_s=61),
     ]
     full = snapshot(
@@ -367,14 +401,36 @@ def test_quick_load_goes_first_and_the_wait_makes_up_for_a_slow_one() -> None:
     assert went(plan(snapshot(late, models, max_resident=1, now_s=200.0))) == [(1, ())]
 
 
+def test_loads_of_less_than_a_second_are_told_apart() -> None:
+    models = {"slow": Model(load_s=1.0), "quick": Model(load_s=0.5), "at once": Model(load_s=0.0)}
+    waiting = [ticket(1, "slow"), ticket(2, "quick")]
+    assert went(plan(snapshot(waiting, models, max_resident=1, now_s=10.0))) == [(2, ())]
+    waiting.append(ticket(3, "at once"))
+    assert went(plan(snapshot(waiting, models, max_resident=1, now_s=10.0))) == [(3, ())]
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_a_model_that_is_waited_for_leaves_for_another_only_when_nothing_runs(loads: bool) -> None:
+    """The request for it, which runs alone, could not go on yet."""
+    waiting = [ticket(1, "a"), ticket(2, "b", exclusive=True)]
+    models = {
+        "a": wanted(5) if loads else Model(resident=True, held={"host": 1}, need={"host": 5}),
+        "b": resident(1, size=5),
+        "c": resident(2, size=1, running=1),
+    }
+    assert went(plan(snapshot(waiting, models, limit=10))) == []
+    models["c"] = resident(2, size=1)
+    assert went(plan(snapshot(waiting, models, limit=10)))[0] == (1, ("b",))
+
+
 def test_model_in_demand_leaves_only_when_waiting_has_cost_more_than_its_reload() -> None:
     models = {"hot": resident(load_s=10, gap_s=4.0)}
     early = snapshot([ticket(1, "b")], models, max_resident=1, now_s=5.0)
     planned = plan(early)
     assert went(planned) == []
     assert reason(planned, 1) == (
-        "hot is asked for again sooner than it reloads; it leaves once waiting has cost more time "
-        "than that reload will"
+        "asked for again sooner than reloaded: hot; to be evicted once waiting has cost more time "
+        "than reloading will"
     )
     assert planned.waits[1].evicts == ("hot",)
     assert planned.waits[1].foreseeable
@@ -386,6 +442,9 @@ def test_model_in_demand_leaves_only_when_waiting_has_cost_more_than_its_reload(
     even = {"hot": resident(load_s=10, gap_s=10.0)}
     assert went(plan(replace(early, models={**early.models, **even}))) == [(1, ("hot",))]
     assert went(plan(replace(early, now_s=30.0))) == [(1, ("hot",))]
+    two = {name: resident(use, size=4, load_s=10, gap_s=4.0) for use, name in enumerate("gh")}
+    crowd = plan(snapshot([ticket(1, "b")], {**two, "b": wanted(8)}, limit=10, now_s=5.0))
+    assert reason(crowd, 1).startswith("asked for again sooner than reloaded: g, h;")
     cool = snapshot([ticket(1, "b")], {"hot": resident(load_s=10, gap_s=11.0)}, max_resident=1)
     assert went(plan(cool)) == [(1, ("hot",))]
 
@@ -399,7 +458,9 @@ def test_exclusive_waits_for_silence_and_is_not_passed() -> None:
     assert went(busy) == []
     assert reason(busy, 1) == "waits until nothing else runs"
     assert reason(busy, 2) == "another request waits to run alone"
-    assert went(plan(snapshot([alone, later]))) == [(1, ())]
+    begins = plan(snapshot([alone, later]))
+    assert went(begins) == [(1, ())]
+    assert reason(begins, 2) == "another request runs alone"
     beside = plan(snapshot([later], exclusive_running=True))
     assert reason(beside, 2) == "another request runs alone"
 
@@ -410,10 +471,27 @@ def test_model_of_the_next_exclusive_request_is_prefetched_if_both_fit() -> None
     prefetch = plan(snapshot([alone], models, limit=10)).prefetch
     assert prefetch is not None
     assert prefetch.model == "a"
-    assert "while c answered" in prefetch.reason
+    assert prefetch.reason == (
+        "prefetched while c answered: the next request runs alone, and both fit"
+    )
+    assert prefetch.after == ()
     assert plan(snapshot([alone], models, limit=8)).prefetch is None
     loading = {**models, "a": resident(size=5, loading=True)}
     assert plan(snapshot([alone], loading, limit=10)).prefetch is None, "once"
+    fails = {**models, "a": wanted(5, doomed=True)}
+    assert plan(snapshot([alone], fails, limit=10)).prefetch is None
+    leaves = snapshot([alone], models, limit=20, unloading={"a": {"host": 5}})
+    assert plan(leaves).prefetch is None, "before it has left it cannot come back"
+    other = plan(replace(leaves, unloading={"b": {"host": 5}})).prefetch
+    assert other is not None
+    assert other.after == ("b",)
+    several = {**models, "b": resident(running=1)}
+    ahead = plan(snapshot([alone], several, limit=10)).prefetch
+    assert ahead is not None
+    assert ahead.reason.startswith("prefetched while b, c answered:")
+    loads = plan(snapshot([alone], {"b": resident(loading=True)})).prefetch
+    assert loads is not None
+    assert loads.reason.startswith("prefetched while others answered:")
 
 
 def test_prefetch_leaves_the_room_that_one_ahead_waits_for() -> None:
@@ -438,3 +516,7 @@ def test_reasons_of_loads_say_what_decided() -> None:
     (first, second) = plan(snapshot(waiting, models, max_resident=1)).grants
     assert first.reason == "2 requests want it; in place of b, least recently used and idle"
     assert second.reason == "in memory"
+    later = snapshot([ticket(1, "a", arrived_s=5)], now_s=70.0)
+    assert plan(later).grants[0].reason == "nothing else is in memory"
+    overdue = plan(replace(later, patience_s={Priority.INTERACTIVE: 60.0}))
+    assert overdue.grants[0].reason == "first in line after 65 s; nothing else is in memory"

@@ -264,8 +264,8 @@ class _Planner:
         enough_s = self._snapshot.now_s + (price_s - paid_s) / len(group)
         self._again_s = min(self._again_s, enough_s)
         wait = Wait(
-            f"{', '.join(dear)} is asked for again sooner than it reloads; it leaves once waiting "
-            "has cost more time than that reload will",
+            f"asked for again sooner than reloaded: {', '.join(dear)}; to be evicted once waiting "
+            "has cost more time than reloading will",
             evict,
         )
         self._waits[ticket.number] = self._blocked[ticket.model] = wait
