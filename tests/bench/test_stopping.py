@@ -103,6 +103,7 @@ async def test_a_run_ends_when_it_is_decided_which_model_is_faster(
     spec = spec_of(models=["scripted/quick", "scripted/slow"], **paired(metric="itl_p50_s"))
     outcome = await Runner(LocalRoad(engine, "test"), engine.settings, spec).run()
     assert "stopped after 2 repeats: itl_p50_s is decided" in outcome.notes
+    assert not any("cannot be met" in note for note in outcome.notes)
     assert [cell["results"]["trials"] for cell in outcome.cells.values()] == [28, 28]
     evidence = await asyncio.to_thread(gather, engine.store.query, outcome.run_id)
     first = next(
@@ -114,6 +115,10 @@ async def test_a_run_ends_when_it_is_decided_which_model_is_faster(
 
 async def test_a_run_that_decides_nothing_says_so_and_goes_to_its_end(run: Run) -> None:
     outcome = await run(**{**paired(metric="e2e_s"), "prompts": {"count": 5}})
+    assert outcome.notes[0] == (
+        "stop.decided cannot be met, all repeats are run: it takes 7 independent prompts (pairs of "
+        "cells: 1, looks: 3), and there are 5"
+    )
     assert "e2e_s is not decided after all 8 repeats for 1 of 1 pairs of cells" in outcome.notes
     assert [cell["results"]["trials"] for cell in outcome.cells.values()] == [40, 40]
 

@@ -18,6 +18,7 @@ from workbench.analysis.statistics import (
     share,
 )
 from workbench.bench.evidence import CellEvidence
+from workbench.bench.stopping import ALPHA, fewest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,6 @@ PAIRWISE: Final = "pairwise"
 """The figure of a judge's preferences: the share that b won less the share that a won."""
 ALL_PAIRS: Final = 6
 """With more cells than this each is compared with the first only."""
-ALPHA: Final = 0.05
 _CHARS: Final = 0.03
 """Characters of a token that differ by more are of different tokenizers."""
 _PROMPT: Final = ["task", "item", "turn"]
@@ -131,7 +131,7 @@ def adjusted(found: Sequence[Comparison], asked: tuple[str, int] | None = None) 
         (1, [i for i, one in enumerate(found) if one.figure != figure]),
     ):
         p_values = holm([_times(found[i].p, many) for i in family])
-        least = fewest_prompts(many * sum(p is not None for p in p_values))
+        least = fewest(sum(p is not None for p in p_values), many)
         for i, p in zip(family, p_values, strict=True):
             adjusted[i] = replace(found[i], p=p, least=least)
     return [adjusted[i] for i in range(len(found))]
@@ -139,11 +139,6 @@ def adjusted(found: Sequence[Comparison], asked: tuple[str, int] | None = None) 
 
 def _times(p: float | None, looks: int) -> float | None:
     return None if p is None else min(1.0, p * looks)
-
-
-def fewest_prompts(comparisons: int) -> int:
-    """Fewest prompts of which signs alone show anything: n agree by chance 2 times in 2^n."""
-    return math.ceil(math.log2(2 * max(comparisons, 1) / ALPHA))
 
 
 def speed(a: CellEvidence, b: CellEvidence, figure: str, axis: Axis = "model") -> Comparison | None:

@@ -46,7 +46,7 @@ class Dataset:
     @property
     def clusters(self) -> int:
         """How many independent groups of items there are."""
-        return len({item.cluster or item.id for item in self.items})
+        return len({item.family for item in self.items})
 
 
 class _Row(NamedTuple):

@@ -29,8 +29,30 @@ class Enough:
     def __init__(self, spec: Spec, cells: Sequence[Cell]) -> None:
         self._spec = spec
         self._pairs = list(comparable(cells))
+        self._families = {
+            cell.cell_id: len({(q.task, q.item.family) for q in cell.workload.questions})
+            for cell in cells
+        }
         self._looks = stopping.looks(spec.stop.min_repeats, max(spec.repeats, 1))
         self._answers: Mapping[Hashable, stopping.Answer] = {}
+
+    def hopeless(self) -> str | None:
+        """Why ``stop.decided`` can never be, in words: too few prompts; None if it can.
+
+        Prompts of one cluster count as one.
+        """
+        if not self._spec.stop.decided or not self._pairs:
+            return None
+        least = stopping.fewest(len(self._pairs), len(self._looks))
+        prompts = [min(self._families[a], self._families[b]) for a, b in self._pairs]
+        short = [count for count in prompts if count < least]
+        if not short:
+            return None
+        return (
+            f"stop.decided cannot be met, all repeats are run: it takes {least} independent "
+            f"prompts (pairs of cells: {len(prompts)}, looks: {len(self._looks)}), and there are "
+            f"{min(short)}"
+        )
 
     async def look(
         self, road: Road, run_id: str, repeats: int, planned: Mapping[str, int]

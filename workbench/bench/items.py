@@ -36,6 +36,11 @@ class Item:
         """The last message: the question itself."""
         return self.messages[-1].content
 
+    @property
+    def family(self) -> str:
+        """What its score hangs together with: its cluster, or itself alone."""
+        return self.cluster or self.id
+
     @classmethod
     def of(cls, id: str, prompt: str, **rest: Any) -> Item:
         """An item of one user message."""

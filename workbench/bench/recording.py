@@ -170,7 +170,7 @@ def trial_row(
         "session_id": session_id,
         "task": question.task,
         "item": question.item.id,
-        "family": question.item.cluster or question.item.id,
+        "family": question.item.family,
         "repeat": trial.repeat,
         "turn": trial.turn,
         "prefix": prefix_of(spec, trial.cell),

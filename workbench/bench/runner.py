@@ -294,6 +294,8 @@ class Runner:
         for cell in cells:
             self._expect(cell, totals[cell.cell_id])
         enough, repeat = Enough(self._spec, cells), 0
+        if told := enough.hopeless():
+            self._note(told)
         planned: Counter[str] = Counter()
         for block in plan.blocks(self._spec, cells):
             if block.repeat != repeat:

@@ -89,19 +89,26 @@ def decided(
         margin: a ratio's distance from 1 that does not matter, 0.05 for 5 %.
         alpha: chance that any question gets a wrong answer at any look.
     """
-    level = alpha / looks / max(1, len(questions))
+    level = _level(len(questions), looks, alpha)
     answers = dict(earlier or {})
     for name, means in questions.items():
         if name in answers:
             continue
-        # Swapped labels of n prompts cannot give a p below 2 / 2**n: with fewer there is no answer.
-        if len(means) < MIN_PROMPTS or 2.0 ** (1 - len(means)) > level:
+        if len(means) < fewest(len(questions), looks, alpha):
             continue
         if sign_flip_p(means, smallest=level) <= level:
             answers[name] = "b is higher" if math.fsum(means) > 0 else "a is higher"
         elif margin is not None and _within(means, 1 - level, math.log1p(margin)):
             answers[name] = "no more than the margin apart"
     return Verdict(answers, tuple(q for q in questions if q not in answers), level)
+
+
+def fewest(questions: int, looks: int, alpha: float = ALPHA) -> int:
+    """Fewest prompts that can show anything about one of so many questions at so many looks.
+
+    Swapped labels of n prompts cannot give a p below 2 / 2**n.
+    """
+    return max(MIN_PROMPTS, math.ceil(1 - math.log2(_level(questions, looks, alpha))))
 
 
 def known(questions: Mapping[Hashable, Sequence[float]], within: float) -> tuple[Hashable, ...]:
@@ -118,6 +125,10 @@ def known(questions: Mapping[Hashable, Sequence[float]], within: float) -> tuple
         for name, means in questions.items()
         if len(means) < MIN_PROMPTS or _half_width(means, LEVEL) > most
     )
+
+
+def _level(questions: int, looks: int, alpha: float) -> float:
+    return alpha / looks / max(1, questions)
 
 
 def _within(means: Sequence[float], level: float, bound: float) -> bool:

@@ -128,7 +128,7 @@ def score_row(
         "scorer": scorer,
         "task": dataset,
         "item": item.id,
-        "family": item.cluster or item.id,
+        "family": item.family,
         "score": score.value,
         "passed": score.passed,
         "details": dict(score.details),
