@@ -6,11 +6,11 @@ import asyncio
 import datetime as dt
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from workbench import logs
+from workbench.background import Background
 from workbench.errors import WorkbenchError
 from workbench.providers.base import Provider
 
@@ -28,7 +28,7 @@ class Seen:
     monotonic_s: float
 
 
-class RuntimeWatch:
+class RuntimeWatch(Background):
     """Asks every runtime now and then. Belongs to one event loop.
 
     Beside a generation nothing is asked: its tokens would be late by it. Its own requests tell
@@ -56,12 +56,6 @@ class RuntimeWatch:
         self._seen: dict[str, Seen] = {}
         self._problems: dict[str, WorkbenchError | None] = {}
         self._residents: Mapping[str, frozenset[str]] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look, at once if nothing generates; without effect the second time."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="runtimes")
 
     def last_good(self, name: str) -> Seen | None:
         """When a runtime last answered; None: never since the start."""
@@ -74,13 +68,6 @@ class RuntimeWatch:
         if residents != self._residents:
             self._residents = residents
             await self._on_change()
-
-    async def close(self) -> None:
-        """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     async def _run(self) -> None:
         while True:

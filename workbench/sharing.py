@@ -8,13 +8,13 @@ comes again is stored once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from workbench import logs
+from workbench.background import Background
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.jobs import Reporter
 from workbench.settings import Settings
@@ -142,7 +142,7 @@ def _batches(found: Sequence[Shareable]) -> Iterator[list[Shareable]]:
     yield batch
 
 
-class Courier:
+class Courier(Background):
     """Shares what is new every so often, while nothing is generated.
 
     Args:
@@ -156,19 +156,11 @@ class Courier:
         self._every_s = every_s
         self._busy = busy
         self._stop = threading.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, in the running event loop."""
-        self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
         """End, after the request that is under way."""
         self._stop.set()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await super().close()
 
     async def _run(self) -> None:
         reason = ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from workbench.background import Background
 from workbench.bench.asking import prefix_of
 from workbench.bench.plan import Cell, Trial
 from workbench.bench.road import Road
@@ -28,7 +28,7 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-class Recorder:
+class Recorder(Background):
     """Writes rows in groups, in the background; :meth:`flush` waits until all are on disk.
 
     Args:
@@ -40,12 +40,7 @@ class Recorder:
         self._waiting: dict[str, list[Mapping[str, Any]]] = {}
         self._count = 0
         self._writing = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
         self._failed: BaseException | None = None
-
-    def start(self) -> None:
-        """Begin, in the running loop."""
-        self._task = asyncio.create_task(self._run(), name="bench recorder")
 
     async def add(self, table: str, row: Mapping[str, Any]) -> None:
         """Take a row; waits only when the log is far behind.
@@ -71,10 +66,7 @@ class Recorder:
 
     async def close(self) -> None:
         """Write what waits and stop."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await super().close()
         await self.flush()
 
     async def _run(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+
+from workbench.background import Background
 
 INTERVAL_S: Final = 0.1
 WINDOW: Final = 600
@@ -24,7 +25,7 @@ class Lag:
     samples: int
 
 
-class LagSampler:
+class LagSampler(Background):
     """Sleeps for an interval again and again and notes how much longer it took.
 
     A timer that the system wakes late counts as well: it too makes streams late.
@@ -43,20 +44,6 @@ class LagSampler:
         self._on_sample = on_sample
         self._interval_s = interval_s
         self._samples: deque[float] = deque(maxlen=WINDOW)
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, in the running loop."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="lag sampler")
-
-    async def close(self) -> None:
-        """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
 
     @property
     def lag(self) -> Lag:

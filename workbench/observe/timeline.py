@@ -9,10 +9,10 @@ import asyncio
 import datetime as dt
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from workbench import logs
+from workbench.background import Background
 from workbench.budget import HOST
 from workbench.engine import Engine
 
@@ -36,7 +36,7 @@ class Reading:
     """Devices with an alert."""
 
 
-class MemoryTimeline:
+class MemoryTimeline(Background):
     """Notes a reading now and then. Use it from the engine's event loop.
 
     Args:
@@ -48,25 +48,11 @@ class MemoryTimeline:
         settings = engine.settings
         self._every_s = settings.workbench_timeline_s
         self._readings: deque[Reading] = deque(maxlen=settings.workbench_timeline_readings)
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def readings(self) -> tuple[Reading, ...]:
         """All that are kept, the oldest first."""
         return tuple(self._readings)
-
-    def start(self) -> None:
-        """Begin, in the running loop."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="timeline")
-
-    async def close(self) -> None:
-        """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
 
     def note(self) -> Reading:
         """Take a reading now."""
