@@ -41,6 +41,7 @@ class LiveServer:
             "WORKBENCH_DB": str(folder / "workbench.duckdb"),
             "WORKBENCH_PORT": str(self.port),
             "WORKBENCH_OFFLINE": "true",
+            "HF_MODEL_PATH": str(folder / "models"),
             "HF_HUB_CACHE": str(folder / "hub-cache"),
             "OLLAMA_HOST": "127.0.0.1:9",
             **environment,

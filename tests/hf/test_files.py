@@ -25,6 +25,8 @@ def only(root: Path) -> files.ModelInfo:
 def test_an_absent_or_empty_folder_has_no_models(tmp_path: Path) -> None:
     assert files.scan(tmp_path / "absent") == []
     assert files.scan(tmp_path) == []
+    assert not files.any_there(tmp_path / "absent")
+    assert not files.any_there(tmp_path)
 
 
 def test_a_nested_folder_is_a_model_with_its_facts(tmp_path: Path) -> None:
@@ -32,6 +34,7 @@ def test_a_nested_folder_is_a_model_with_its_facts(tmp_path: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     info = only(tmp_path)
+    assert files.any_there(tmp_path)
     assert info.id == "huggingface/org/name"
     assert info.status == "available"
     assert (info.format, info.dtype, info.parameters) == ("safetensors", "float32", 64)

@@ -260,6 +260,21 @@ async def test_a_load_that_is_given_up_at_its_end_leaves_no_worker(
     assert workers_of(zygote) == before
 
 
+async def test_imports_begin_at_the_start_if_there_is_a_model(
+    make_provider: MakeProvider, tiny_models: Path, tmp_path: Path
+) -> None:
+    """Its own environment, so that the zygote is nobody else's."""
+
+    def zygotes() -> set[int]:
+        return {child.pid for child in psutil.Process().children()}
+
+    before = zygotes()
+    make_provider(tmp_path / "none", workbench_wait_policy="active").prewarm()
+    assert zygotes() <= before
+    make_provider(tiny_models, workbench_wait_policy="active").prewarm()
+    assert zygotes() - before
+
+
 def workers_of(zygote: Lease) -> set[int]:
     return {child.pid for child in psutil.Process(zygote.zygote().pid).children()}
 

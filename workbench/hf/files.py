@@ -30,7 +30,7 @@ from workbench.hf.folder import (
 )
 from workbench.types import ModelInfo
 
-__all__ = ["ModelFile", "ModelInfo", "find", "model_files", "resolve", "scan"]
+__all__ = ["ModelFile", "ModelInfo", "any_there", "find", "model_files", "resolve", "scan"]
 
 _MAX_DEPTH: Final = 4
 _NAME_PART: Final = re.compile(r"^[^\W_][\w .+@=,()\[\]-]{0,150}$")
@@ -55,6 +55,12 @@ def model_files(root: Path, hub_cache: Path | None = None) -> list[ModelFile]:
         for model in _models(place):
             found.setdefault(model.name, model)
     return sorted(linked(list(found.values())), key=lambda model: model.info.id)
+
+
+def any_there(root: Path, hub_cache: Path | None = None) -> bool:
+    """Whether :func:`scan` would find anything, usable or not. Stops at the first."""
+    places = _places(root, hub_cache)
+    return any(True for place in places for _ in _models(place))
 
 
 def find(root: Path, name: str, hub_cache: Path | None = None) -> ModelFile:

@@ -114,8 +114,12 @@ class HuggingFaceModelManager:
         return self._settings.hf_model_path
 
     def prewarm(self) -> None:
-        """Start the zygote now, so that the first load does not wait for its imports."""
-        self._lease.zygote()
+        """Start the zygote now, so that the first load does not wait for its imports.
+
+        Not where there is no model: it takes seconds of a core and hundreds of megabytes.
+        """
+        if files.any_there(self.root, self._settings.hub_cache):
+            self._lease.zygote()
 
     async def scan(self) -> list[ModelInfo]:
         """All models on disk."""
