@@ -72,6 +72,9 @@ class PlayedRoad:
         self.asking_s = 0.0
         """Time spent in the provider and in building its records."""
 
+    async def check(self, model: str) -> None:
+        """The schedules are there."""
+
     async def ask(
         self, request: ChatRequest, on_event: Callable[[StreamEvent], None]
     ) -> StreamSession:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import bench_scale
 from tests.bench.conftest import Run, rows, spec_of
 from tests.conftest import EngineFactory
 from workbench.bench.comparisons import compare
@@ -21,6 +22,8 @@ from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.huggingface import HuggingFaceProvider
 from workbench.providers.scripted import Schedule, steady
+from workbench.settings import Settings
+from workbench.store import Store
 
 PAIRS = """
 SELECT task, item, repeat, turn, count(DISTINCT cell_id) AS cells, count(*) AS rows
@@ -375,3 +378,10 @@ async def test_a_log_that_takes_nothing_any_more_ends_the_run_with_its_reason(
     monkeypatch.setattr(road, "log", full)
     with pytest.raises(WorkbenchError, match="The disk is full"):
         await Runner(road, engine.settings, spec_of(repeats=100_000)).run()
+
+
+async def test_the_benchmark_of_many_trials_still_runs(store: Store, settings: Settings) -> None:
+    found = await bench_scale.trials(store, settings, bench_scale.QUESTIONS)
+    assert found["trials"] == bench_scale.QUESTIONS
+    rate = await bench_scale.rate(store, settings, per_s=100, seconds=0.2)
+    assert rate["trials"] > 0
