@@ -11,7 +11,8 @@ from tests.rotation.desk import Desk
 from tests.rotation.test_policy import reason, resident, snapshot, ticket, wanted, went
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.rotation.policy import plan
-from workbench.rotation.snapshot import Model
+from workbench.rotation.runners import apart, together
+from workbench.rotation.snapshot import Decision, Grant, Model, Plan, Refusal
 
 PAIR = frozenset({"a5", "b5"})
 TWINS = frozenset({"a", "b"})
@@ -136,3 +137,134 @@ def test_what_another_program_may_be_using_is_used_but_not_evicted() -> None:
     }
     assert went(plan(snapshot([ticket(9, "b")], models, limit=10))) == [(9, ())]
     assert went(plan(snapshot([ticket(9, "c")], models, limit=10))) == []
+
+
+def test_one_model_is_made_of_all_in_a_process() -> None:
+    a = Model(
+        resident=True,
+        running=2,
+        last_use=3,
+        need={"host": 6},
+        answering={"host": 7},
+        settled={"host": 2},
+        token_bytes={"host": 1},
+        tokens=(5, 6),
+        held={"host": 4},
+        concurrency=2,
+        counted=False,
+        pinned=True,
+        load_s=2.0,
+        gap_s=9.0,
+        shared=TWINS,
+        doomed=True,
+    )
+    b = Model(
+        resident=True,
+        loading=True,
+        running=1,
+        last_use=8,
+        need={"host": 5, "cuda:0": 1},
+        answering={"host": 8},
+        settled={"host": 3},
+        token_bytes={"host": 2},
+        tokens=(7,),
+        held={"host": 1},
+        concurrency=1,
+        counted=False,
+        load_s=1.0,
+        gap_s=4.0,
+        shared=TWINS,
+        foreign=True,
+    )
+    c = wanted(1)
+    merged, homes = together(snapshot([], {"b": b, "c": c, "a": a}))
+    assert homes == {"a": "a", "b": "a"}, "who holds the most"
+    both = Model(
+        resident=True,
+        loading=True,
+        running=3,
+        last_use=8,
+        need={"host": 6, "cuda:0": 1},
+        answering={"host": 8},
+        settled={"host": 3},
+        token_bytes={"host": 2},
+        tokens=(7, 5, 6),
+        held={"host": 5},
+        concurrency=2,
+        counted=False,
+        pinned=True,
+        load_s=2.0,
+        gap_s=4.0,
+        shared=TWINS,
+        foreign=True,
+    )
+    assert merged.models == {"a": both, "c": c}
+    doomed = replace(b, doomed=True)
+    assert together(snapshot([], {"a": a, "b": doomed}))[0].models["a"].doomed
+
+
+def test_only_what_is_asked_for_counts_and_only_what_is_there_is_measured() -> None:
+    idle = resident(5, size=4, shared=TWINS)
+    gone = wanted(9, shared=TWINS, settled={"host": 8})
+    models = {"a": idle, "b": gone}
+    for asked, need in (([], 9), ([ticket(1, "a")], 4), ([ticket(1, "b")], 9)):
+        merged, homes = together(snapshot(asked, models))
+        assert homes["b"] == "a", "which is in memory"
+        assert merged.models["a"].need == {"host": need}
+        assert merged.models["a"].held == {"host": 4}
+        assert merged.models["a"].settled == {}
+        assert merged.models["a"].resident
+        assert [t.model for t in merged.waiting] == ["a" for _ in asked]
+    busy = {**models, "a": replace(idle, running=1)}
+    assert together(snapshot([ticket(1, "c")], busy))[0].models["a"].need == {"host": 4}
+    absent = together(snapshot([], {"a": wanted(1, shared=TWINS), "b": gone}))[0].models["a"]
+    assert (absent.held, absent.resident) == (None, False)
+
+
+def test_a_process_goes_by_who_is_there_then_holds_most_then_was_used_last() -> None:
+    def home(a: Model, b: Model) -> str:
+        return together(snapshot([], {"a": a, "b": b}))[1]["a"]
+
+    there, gone = resident(1, size=1, shared=TWINS), wanted(9, last_use=9, shared=TWINS)
+    assert home(gone, there) == "b"
+    assert home(there, gone) == "a"
+    assert home(there, resident(1, size=2, shared=TWINS)) == "b"
+    assert home(resident(9, shared=TWINS), there) == "b", "unmeasured is nothing"
+    assert home(there, resident(2, size=1, shared=TWINS)) == "b"
+    assert home(there, resident(1, size=1, shared=TWINS)) == "a"
+
+
+def test_a_plan_is_told_in_the_names_that_were_asked_for() -> None:
+    models = {
+        "a": resident(1, size=2, shared=TWINS),
+        "b": wanted(2, shared=TWINS),
+        "c": wanted(1),
+        "x": wanted(1, shared=frozenset({"x", "y"})),
+        "y": wanted(1, shared=frozenset({"x", "y"})),
+    }
+    waiting = [
+        ticket(1, "b"),
+        ticket(2, "b"),
+        ticket(3, "a", exclusive=True),
+        ticket(4, "b", exclusive=True),
+        ticket(5, "x", exclusive=True),
+        ticket(6, "b"),
+    ]
+    leaves = {"y": {"host": 3}, "x": {"host": 1}, "c": {"host": 2}}
+    asked = snapshot(waiting, models, unloading=leaves)
+    merged, homes = together(asked)
+    assert merged.unloading == {"x": {"host": 4}, "c": {"host": 2}}
+    one, two = merged.waiting[:2]
+    planned = Plan(
+        (Grant(one, "in memory", (), ("c", "x")),),
+        {},
+        (6, 5, 4, 3),
+        (Refusal(two, "too large"),),
+        (),
+        Decision("a", "prefetched", ("x",)),
+    )
+    told = apart(planned, asked, homes)
+    assert told.grants == (Grant(waiting[0], "in memory", (), ("c", "x", "y")),)
+    assert told.refusals == (Refusal(waiting[1], "too large"),)
+    assert told.prefetch == Decision("b", "prefetched", ("x", "y")), "as the next one alone asks"
+    assert apart(replace(planned, prefetch=None), asked, homes).prefetch is None

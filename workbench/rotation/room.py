@@ -51,7 +51,7 @@ class Room:
 
     def needed(self, ticket: Ticket, *, alone: bool = False) -> DeviceBytes:
         """What the model needs with this request beside those that it answers, or alone."""
-        others = () if alone else self._tokens.get(ticket.model, ())
+        others = () if alone else self._tokens[ticket.model]
         return self.model(ticket).needed((*others, ticket.tokens))
 
     def growth(self, ticket: Ticket) -> DeviceBytes:
@@ -177,7 +177,7 @@ class Room:
         name = ticket.model
         own = self.footprints.get(name, _NOTHING)
         self.footprints[name] = larger(self.needed(ticket), own)
-        self._tokens[name] = (*self._tokens.get(name, ()), ticket.tokens)
+        self._tokens[name] = (*self._tokens[name], ticket.tokens)
         self.running[name] += 1
         self._use[name] = max(self._use.values()) + 1
 

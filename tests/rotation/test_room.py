@@ -1,0 +1,68 @@
+"""What is left while a plan is made; ``test_policy.py`` has the plans that come of it."""
+
+from __future__ import annotations
+
+from tests.rotation.test_policy import resident, snapshot, ticket, wanted
+from workbench.rotation.room import Room
+from workbench.rotation.snapshot import Model
+
+ON_BOTH = {"host": 4, "cuda:0": 3}
+
+
+def test_growth_is_told_for_each_device_of_what_is_needed() -> None:
+    """Of a model that is measured on one device so far, and holds more there than it needs."""
+    room = Room(snapshot([], {"a": Model(resident=True, held={"host": 5}, need=ON_BOTH)}))
+    assert room.growth(ticket(1, "a")) == {"host": 0, "cuda:0": 3}
+
+
+def test_kept_room_is_what_those_that_leave_do_not_give_back() -> None:
+    need = {"host": 6, "cuda:0": 3, "cuda:1": 1}
+    limits = {"host": 9, "cuda:0": 3, "cuda:1": 2}
+    models = {
+        "a": Model(resident=True, held={"host": 2, "cuda:1": 1}, need=need),
+        "b": resident(running=1, size=3),
+        "c": Model(need={"host": 4, "cuda:0": 1, "cuda:1": 1}),
+    }
+    room = Room(snapshot([], models, limits=limits))
+    asked = ticket(2, "c")
+    assert room.missing(asked) == ({}, 0)
+    room.reserve(ticket(1, "a"), ("b",))
+    assert room.missing(asked) == ({"host": 1, "cuda:0": 1}, 0)
+    assert room.reachable(asked), "it is not in the hands of other programs"
+    room.reserve(ticket(3, "a"), ())
+    assert room.missing(asked) == ({"host": 5, "cuda:0": 4}, 0), "each keeps its own"
+
+
+def test_kept_places_are_those_of_models_that_come_without_one_leaving() -> None:
+    models = {
+        "there": resident(),
+        "used": resident(2, running=1),
+        "free": resident(3, counted=False),
+        "comes": Model(),
+        "ours": Model(counted=False),
+        "asked": Model(),
+    }
+
+    def lacks(*reservations: tuple[str, tuple[str, ...]]) -> int:
+        room = Room(snapshot([], models, max_resident=3))
+        for name, evicts in reservations:
+            room.reserve(ticket(1, name), evicts)
+        return room.missing(ticket(2, "asked"))[1]
+
+    assert lacks() == 0
+    assert lacks(("comes", ())) == 1
+    assert lacks(("comes", ()), ("comes", ())) == 2
+    assert lacks(("comes", ("used",))) == 0
+    assert lacks(("comes", ("used", "there"))) == 0
+    assert lacks(("comes", ("used", "there")), ("comes", ())) == 1
+    assert lacks(("comes", ("free",))) == 1
+    assert lacks(("there", ())) == 0
+    assert lacks(("ours", ())) == 0
+
+
+def test_a_model_for_which_room_is_kept_leaves_for_nobody() -> None:
+    models = {"a": resident(size=5), "b": wanted(6)}
+    room = Room(snapshot([], models, limit=10))
+    assert room.victims(ticket(2, "b")) == ("a",)
+    room.reserve(ticket(1, "a"), ())
+    assert room.victims(ticket(2, "b")) is None
