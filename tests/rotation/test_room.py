@@ -15,6 +15,13 @@ def test_growth_is_told_for_each_device_of_what_is_needed() -> None:
     assert room.growth(ticket(1, "a")) == {"host": 0, "cuda:0": 3}
 
 
+def test_what_a_model_holds_already_need_not_fit() -> None:
+    models = {"a": resident(size=8), "b": Model(resident=True, held={"host": 7}, need={"host": 8})}
+    room = Room(snapshot([], models, limit=5))
+    assert room.missing(ticket(1, "a")) == ({}, 0)
+    assert room.missing(ticket(1, "b")) == ({"host": 11}, 0)
+
+
 def test_kept_room_is_what_those_that_leave_do_not_give_back() -> None:
     need = {"host": 6, "cuda:0": 3, "cuda:1": 1}
     limits = {"host": 9, "cuda:0": 3, "cuda:1": 2}
