@@ -256,7 +256,8 @@ def errors() -> str:
 
 @functools.cache
 def _application() -> Any:
-    from workbench.engine import Engine, build_router
+    from workbench.engine import Engine
+    from workbench.registration import build_router
     from workbench.server import create_app
     from workbench.store import Store
 

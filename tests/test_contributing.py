@@ -46,9 +46,9 @@ async def test_the_example_passes_its_own_test(
     await example[name](settings, store)  # type: ignore[operator]
 
 
-def test_its_line_has_the_form_of_those_in_the_engine() -> None:
+def test_its_line_has_the_form_of_the_others() -> None:
     ours = LINE.replace('"program"', '"scripted"').replace("Program", "Scripted")
-    assert ours in (ROOT / "workbench" / "engine.py").read_text()
+    assert ours in (ROOT / "workbench" / "registration.py").read_text()
 
 
 @pytest.mark.parametrize(

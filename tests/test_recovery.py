@@ -11,11 +11,12 @@ import pytest
 
 from tests.conftest import EngineFactory
 from workbench import recovery
-from workbench.engine import Engine, build_router
+from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.metrics import PHASES
 from workbench.providers.base import CancellationToken
 from workbench.providers.scripted import Schedule, ScriptedProvider, steady
+from workbench.registration import build_router
 from workbench.settings import load_settings
 from workbench.store import Store
 from workbench.types import (

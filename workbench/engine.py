@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
-import random
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from workbench import logs, recovery
+from workbench import admission, logs
 from workbench.contention import Generations
 from workbench.disk import ModelDisk
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import WorkbenchError, invalid
 from workbench.hf.deletion import Deletion
 from workbench.hosts import family
 from workbench.inspection import Inspection
@@ -29,34 +27,33 @@ from workbench.jobs import Job
 from workbench.keeping import LogKeeper
 from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
+from workbench.model_log import ModelLog
 from workbench.observer import Observer
 from workbench.providers.base import CancellationToken, Provider, TellsFigures
-from workbench.receipts import Receipt
 from workbench.record import recover, recover_runs
-from workbench.rotation import ModelRotationService, Overview, Preview, ResidencyChange
+from workbench.registration import build_router
+from workbench.rescue import Rescue
+from workbench.rotation import ModelRotationService, Overview, Preview
 from workbench.rotation.context import Context, prompt_bytes
 from workbench.rotation.speeds import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
 from workbench.runtimes import RuntimeWatch
 from workbench.session import LiveSession, Parts
 from workbench.settings import Settings
-from workbench.store import ModelEvent, Store
+from workbench.side_by_side import side_by_side
+from workbench.store import Store
 from workbench.store.journal import Journal
 from workbench.types import (
     ChatRequest,
     ErrorEvent,
-    Message,
     ModelInfo,
     Priority,
-    Stamps,
-    Status,
     StreamEvent,
     StreamSession,
-    TimingMode,
-    WarningEvent,
     new_id,
 )
 from workbench.upkeep import Upkeep, left_behind, past_loads
+from workbench.ways import Ways
 
 _log = logs.get(__name__)
 
@@ -86,6 +83,9 @@ class Engine:
             on_change=lambda: self.rotation.memory_changed(),
             on_alert=self.upkeep.alerted,
         )
+        self._model_log = ModelLog(store, self.book, partial(self._tell, "model_event"))
+        self._ways = Ways(router)
+        self._rescue = Rescue(settings, router, self._ways.to_answer)
         generations = Generations()
         self.rotation = ModelRotationService(
             max_resident=settings.hf_max_cached_models,
@@ -99,7 +99,7 @@ class Engine:
             failed_load_s=settings.workbench_failed_load_s,
             book=self.book,
             generations=generations,
-            on_change=self._log_change,
+            on_change=self._model_log.change,
         )
         self.runtimes = RuntimeWatch(
             router.providers,
@@ -124,14 +124,12 @@ class Engine:
         )
         self._remembering: asyncio.Task[None] | None = None
         self._live: dict[str, LiveSession] = {}
-        self._receipts: dict[str, Receipt] = {}
-        """Of each model's last unload, until somebody asked."""
         self._tasks: set[asyncio.Task[None]] = set()
         router.busy = self._busy
         for provider in router.providers.values():
-            provider.on_death = partial(self._log_death, provider)
+            provider.on_death = partial(self._died, provider)
             if isinstance(provider, TellsFigures):
-                provider.on_figures = partial(self._log_figures, provider)
+                provider.on_figures = partial(self._model_log.figures, provider)
 
     def _generating_besides(self, model: str) -> int:
         others = (other for other in self.rotation.running if other != model)
@@ -154,9 +152,9 @@ class Engine:
                 ``INVALID_REQUEST``, ``MODEL_NOT_FOUND``, ``MODEL_AMBIGUOUS``. Everything later
                 arrives as an ``ErrorEvent``.
         """
-        self._validate(request)
+        self._check(request)
         try:
-            route = await self._route(request, request.model)
+            route = await self._ways.to_answer(request, request.model)
         except WorkbenchError as error:
             self.store.log_error(error, model=request.model, correlation_id=request.correlation_id)
             self._tell("request_refused", request, error)
@@ -169,14 +167,16 @@ class Engine:
             events = self._stream_once(request, route, came_from)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    if isinstance(event, ErrorEvent) and self._may_be_saved(request, route, event):
+                    if isinstance(event, ErrorEvent) and self._rescue.possible(
+                        request, route, event
+                    ):
                         failed = event
                     else:
                         yield event
             if failed is None:
                 return
             failed_hosts.append(route.provider.name)
-            other, warning = await self._instead(request, route, failed, failed_hosts)
+            other, warning = await self._rescue.find(request, route, failed, failed_hosts)
             if warning is not None:
                 yield warning
             if other is None:
@@ -194,43 +194,10 @@ class Engine:
         profits from being second. A request that is wrong in itself ends with an ``ErrorEvent``
         here too: the others go on.
         """
-        together = sum(item.timing_mode is TimingMode.CONCURRENT for item in requests)
-        requests = [
-            replace(
-                item,
-                place=place,
-                parallel=together if item.timing_mode is TimingMode.CONCURRENT else item.parallel,
-            )
-            for place, item in enumerate(requests, start=1)
-        ]
-        merged: asyncio.Queue[tuple[int, StreamEvent | None]] = asyncio.Queue(maxsize=len(requests))
-
-        async def pump(index: int, request: ChatRequest) -> None:
-            try:
-                async with contextlib.aclosing(self.stream(request)) as events:
-                    async for event in events:
-                        await merged.put((index, event))
-            except WorkbenchError as error:
-                await merged.put((index, rejected(request, error)))
-            # Not in a finally: a pump is cancelled when nobody reads any more, and must not wait
-            # for room in a queue that nobody empties.
-            await merged.put((index, None))
-
-        order = list(range(len(requests)))
-        if any(request.timing_mode is TimingMode.ISOLATED for request in requests):
-            random.shuffle(order)
-        pumps = [asyncio.ensure_future(pump(index, requests[index])) for index in order]
-        try:
-            open_streams = len(requests)
-            while open_streams:
-                index, event = await merged.get()
-                if event is None:
-                    open_streams -= 1
-                else:
-                    yield index, event
-        finally:
-            for task in pumps:
-                task.cancel()
+        events = side_by_side(self.stream, requests)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
 
     def cancel(self, session_id: str, reason: str = "user") -> bool:
         """Stop a running stream; False when there is none of that id."""
@@ -302,10 +269,10 @@ class Engine:
             the receipt: 0 if it was not in memory, None if unknown.
         """
         begun = time.monotonic()
-        route = await self._ours(model)
+        route = await self._ways.to_memory(model)
         there = route.provider.resident(route.name) is not None
         await self.rotation.unload(route)
-        receipt = self._receipts.pop(route.model, None)
+        receipt = self._model_log.receipts.pop(route.model, None)
         return {
             "id": route.model,
             "duration_s": time.monotonic() - begun,
@@ -320,7 +287,7 @@ class Engine:
             ``id`` and ``evicted`` (ids of the models that left for it).
         """
         self._begin()
-        route = await self._ours(model)
+        route = await self._ways.to_memory(model)
         return {"id": route.model, "evicted": list(await self.rotation.pin(route))}
 
     async def unpin(self, model: str) -> Mapping[str, Any]:
@@ -340,7 +307,7 @@ class Engine:
         Raises:
             WorkbenchError: as :meth:`stream`, and what the runtime says.
         """
-        self._validate(request)
+        self._check(request)
         route = await self.router.resolve(request.model)
         timeouts, settings = request.timeouts, self.settings
         async with self.rotation.slot(
@@ -382,14 +349,14 @@ class Engine:
         """Begin a download from the hub, or a pull (``ollama/NAME``), or join the one under way."""
         provider, _, name = model.strip().partition("/")
         if family(provider) == "ollama" and name:
-            return self.disk.pull(self._host(provider), name)
+            return self.disk.pull(self._ways.host(provider), name)
         return self.disk.download(model, revision, gguf_file)
 
     async def verify(self, model: str | None = None) -> Job:
         """Begin the full check of one Hugging Face model, or of all."""
         if model is None:
             return self.disk.verify(None)
-        provider, name = await self._on_disk(model)
+        provider, name = await self._ways.to_disk(model)
         if provider != "huggingface":
             raise invalid(
                 f"{model} does not lie in the workbench's own folders.",
@@ -399,7 +366,7 @@ class Engine:
 
     async def plan_deletion(self, model: str) -> Deletion:
         """What deleting a model would remove."""
-        provider, name = await self._on_disk(model)
+        provider, name = await self._ways.to_disk(model)
         if family(provider) == "ollama":
             return await self.disk.plan_deletion_of_ollama(provider, name)
         return await self.disk.plan_deletion(name)
@@ -410,30 +377,13 @@ class Engine:
         Raises:
             WorkbenchError: ``INVALID_REQUEST`` while it is answering or being downloaded.
         """
-        provider, name = await self._on_disk(model)
+        provider, name = await self._ways.to_disk(model)
         route = Route(self.router.providers[provider], name)
         if route.provider.resident(name) is not None:
             await self.rotation.unload(route)
         if family(provider) == "ollama":
             return await self.disk.delete_from_ollama(provider, name)
         return await self.disk.delete(name)
-
-    async def _on_disk(self, model: str) -> tuple[str, str]:
-        """Provider and name of a model that lies on a disk."""
-        try:
-            route = await self.router.resolve(model)
-        except WorkbenchError as error:
-            # What has not come whole is in no list, but can be deleted.
-            if error.code is ErrorCode.MODEL_NOT_FOUND and "/" in model:
-                return "huggingface", model
-            raise
-        self._named(route)
-        if family(route.provider.name) not in ("huggingface", "ollama"):
-            raise invalid(
-                f"{route.model} lies on no disk.",
-                fix="Only models of Hugging Face and Ollama do.",
-            )
-        return route.provider.name, route.name
 
     async def close(self) -> None:
         """Cancel what runs, wait for the records to be written, stop the runtimes we started."""
@@ -472,145 +422,10 @@ class Engine:
             for info in models
         ]
 
-    async def _ours(self, model: str) -> Route:
-        """The way to a model whose memory is ours to give and take."""
-        route = await self.router.resolve(model)
-        self._named(route)
-        if not route.provider.loads:
-            raise invalid(
-                f"What {route.provider.name} has in memory is decided where its server runs.",
-                fix="Load, keep or unload it there.",
-                model=route.model,
-            )
-        return route
-
-    def _named(self, route: Route) -> None:
-        """Refuse what must not be done on whichever host has least to do."""
-        if route.chosen:
-            self._host(family(route.provider.name))
-
-    def _host(self, provider: str) -> str:
-        """The provider of one host, or ``INVALID_REQUEST`` where it is to be said which."""
-        if provider not in self.router.providers:
-            known = [name for name in self.router.providers if family(name) == family(provider)]
-            raise invalid(
-                f"There are several hosts of {family(provider)}, and {provider} is none of them.",
-                fix=f"Say which one: {' or '.join(f'{name}/NAME' for name in known)}.",
-            )
-        return provider
-
-    async def _route(self, request: ChatRequest, model: str) -> Route:
-        """The way to a model that can take the request.
-
-        Raises:
-            WorkbenchError: as ``router.resolve``; ``INVALID_REQUEST`` for images to one that is
-                blind.
-        """
-        route = await self.router.resolve(model)
-        if any(message.images for message in request.messages):
-            info = await route.provider.show(route.name)
-            if not info.takes_images:
-                raise invalid(
-                    f"{route.model} takes no images.",
-                    fix="Choose a model whose runtime says that it sees (Ollama: `vision` among "
-                    "the capabilities of `ollama show`), or leave the images out.",
-                    capability="images",
-                    model=route.model,
-                )
-        return route
-
-    def _validate(self, request: ChatRequest) -> None:
-        messages = request.messages
-        if request.raw and (len(messages) != 1 or request.tools or request.forced):
-            raise invalid(
-                "A raw prompt is one text to be continued: no history, functions or forced answer.",
-                fix="Send it as the only message, or leave raw out.",
-            )
-        last = messages[-1] if messages else Message("user", "")
-        if not (last.content if request.raw else last.content.strip()) and last.role != "tool":
-            raise invalid("The prompt is empty.", fix="Type a message.")
-        if last.role not in ("user", "tool"):
-            raise invalid(
-                f"The last message has the role {last.role!r}.",
-                fix="End the history with a user message.",
-            )
-        seen = sum(image.size_bytes for message in messages for image in message.images)
-        if seen > self.settings.workbench_max_image_bytes:
-            raise invalid(
-                f"The images of this conversation are {seen:,} bytes; the limit is "
-                f"{self.settings.workbench_max_image_bytes:,}.",
-                fix="Make them smaller, begin a new conversation, or raise "
-                "WORKBENCH_MAX_IMAGE_BYTES.",
-            )
-        limit = self.settings.workbench_max_prompt_bytes
-        try:
-            size = prompt_bytes(request)
-        except UnicodeEncodeError:
-            raise invalid(
-                "The prompt holds half of a surrogate pair, which is no text.",
-                fix="Send valid UTF-8.",
-            ) from None
-        if size > limit:
-            raise invalid(
-                f"The prompt with its history is {size:,} bytes; the limit is {limit:,}.",
-                fix="Shorten it, or raise WORKBENCH_MAX_PROMPT_BYTES.",
-                size_bytes=size,
-            )
-        if len(messages) > self.settings.workbench_max_history:
-            raise invalid(
-                f"The history has {len(messages)} messages; the limit is "
-                f"{self.settings.workbench_max_history}.",
-                fix="Start a new conversation, or raise WORKBENCH_MAX_HISTORY.",
-            )
+    def _check(self, request: ChatRequest) -> None:
+        admission.check(request, self.settings)
         if request.session_id in self._live:
             raise invalid(f"Session {request.session_id} is running already.")
-
-    def _may_be_saved(self, request: ChatRequest, route: Route, event: ErrorEvent) -> bool:
-        """Whether somebody else might answer: nothing was shown, and it is worth a try."""
-        if event.session.streamed_tokens:
-            return False
-        moves = route.chosen and recovery.may_move(event.error)
-        return moves or self._fallback(request, event) is not None
-
-    def _fallback(self, request: ChatRequest, event: ErrorEvent) -> str | None:
-        """The model that answers in place of one that failed, if any; not in place of another."""
-        if event.session.fallback_from is not None and not self._moved(event.session):
-            return None
-        if not recovery.may_fall_back(event.error):
-            return None
-        fallbacks, session = self.settings.workbench_fallbacks, event.session
-        asked = session.requested_model
-        name = f"{family(asked)}/{asked.partition('/')[2]}"  # whichever host it is
-        return request.fallback or fallbacks.get(asked) or fallbacks.get(name)
-
-    def _moved(self, session: StreamSession) -> bool:
-        """Whether a session is of the model that was asked for, on another host."""
-        asked, answers = session.requested_model, session.model
-        same = family(asked) == family(answers)
-        return same and asked.partition("/")[2] == answers.partition("/")[2]
-
-    async def _instead(
-        self, request: ChatRequest, route: Route, failed: ErrorEvent, failed_hosts: Sequence[str]
-    ) -> tuple[Route | None, WarningEvent | None]:
-        """Who answers now, and what the reader is told: another host, else the fallback."""
-        error = failed.error
-        if error.code is ErrorCode.OLLAMA_UNREACHABLE:
-            self.router.lost(route.provider.name, error)
-        other, code = None, "REROUTED"
-        if route.chosen and recovery.may_move(error):
-            other = await self.router.another(route, failed_hosts)
-        fallback = self._fallback(request, failed) if other is None else None
-        if fallback is not None:
-            code = "FALLBACK"
-            try:
-                other = await self._route(request, fallback)
-            except WorkbenchError as problem:
-                words = f"The fallback {fallback} is no help: {problem}"
-                return None, _warning(failed, "NO_FALLBACK", words)
-        if other is None or other.model == route.model:
-            return None, None
-        words = f"{route.model} failed ({error.code}); {other.model} answers."
-        return other, _warning(failed, code, words)
 
     async def _stream_once(
         self, request: ChatRequest, route: Route, fallback_from: str | None
@@ -665,137 +480,10 @@ class Engine:
             except Exception:
                 _log.exception("observer_failed", observer=type(observer).__name__, about=what)
 
-    def _log_event(self, event: ModelEvent) -> None:
-        self.store.log_model_event(event)
-        self._tell("model_event", event)
-
-    def _log_change(self, change: ResidencyChange) -> None:
-        before, after, receipt = change.before, change.after, change.receipt
-        read = after if change.event == "load" else before
-        event = ModelEvent(
-            t_ns=change.t_ns,
-            model=change.route.model,
-            provider=change.route.provider.name,
-            event=change.event,
-            ok=change.ok,
-            reason=change.reason,
-            before_bytes=before.pss_bytes + before.gpu_bytes if before else None,
-            after_bytes=after.pss_bytes + after.gpu_bytes if after else 0,
-            duration_s=change.duration_s,
-            details={**change.details, **self.book.account(change.route.model, read)},
-        )
-        if receipt is not None:
-            self._receipts[change.route.model] = receipt
-            event = replace(
-                event,
-                expected_bytes=receipt.expected_bytes,
-                recovered_bytes=receipt.recovered_bytes,
-                recovered_share=receipt.recovered_share,
-                leak=receipt.leak,
-                host_before_bytes=receipt.host_before_bytes,
-                host_after_bytes=receipt.host_after_bytes,
-            )
-        self._log_event(event)
-
-    def _log_figures(self, provider: Provider, name: str, figures: Mapping[str, Any]) -> None:
-        """What a server counted while it answered, under its own names."""
-        self._log_event(
-            ModelEvent(
-                t_ns=time.monotonic_ns(),
-                model=Route(provider, name).model,
-                provider=provider.name,
-                event="server_figures",
-                duration_s=figures["over_s"],
-                details=figures,
-            )
-        )
-
-    def _log_death(self, provider: Provider, name: str, error: WorkbenchError) -> None:
-        """A process that held a model ended by itself: an event, and its place is free."""
-        route = Route(provider, name)
-        self.rotation.forget(route.model)
-        self._log_event(
-            ModelEvent(
-                t_ns=time.monotonic_ns(),
-                model=route.model,
-                provider=provider.name,
-                event="died",
-                ok=False,
-                reason=error.message,
-                after_bytes=0,
-                details=error.details,
-            )
-        )
-
-
-def _warning(failed: ErrorEvent, code: str, message: str) -> WarningEvent:
-    return WarningEvent(failed.session_id, code, message, time.monotonic_ns())
-
-
-def rejected(request: ChatRequest, error: WorkbenchError) -> ErrorEvent:
-    """The event that stands for a request that was refused before it became a session."""
-    now = time.monotonic_ns()
-    return ErrorEvent(
-        request.session_id,
-        error,
-        StreamSession(
-            session_id=request.session_id,
-            conversation_id=request.conversation_id,
-            correlation_id=request.correlation_id,
-            requested_model=request.model,
-            model=request.model,
-            provider=error.provider or "",
-            status=Status.REJECTED,
-            created_at=dt.datetime.now(dt.UTC),
-            stamps=Stamps(queued=now, end=now),
-            options=request.options,
-            seed=request.options.seed or 0,
-            timing_mode=request.timing_mode,
-            source=request.source,
-            error=error,
-        ),
-        now,
-    )
-
-
-def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
-    """A router with the standard providers; starts nothing.
-
-    Args:
-        settings: of the process.
-        providers: replacements by name, for tests (``scripted=...``).
-
-    Raises:
-        WorkbenchError: ``INVALID_REQUEST``, ``WORKBENCH_FALLBACKS`` names an unknown provider.
-    """
-    from workbench.providers.huggingface import HuggingFaceProvider
-    from workbench.providers.ollama import OllamaProvider
-    from workbench.providers.openai_compat import OpenAICompatProvider
-    from workbench.providers.scripted import ScriptedProvider
-
-    router = ModelRouter()
-    router.register_provider(providers.get("huggingface") or HuggingFaceProvider(settings))
-    servers = settings.ollama_servers
-    ollama = [OllamaProvider(settings, name, url) for name, url in servers.items()]
-    if "ollama" in providers or len(ollama) == 1:
-        router.register_provider(providers.get("ollama") or ollama[0])
-    else:
-        router.register_hosts(ollama)
-    for endpoint in settings.openai_compat_endpoints:
-        router.register_provider(OpenAICompatProvider(endpoint))
-    router.register_provider(providers.get("scripted") or ScriptedProvider())
-    _check_fallbacks(settings, router)
-    return router
-
-
-def _check_fallbacks(settings: Settings, router: ModelRouter) -> None:
-    for pair in settings.workbench_fallbacks.items():
-        for model in pair:
-            if not router.knows(model.partition("/")[0]):
-                raise invalid(
-                    f"WORKBENCH_FALLBACKS names {model}, but there is no such provider.",
-                    fix=f"The providers are {', '.join(router.providers)}.",
-                )
+    def _died(self, provider: Provider, name: str, error: WorkbenchError) -> None:
+        """A process that held a model ended by itself: its place is free."""
+        self.rotation.forget(Route(provider, name).model)
+        self._model_log.death(provider, name, error)
 
 
 def build(settings: Settings, store: Store, **providers: Provider) -> Engine:

@@ -201,7 +201,7 @@ def _list_models() -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:
     import asyncio
 
     from workbench.discovery import running_server
-    from workbench.engine import build_router
+    from workbench.registration import build_router
     from workbench.settings import load_settings
 
     settings = load_settings()

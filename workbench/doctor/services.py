@@ -219,7 +219,7 @@ async def _version(name: str, url: str) -> Finding | None:
 
 async def models(settings: Settings) -> list[Finding]:
     """What each runtime has, and what keeps one from telling."""
-    from workbench.engine import build_router
+    from workbench.registration import build_router
 
     router = build_router(settings)
     try:

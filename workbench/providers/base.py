@@ -1,7 +1,7 @@
 """What a provider is: the adapter between the engine and one runtime.
 
 Adding one is a file with a class of this shape and one registration line in
-:func:`workbench.engine.build`.
+:func:`workbench.registration.build_router`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Final, Generic, TypeVar
 
 from workbench import logs
-from workbench.engine import Engine, rejected
+from workbench.admission import rejected
+from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.types import SessionEvent, Status, StreamEvent
 from workbench.ui.asking import Plan
