@@ -29,6 +29,7 @@ def test_kept_room_is_what_those_that_leave_do_not_give_back() -> None:
         "a": Model(resident=True, held={"host": 2, "cuda:1": 1}, need=need),
         "b": resident(running=1, size=3),
         "c": Model(need={"host": 4, "cuda:0": 1, "cuda:1": 1}),
+        "d": wanted(1),
     }
     room = Room(snapshot([], models, limits=limits))
     asked = ticket(2, "c")
@@ -36,8 +37,8 @@ def test_kept_room_is_what_those_that_leave_do_not_give_back() -> None:
     room.reserve(ticket(1, "a"), ("b",))
     assert room.missing(asked) == ({"host": 1, "cuda:0": 1}, 0)
     assert room.reachable(asked), "it is not in the hands of other programs"
-    room.reserve(ticket(3, "a"), ())
-    assert room.missing(asked) == ({"host": 5, "cuda:0": 4}, 0), "each keeps its own"
+    room.reserve(ticket(3, "d"), ())
+    assert room.missing(asked) == ({"host": 2, "cuda:0": 1}, 0), "each its own, where it needs any"
 
 
 def test_kept_places_are_those_of_models_that_come_without_one_leaving() -> None:
@@ -54,6 +55,7 @@ def test_kept_places_are_those_of_models_that_come_without_one_leaving() -> None
         room = Room(snapshot([], models, max_resident=3))
         for name, evicts in reservations:
             room.reserve(ticket(1, name), evicts)
+        assert room.reachable(ticket(2, "asked")), "kept places are not lost"
         return room.missing(ticket(2, "asked"))[1]
 
     assert lacks() == 0
@@ -73,3 +75,19 @@ def test_a_model_for_which_room_is_kept_leaves_for_nobody() -> None:
     assert room.victims(ticket(2, "b")) == ("a",)
     room.reserve(ticket(1, "a"), ())
     assert room.victims(ticket(2, "b")) is None
+
+
+def test_who_is_idle_leaves_before_who_is_in_use_though_later_used() -> None:
+    models = {"a": resident(1, size=5, running=1), "b": resident(2, size=5), "c": wanted(8)}
+    room = Room(snapshot([], models, limit=10))
+    assert room.victims(ticket(1, "c")) is None
+    assert room.victims(ticket(1, "c"), leased_too=True) == ("b", "a")
+
+
+def test_capacity_may_be_used_to_the_last_byte_and_a_pin_counts_once() -> None:
+    pinned = resident(size=4, pinned=True, token_bytes={"host": 1})
+    room = Room(snapshot([], {"a": pinned, "b": wanted(6), "c": wanted(7)}, limit=10))
+    assert room.over_capacity(ticket(1, "b")) == ([], False)
+    assert room.over_capacity(ticket(1, "c")) == (["host"], False)
+    assert room.over_capacity(ticket(1, "a", tokens=6)) == ([], False), "beside itself it is not"
+    assert room.over_capacity(ticket(1, "a", tokens=7)) == (["host"], False)
