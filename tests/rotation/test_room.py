@@ -91,3 +91,17 @@ def test_capacity_may_be_used_to_the_last_byte_and_a_pin_counts_once() -> None:
     assert room.over_capacity(ticket(1, "c")) == (["host"], False)
     assert room.over_capacity(ticket(1, "a", tokens=6)) == ([], False), "beside itself it is not"
     assert room.over_capacity(ticket(1, "a", tokens=7)) == (["host"], False)
+
+
+def test_what_is_idle_goes_even_if_that_is_not_enough() -> None:
+    models = {
+        "a": resident(2, size=3),
+        "b": resident(1, size=2),
+        "other": Model(resident=True, held={"cuda:0": 1}),
+        "used": resident(3, size=9, running=1),
+        "asked": resident(4, size=1),
+        "pinned": resident(5, size=1, pinned=True),
+    }
+    room = Room(snapshot([], models, limit=4, others={"theirs": {"host": 1}}))
+    assert room.trimmed(["asked"]) == (("b", "a"), {"host": 13})
+    assert Room(snapshot([], models, limit=16)).trimmed([]) == ((), {})

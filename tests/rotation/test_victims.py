@@ -37,3 +37,10 @@ def test_only_models_on_the_device_that_is_short_go() -> None:
 def test_places_are_given_back_by_models_that_take_one() -> None:
     free, counted = Candidate("a", {"host": 9}, False), Candidate("b", {}, True)
     assert choose([free, counted], {}, 1) == ("b",)
+
+
+def test_of_many_the_largest_that_others_make_superfluous_stay() -> None:
+    """More than eight: not all ways are looked at."""
+    assert choose(candidates(*[1] * 9, 10), {"host": 10}, 0) == ("j",)
+    assert choose(candidates(2, *[1] * 7, 3), {"host": 10}, 0) == tuple("bcdefghi")
+    assert choose(candidates(*[1] * 9), {"host": 9}, 9) == tuple("abcdefghi")
