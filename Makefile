@@ -14,8 +14,9 @@ help: ## show the targets
 run: install demo ## set everything up and start the page
 	@$(BIN)/workbench serve
 
+# WORKERS=2 runs two at a time, the tests of a file in one process.
 test: install demo browser ## set everything up and run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(or $(WORKERS),0) --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --no-print-directory notebooks
 
 # They log into a folder that is gone afterwards.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from tests.alone import among_others
 from workbench.engine import Engine
 from workbench.providers.scripted import Schedule, ScriptedProvider
 from workbench.router import ModelRouter
@@ -25,6 +26,13 @@ GGUF_ID = "huggingface/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct.Q4_1.ggu
 hypothesis.settings.register_profile("short", max_examples=40, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=2_000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of what counts a test's time
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test waits here for its turn."""
+    with among_others(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

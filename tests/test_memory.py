@@ -14,6 +14,7 @@ from workbench import memory
 from workbench.memory import MemoryMonitor, MemoryReading
 
 
+@pytest.mark.alone
 def test_requests_to_one_model_share_its_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[tuple[int, ...]] = []
     enough = threading.Event()

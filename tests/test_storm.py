@@ -11,6 +11,8 @@ from benchmarks import api_storm
 from benchmarks.api_storm import Server
 from tests.live import LiveServer
 
+pytestmark = pytest.mark.alone
+
 LONG = (("scripted/stall", 512), ("scripted/steady", 512), ("scripted/slow-load", 512))
 SHORT = (("scripted/steady", 4), ("scripted/chunks", 16))
 

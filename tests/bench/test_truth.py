@@ -24,6 +24,8 @@ from workbench.engine import Engine
 from workbench.metrics import PHASES
 from workbench.providers.scripted import Schedule, Step, steady
 
+pytestmark = pytest.mark.alone  # known times against measured ones
+
 SCHEDULES = {
     "one": Schedule(steady(20, first_s=0.05, gap_s=0.01)),
     "two": Schedule(steady(10, first_s=0.05, gap_s=0.02, chunk=2)),

@@ -47,6 +47,7 @@ async def answer(engine: Engine, model: str = MODEL, **options: Any) -> StreamSe
     return last.session
 
 
+@pytest.mark.alone
 async def test_unload_gives_back_what_the_worker_held(
     engine: Engine, provider: HuggingFaceProvider, store: Store
 ) -> None:

@@ -16,7 +16,8 @@ from workbench.providers.ollama import OllamaProvider
 from workbench.router import Route
 from workbench.settings import load_settings
 
-pytestmark = pytest.mark.model
+# A file mapped by two processes counts half for each.
+pytestmark = [pytest.mark.model, pytest.mark.alone]
 
 
 async def test_expected_is_near_what_the_runner_takes(

@@ -18,7 +18,11 @@ DEAR = 0.25
 """Kinds that are drawn less often than this take too long for every change."""
 OF_PROCESSES = ("worker-killed", "runner-killed", "server-killed")
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(600),
+    pytest.mark.alone,
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
