@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import time
 from pathlib import Path
 
@@ -30,3 +31,9 @@ def test_memory_of_workers_may_lie_in_large_pages(monkeypatch: pytest.MonkeyPatc
             time.sleep(0.05)
     finally:
         zygote.close()
+
+
+def test_a_zygote_without_workers_is_not_waited_for() -> None:
+    zygote = Zygote({})
+    zygote.close()
+    assert zygote._process.returncode == -signal.SIGTERM, "neither imported nor killed at last"

@@ -153,10 +153,12 @@ class Zygote:
         """End the zygote; its workers end when their own sockets close."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
+        if not self._next:  # it may be importing, and sees nothing before that is done
+            self._process.terminate()
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # it is still importing
+            self._process.kill()
             self._process.wait()
         self._reader.join(_STOP_S)
         self._control.close()
