@@ -48,7 +48,9 @@ def test_every_model_has_its_part_and_its_line() -> None:
     assert "8.00 GB of 20.0 GB for models" in html
     assert "&lt;large&gt;" in html
     assert "<large>" not in html
-    assert "with ollama/&lt;large&gt;" in html, "a shared runner's bytes are shown once"
+    assert 'title="in the runner of ollama/&lt;large&gt;">shared with 2<' in html, (
+        "a shared runner's bytes are shown once"
+    )
     for words in ("pinned", "unloads in 2 min 05 s", "loaded by another program", "answering"):
         assert words in html
 

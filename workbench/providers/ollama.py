@@ -87,7 +87,8 @@ class OllamaProvider:
         self._shown: dict[str, tuple[str | None, Mapping[str, Any]]] = {}
         # the file of weights that it named:
         self._blobs: dict[str, str | None] = {}
-        # what names stand for, as last listed:
+        # what was listed last: names as they were created, and what they stand for:
+        self._spelled: dict[str, str] = {}
         self._digests: dict[str, str | None] = {}
         # what is in memory, and until when (monotonic seconds) if nobody uses it:
         self._resident: dict[str, tuple[ResidentModel, float]] = {}
@@ -230,11 +231,13 @@ class OllamaProvider:
 
     def residents(self) -> Sequence[str]:
         """Those its server listed when last asked, whoever loaded them, and those on their way."""
-        return [*dict.fromkeys([*self._resident, *self._loading])]
+        keys = dict.fromkeys([*self._resident, *self._loading])
+        return [self._spelled.get(key, key) for key in keys]
 
     def sharing(self, model: str) -> Sequence[str]:
         """Names of the same file of weights, of those that were listed, described or in memory."""
-        return [key for key in self._names(wire.canonical(model)) if key != model]
+        key = wire.canonical(model)
+        return [self._spelled.get(one, one) for one in self._names(key) if one != key]
 
     async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
         """From what its server says of the files; nothing for a server on another machine.
@@ -483,6 +486,7 @@ class OllamaProvider:
         """Models on disk and in memory by canonical name; what is known as resident follows."""
         tags = wire.models_by_name(await self._call("GET", "/api/tags"))
         running = wire.models_by_name(await self._call("GET", "/api/ps"))
+        self._spelled = {key: wire.name_of(entry) for key, entry in {**running, **tags}.items()}
         self._digests = {key: tag.get("digest") for key, tag in tags.items()}
         now = dt.datetime.now(dt.UTC)
         for key, (known, _) in list(self._resident.items()):

@@ -182,7 +182,7 @@ def _lines(picture: Picture, numbers: Mapping[str, int]) -> str:
     rows = "".join(
         _line(
             holder,
-            numbers[holder.model],
+            numbers,
             not leaving.isdisjoint({holder.model, holder.shares_with}),
         )
         for holder in picture.holders
@@ -197,11 +197,15 @@ def _lines(picture: Picture, numbers: Mapping[str, int]) -> str:
     )
 
 
-def _line(holder: Holder, number: int, leaves: bool) -> str:
+def _line(holder: Holder, numbers: Mapping[str, int], leaves: bool) -> str:
+    number = numbers[holder.model]
     total = sum(holder.held.values())
     measured = figures.size(total) if holder.held else DASH
     if holder.shares_with is not None:
-        measured = f"with {escape(holder.shares_with)}"
+        other = f" with {numbers[holder.shares_with]}" if holder.shares_with in numbers else ""
+        measured = (
+            f'<span title="in the runner of {escape(holder.shares_with)}">shared{other}</span>'
+        )
     states = [_STATUS_WORDS.get(holder.status, holder.status)]
     if holder.pinned:
         states.append("pinned")

@@ -129,11 +129,12 @@ def lines(found: Sequence[Mapping[str, Any]], wanted: str, kept: int) -> str:
     """
     if not kept:
         return '<div class="wb-nothing">No lines are kept (WORKBENCH_LOG_LINES is 0).</div>'
+    if not found and not wanted:
+        return '<div class="wb-nothing">The server has had nothing to say yet.</div>'
     if not found:
         return (
-            f'<div class="wb-nothing">None of the last {kept:,} lines holds '
-            f"{escape(wanted) if wanted else 'anything'}. Older ones are where stderr of the "
-            "server goes.</div>"
+            f'<div class="wb-nothing">None of the last {kept:,} lines holds {escape(wanted)}. '
+            "Older ones are where stderr of the server goes.</div>"
         )
     rows = "".join(_log_line(line) for line in found)
     return (
