@@ -75,12 +75,13 @@ async def test_an_absent_server_says_nothing(
 async def test_names_of_one_file_share_its_runner_from_the_first_look(
     empty_ollama: OllamaProvider, standin: StandIn
 ) -> None:
-    twin = "twin:1b"
+    twin = "Twin:1B"
     async with httpx.AsyncClient(base_url=standin.url, trust_env=False, timeout=60) as other:
         await other.post("/api/copy", json={"source": MODEL, "destination": twin})
     ledger = Ledger(load_settings(), {"ollama": empty_ollama})
     try:
         await empty_ollama.refresh()
+        assert twin in empty_ollama.sharing(MODEL), "as it was written"
         assert {f"ollama/{MODEL}", f"ollama/{twin}"} <= ledger.shared(f"ollama/{twin}"), "listed"
         for name in (MODEL, twin):
             await ledger.prepare(Route(empty_ollama, name))
