@@ -90,7 +90,7 @@ def intervals(evidence: Evidence, found: Iterable[Comparison]) -> list[list[str]
 def _unit(one: Comparison) -> Callable[[float], str]:
     if one.ratio is None:
         return lambda value: f"{value * 100:+.1f} points"
-    if one.figure.endswith("_s"):
+    if one.figure.endswith("_s") and not one.figure.endswith("_per_s"):
         return lambda value: f"{value * 1e3:+.1f} ms" if abs(value) < 1 else f"{value:+.2f} s"
     return lambda value: f"{value:+,.1f}"
 
