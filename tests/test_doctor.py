@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import EngineFactory
+from workbench.discovery import announce, database, server_file
 from workbench.doctor import Finding, examine, machine, services
 from workbench.settings import Settings, load_settings
 from workbench.store import Store
@@ -162,6 +163,28 @@ def test_a_running_server_may_speak_to_another_ollama(settings: Settings) -> Non
     file.write_text(json.dumps(body))  # as an older version wrote it
     assert services.as_served(settings) == settings
     assert not [f for f in services.server_and_log(settings) if f.part == "ollama"]
+
+
+def announced(settings: Settings, served: Settings) -> None:
+    """A server with other settings runs on the same log: this process."""
+    database(settings).parent.mkdir(parents=True, exist_ok=True)
+    announce(served, "http://there", "secret", SimpleNamespace(uri=None))  # type: ignore[arg-type]
+
+
+def test_a_running_server_may_share_otherwise(settings: Settings) -> None:
+    team = {
+        "workbench_shared_log": "http://192.0.2.7:7860",
+        "workbench_shared_log_key": "a shared key",
+    }
+    served = settings.model_copy(update={**team, "workbench_writer_id": "ada"})
+    announced(settings, served)
+    assert "a shared key" not in server_file(settings).read_text()
+    for ours in (settings, served):
+        assert not [f for f in services.server_and_log(ours) if f.part == "shared log"]
+    for name in (*team, "workbench_writer_id"):
+        ours = settings.model_copy(update={name: "http://192.0.2.8:7860"})
+        told = only(services.server_and_log(ours), "shared log", "note")
+        assert f"than {name.upper()} of" in told.message
 
 
 def test_another_workbench_is_no_stranger(settings: Settings) -> None:

@@ -285,6 +285,25 @@ def test_what_is_new_is_shared_once(server: LiveServer, tmp_path: Path) -> None:
     assert (unset.returncode, "WORKBENCH_SHARED_LOG" in unset.stderr) == (1, True)
 
 
+def test_nothing_is_shared_otherwise_than_this_shell_says(server: LiveServer) -> None:
+    """The server's settings count; ours must not be ignored, or prompts go elsewhere."""
+    told = {
+        "workbench_shared_log": "http://192.0.2.7:7860",
+        "workbench_writer_id": "mallory",
+        "workbench_shared_log_key": "another",
+    }
+    for name, value in told.items():
+        with (
+            Workbench(
+                remote=True, workbench_db=server.folder / "workbench.duckdb", **{name: value}
+            ) as here,
+            pytest.raises(WorkbenchError) as refused,
+        ):
+            here.share()
+        assert refused.value.code is ErrorCode.INVALID_REQUEST
+        assert f"to no shared log; {name.upper()} of this shell" in str(refused.value)
+
+
 async def test_a_server_shares_by_itself_while_it_generates_nothing(
     server: LiveServer, tmp_path: Path
 ) -> None:

@@ -156,8 +156,10 @@ class LogCalls(Following):
             ``url``, ``writer_id``, ``sessions`` that were sent, ``last_seq`` of them.
 
         Raises:
-            WorkbenchError: ``INVALID_REQUEST``, ``WORKBENCH_SHARED_LOG`` is not set;
-                ``SERVER_UNREACHABLE``, it does not answer: what was not sent is sent next time.
+            WorkbenchError: ``INVALID_REQUEST``, ``WORKBENCH_SHARED_LOG`` is not set, or a
+                running server shares to another address, by another name or with another key than
+                is set here; ``SERVER_UNREACHABLE``, it does not answer: what was not sent is sent
+                next time.
         """
         return self._keep("share", on_progress)
 

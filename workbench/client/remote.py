@@ -14,7 +14,7 @@ from urllib.parse import quote
 from workbench import logs, wire
 from workbench.client.insight import body_of
 from workbench.client.roads import RemoteRoad, Work, drive
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.jobs import Job
 from workbench.settings import Settings
 from workbench.types import (
@@ -239,7 +239,25 @@ class Remote:
         return verdict
 
     def keep(self, kind: str, arguments: Mapping[str, Any]) -> Job:
+        if kind == "share":
+            self._same_sharing()
         return Job.from_dict(self._call("POST", f"/log/jobs/{kind}", arguments))
+
+    def _same_sharing(self) -> None:
+        """Prompts must not go to another address, or under another name, than is set here."""
+        from workbench.discovery import other_sharing, running_server
+
+        server = running_server(self._settings) or self._server
+        if different := other_sharing(self._settings, server):
+            names, theirs = " and ".join(different), server["sharing"]
+            where = "to no shared log"
+            if theirs["url"]:
+                where = f"to {theirs['url']} as {theirs['writer_id']}"
+            raise invalid(
+                f"The running server shares {where}; {names} of this shell says otherwise. "
+                "Nothing was sent.",
+                fix="Set it to the same in both and restart the server, or leave it out here.",
+            )
 
     def log_rows(self, table: str, rows: Sequence[Mapping[str, Any]], mode: Mode) -> None:
         from workbench.store.outside import encode_rows

@@ -12,7 +12,7 @@ from typing import Final
 
 import psutil
 
-from workbench.discovery import database, running_server, server_file
+from workbench.discovery import database, other_sharing, running_server, server_file
 from workbench.doctor.findings import Finding, State
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings, unknown_variables
@@ -76,6 +76,13 @@ def server_and_log(settings: Settings) -> Iterator[Finding]:
                 f"the server speaks to {', '.join(theirs)}, which is looked at here; this shell's "
                 f"is {', '.join(ours)}",
                 "Set OLLAMA_HOST (and OLLAMA_HOSTS) to the same in both, or restart the server.",
+            )
+        if different := other_sharing(settings, running):
+            yield Finding(
+                "shared log",
+                "note",
+                f"the server shares otherwise than {' and '.join(different)} of this shell says",
+                "Set it to the same in both and restart the server, or leave it out here.",
             )
         yield Finding("log", "ok", f"{database(settings)}, held by the server; {_UNCHECKED}")
         return
