@@ -12,7 +12,7 @@ from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf import deletion, hub, verification
 from workbench.hf.deletion import Deletion
-from workbench.hf.folder import model_id
+from workbench.hf.found import model_id
 from workbench.hf.listing import Wanted, check_online
 from workbench.jobs import Job, JobRegistry, Reporter
 from workbench.providers import ollama_disk

@@ -14,7 +14,7 @@ import pytest
 from tests.hf import tiny
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import files, headers
-from workbench.hf.folder import unreadable
+from workbench.hf.found import unreadable
 
 
 def only(root: Path) -> files.ModelInfo:

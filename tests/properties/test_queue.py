@@ -16,8 +16,8 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.providers.scripted import ScriptedProvider
 from workbench.rotation.queue import Entry, QueueService, Standing
-from workbench.rotation.residency import Wanted
 from workbench.rotation.snapshot import Grant, Plan, Ticket, Wait
+from workbench.rotation.wanted import Wanted
 from workbench.router import Route
 
 REFUSED = WorkbenchError(ErrorCode.HF_MEMORY_EXCEEDED, "It does not fit.")

@@ -14,9 +14,9 @@ from workbench.rotation import Standing
 from workbench.rotation.estimates import estimate
 from workbench.rotation.leases import Progress
 from workbench.rotation.queue import Entry, QueueService
-from workbench.rotation.residency import Wanted
 from workbench.rotation.snapshot import Model, Plan, Snapshot, Ticket, Wait
 from workbench.rotation.speeds import Answer, Speeds
+from workbench.rotation.wanted import Wanted
 from workbench.router import Route
 from workbench.types import Priority
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from workbench.hf.folder import ModelFile, Unusable, broken_model
+from workbench.hf.found import ModelFile, Unusable, broken_model
 
 
 def linked(models: Sequence[ModelFile]) -> list[ModelFile]:

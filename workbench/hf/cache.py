@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from workbench.hf.folder import Place
+from workbench.hf.found import Place
 
 _REPO: Final = re.compile(r"^models--(?P<name>[\w.-]+)$")
 _REVISION: Final = re.compile(r"^[0-9a-f]{40}$")

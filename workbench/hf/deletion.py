@@ -13,7 +13,8 @@ from typing import Any, Final
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf import converted
 from workbench.hf.files import check_name, find, model_files
-from workbench.hf.folder import PROVIDER, SOURCE_FILE, ModelFile, model_id
+from workbench.hf.folder import SOURCE_FILE
+from workbench.hf.found import PROVIDER, ModelFile, model_id
 from workbench.hf.hub import PARTIAL_FOLDER
 from workbench.hf.listing import is_companion
 from workbench.hf.source import recorded_files, rewrite_without

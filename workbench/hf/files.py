@@ -18,16 +18,8 @@ from typing import Final
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import cache
 from workbench.hf.adapters import linked
-from workbench.hf.folder import (
-    PROVIDER,
-    ModelFile,
-    Place,
-    Unusable,
-    broken_model,
-    folder_model,
-    gguf_model,
-    unreadable,
-)
+from workbench.hf.folder import folder_model, gguf_model
+from workbench.hf.found import PROVIDER, ModelFile, Place, Unusable, broken_model, unreadable
 from workbench.types import ModelInfo
 
 __all__ = ["ModelFile", "ModelInfo", "any_there", "find", "model_files", "resolve", "scan"]

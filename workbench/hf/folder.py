@@ -5,18 +5,17 @@ Where it may lie, and what its name is there, is the business of a :class:`Place
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import importlib.util
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from workbench.errors import ErrorCode
+from workbench.hf.digest import digest_of
+from workbench.hf.found import ModelFile, Place, Unusable, broken_model, naming, unreadable
 from workbench.hf.headers import (
     BadHeader,
     GgufHeader,
@@ -26,85 +25,17 @@ from workbench.hf.headers import (
 )
 from workbench.types import ModelInfo
 
-PROVIDER: Final = "huggingface"
 SOURCE_FILE: Final = "workbench-source.json"
 INDEX_FILE: Final = "model.safetensors.index.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
 _MAX_JSON_BYTES: Final = 64 * 2**20
-_SAMPLES: Final = 32
-_SAMPLE_BYTES: Final = 4096
 _SHARD: Final = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _GENERATES: Final = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-
-
-class Unusable(Exception):
-    """Why a model cannot be used, and what to do about it."""
-
-    def __init__(
-        self, problem: str, fix: str, code: ErrorCode = ErrorCode.HF_MODEL_LOAD_FAILED
-    ) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.fix = fix
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where models lie.
-
-    Args:
-        base: names of models are paths relative to this folder.
-        prefix: put before them; the name of ``base`` itself.
-        fences: folders that symbolic links may lead to.
-        location: in words, as ``details.location`` says it.
-    """
-
-    base: Path
-    prefix: str
-    fences: tuple[Path, ...]
-    location: Literal["model folder", "hub cache"]
-
-    def name(self, path: Path) -> str:
-        """The model's name, without the provider."""
-        relative = path.relative_to(self.base).as_posix()
-        return "/".join(part for part in (self.prefix, relative) if part not in ("", "."))
-
-    def holds(self, path: Path) -> bool:
-        """Whether the path, all links followed, is inside."""
-        try:
-            real = path.resolve()
-            return any(real.is_relative_to(fence.resolve()) for fence in self.fences)
-        except (OSError, RuntimeError):  # a link that leads to itself
-            return False
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """Where a model lies: a folder, and the GGUF file in it if it is one; or what is wrong.
-
-    ``adapter`` is the folder of a LoRA adapter; ``folder`` then is that of its base. ``path`` is
-    what the model itself is on disk (folder, or GGUF file), ``place`` where that was found.
-    """
-
-    name: str
-    folder: Path
-    gguf_file: str | None
-    info: ModelInfo
-    broken: Unusable | None = None
-    adapter: Path | None = None
-    path: Path = Path()
-    place: Place | None = None
-
-
-def model_id(name: str) -> str:
-    """``huggingface/<name>``."""
-    return f"{PROVIDER}/{name}"
 
 
 def folder_model(
@@ -173,10 +104,10 @@ def _safetensors_model(
     parameters = sum(header.parameters for header in headers.values())
     largest = max(headers.values(), key=lambda header: header.parameters)
     source = read_source(folder)
-    digest = _digest({name: folder / name for name in headers}, headers)
+    digest = digest_of({name: folder / name for name in headers}, headers)
     quantization = config.get("quantization_config")
     info = ModelInfo(
-        **_naming(place, folder),
+        **naming(place, folder),
         size_bytes=sum((folder / name).stat().st_size for name in headers),
         format="safetensors",
         dtype=largest.dtype,
@@ -225,13 +156,13 @@ def _adapter_model(place: Place, folder: Path) -> ModelFile:
         ) from None
     source = read_source(folder)
     info = ModelInfo(
-        **_naming(place, folder),
+        **naming(place, folder),
         size_bytes=weights.stat().st_size,
         format="safetensors",
         dtype=header.dtype,
         parameters=header.parameters,
         chat_template=_has_chat_template(folder, {path.name for path in folder.iterdir()}),
-        digest=_digest({ADAPTER_WEIGHTS: weights}, {ADAPTER_WEIGHTS: header}),
+        digest=digest_of({ADAPTER_WEIGHTS: weights}, {ADAPTER_WEIGHTS: header}),
         details={
             "adapter": {"base": base, "rank": config.get("r"), "parameters": header.parameters},
             "licence": source.get("licence") or _readme_licence(folder),
@@ -384,14 +315,14 @@ def _usable_gguf(place: Place, path: Path, header: GgufHeader) -> ModelFile:
     source = read_source(path.parent)
     context = header.metadata.get(f"{architecture}.context_length")
     info = ModelInfo(
-        **_naming(place, path),
+        **naming(place, path),
         size_bytes=path.stat().st_size,
         format="gguf",
         quantization=header.quantization,
         parameters=header.parameters,
         context_length=context if isinstance(context, int) else None,
         chat_template="tokenizer.chat_template" in header.metadata,
-        digest=_digest({path.name: path}, {path.name: header}),
+        digest=digest_of({path.name: path}, {path.name: header}),
         details={
             "architecture": architecture,
             "licence": header.metadata.get("general.license") or source.get("licence"),
@@ -406,40 +337,6 @@ def _usable_gguf(place: Place, path: Path, header: GgufHeader) -> ModelFile:
 
 
 # -- shared ----------------------------------------------------------------------------------------
-
-
-def _digest(
-    paths: Mapping[str, Path], headers: Mapping[str, SafetensorsHeader | GgufHeader]
-) -> str:
-    """Identity of the weights: SHA-256 over each file's name, size, head and samples of its data.
-
-    Reading gigabytes at every scan is out of the question. Samples spread over the whole file tell
-    apart two trainings of one architecture, whose headers and sizes are equal; that a single
-    changed byte elsewhere goes unseen is why the prefix does not say ``sha256:``.
-    """
-    total = hashlib.sha256()
-    for name in sorted(paths):
-        size, mtime = paths[name].stat().st_size, paths[name].stat().st_mtime_ns
-        known = _sampled.get(paths[name])
-        if known is None or known[:2] != (size, mtime):
-            known = (size, mtime, _sample(paths[name], size, headers[name].data_start))
-            _sampled[paths[name]] = known
-        total.update(f"{name}\0{size}\0".encode() + known[2])
-    return f"sample-sha256:{total.hexdigest()}"
-
-
-_sampled: dict[Path, tuple[int, int, bytes]] = {}
-
-
-def _sample(path: Path, size: int, data_start: int) -> bytes:
-    digest = hashlib.sha256()
-    step = max((size - data_start) // _SAMPLES, _SAMPLE_BYTES)
-    with path.open("rb") as file:
-        digest.update(file.read(min(data_start, 2**20)))
-        for at in range(data_start, size, step):
-            file.seek(at)
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.digest()
 
 
 def read_source(folder: Path) -> Mapping[str, Any]:
@@ -478,35 +375,3 @@ def read_json(path: Path) -> Mapping[str, Any]:
             f"has an unreadable {path.name} ({error})", f"Download {path.name} again."
         ) from None
     return value
-
-
-def _naming(place: Place, path: Path) -> dict[str, Any]:
-    name = place.name(path)
-    return {"id": model_id(name), "name": name, "provider": PROVIDER}
-
-
-def broken_model(
-    place: Place,
-    path: Path,
-    format_: Literal["safetensors", "gguf"] | None,
-    reason: Unusable,
-    size: int | None = None,
-) -> ModelFile:
-    """What is there but cannot be used, with the reason."""
-    info = ModelInfo(
-        **_naming(place, path),
-        status="unusable",
-        size_bytes=size,
-        format=format_,
-        problem=f"{path.name} {reason.problem}. {reason.fix}",
-        details={"code": reason.code.value, "location": place.location},
-    )
-    return ModelFile(info.name, path, None, info, reason, path=path, place=place)
-
-
-def unreadable(error: OSError) -> Unusable:
-    """For what the system does not let us read."""
-    fix = "Check the rights of the files."
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        fix = "Raise the limit of open files (`ulimit -n`), or end what uses them."
-    return Unusable(f"cannot be read ({error.strerror or error})", fix)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from workbench.hf import converted
-from workbench.hf.folder import ModelFile, read_json
+from workbench.hf.folder import read_json
+from workbench.hf.found import ModelFile
 from workbench.hf.headers import read_gguf
 from workbench.hf.options import LoadOptions
 from workbench.providers.base import Footprint

@@ -15,20 +15,15 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import source
-from workbench.hf.folder import (
-    PROVIDER,
-    SOURCE_FILE,
-    Unusable,
-    check_config,
-    read_json,
-    read_source,
-)
+from workbench.hf.folder import SOURCE_FILE, check_config, read_json, read_source
+from workbench.hf.found import PROVIDER, Unusable
 from workbench.hf.listing import (
     Listing,
     RemoteFile,
@@ -39,6 +34,7 @@ from workbench.hf.listing import (
     file_url,
     stopped,
 )
+from workbench.hf.transfer import Broken, NotThatLong, response
 from workbench.jobs import Reporter
 from workbench.settings import Settings
 
@@ -47,7 +43,6 @@ _log = logs.get(__name__)
 PARTIAL_FOLDER: Final = ".downloads"
 _LOCK_POLL_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 8.0
-_PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
 
 
 def download(
@@ -86,10 +81,6 @@ def download(
 
 class _Stopped(Exception):
     """Another file failed, or the user has had enough."""
-
-
-class _Broken(Exception):
-    """The connection broke off, or the hub asks for patience."""
 
 
 class _Download:
@@ -294,7 +285,7 @@ class _Download:
                 return
             try:
                 self._transfer(file, part, have)
-            except _Broken as broken:
+            except Broken as broken:
                 cause = broken.__cause__
                 assert isinstance(cause, Exception)
                 now = part.stat().st_size if part.is_file() else 0
@@ -309,15 +300,22 @@ class _Download:
 
     def _transfer(self, file: RemoteFile, part: Path, have: int) -> None:
         """One request, from byte ``have`` on."""
-        with self._response(file, have) as (start, blocks):
-            try:
-                with part.open("r+b" if start else "wb") as sink:
-                    sink.seek(start)
-                    self._write(file, sink, start, blocks)
-                    sink.flush()
-                    os.fsync(sink.fileno())
-            except OSError as error:
-                raise _unwritable(error, part, self._settings.hf_model_path) from None
+        settings = self._settings
+        url, timeout_s = file_url(settings, self._listing, file), settings.workbench_hub_timeout_s
+        explain = partial(explained, wanted=self._wanted)
+        try:
+            with response(url, have, timeout_s, explain) as (start, blocks):
+                try:
+                    with part.open("r+b" if start else "wb") as sink:
+                        sink.seek(start)
+                        self._write(file, sink, start, blocks)
+                        sink.flush()
+                        os.fsync(sink.fileno())
+                except OSError as error:
+                    raise _unwritable(error, part, settings.hf_model_path) from None
+        except NotThatLong:
+            part.unlink(missing_ok=True)
+            raise
 
     def _write(self, file: RemoteFile, sink: IO[bytes], at: int, blocks: Iterator[bytes]) -> None:
         for block in blocks:
@@ -331,44 +329,6 @@ class _Download:
                 self._received += taken
                 self._counts[file.key] = at
             self._say(file.name)
-
-    @contextmanager
-    def _response(self, file: RemoteFile, have: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The answer's first byte and its blocks; only what the network does becomes _Broken."""
-        from huggingface_hub import get_session
-        from huggingface_hub.utils._headers import build_hf_headers
-        from huggingface_hub.utils._http import hf_raise_for_status
-
-        # Compressed transfer would make byte positions meaningless.
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        if have:
-            headers["Range"] = f"bytes={have}-"
-        try:
-            opened = get_session().stream(
-                "GET",
-                file_url(self._settings, self._listing, file),
-                headers=headers,
-                timeout=self._settings.workbench_hub_timeout_s,
-                follow_redirects=True,
-            )
-            answer = opened.__enter__()
-        except Exception as error:  # a closed set of the client's own, all of them "no connection"
-            raise _Broken from error
-        try:
-            if answer.status_code == 416:  # longer than what the hub has now
-                self._part(file).unlink(missing_ok=True)
-                raise _Broken from ValueError("the hub refuses the range")
-            if answer.is_error:
-                try:
-                    answer.read()
-                    hf_raise_for_status(answer)
-                except Exception as error:
-                    if answer.status_code in _PASSING:
-                        raise _Broken from error
-                    raise explained(error, self._wanted) from None
-            yield _start(answer.headers.get("Content-Range"), answer.status_code), _blocks(answer)
-        finally:
-            opened.__exit__(None, None, None)
 
     # -- publishing
 
@@ -460,21 +420,6 @@ class _Download:
         with self._lock:
             done = sum(self._counts.values())
         self._report(message, done, sum(file.size for file in self._distinct(self._files)))
-
-
-def _start(content_range: str | None, status: int) -> int:
-    """The position of an answer's first byte: 0 if the hub does not heed the range."""
-    if status != 206 or content_range is None:
-        return 0
-    digits = content_range.removeprefix("bytes ").partition("-")[0]
-    return int(digits) if digits.isdigit() else 0
-
-
-def _blocks(answer: Any) -> Iterator[bytes]:
-    try:
-        yield from answer.iter_bytes()
-    except Exception as error:  # as above: of the client's own kinds
-        raise _Broken from error
 
 
 def _unwritable(error: OSError, path: Path, root: Path) -> WorkbenchError:

@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hf.files import check_name
-from workbench.hf.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX_FILE, PROVIDER, model_id
+from workbench.hf.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX_FILE
+from workbench.hf.found import PROVIDER, model_id
 from workbench.settings import Settings
 
 T = TypeVar("T")

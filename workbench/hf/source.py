@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf.folder import PROVIDER, SOURCE_FILE, read_source
+from workbench.hf.folder import SOURCE_FILE, read_source
+from workbench.hf.found import PROVIDER
 
 _BLOCK: Final = 4 * 2**20
 Counter = Callable[[int], None]

@@ -12,7 +12,8 @@ from typing import Any, Final
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import source
 from workbench.hf.files import find, model_files
-from workbench.hf.folder import PROVIDER, ModelFile, read_source
+from workbench.hf.folder import read_source
+from workbench.hf.found import PROVIDER, ModelFile
 from workbench.jobs import Reporter
 from workbench.settings import Settings
 

@@ -13,7 +13,7 @@ from typing import cast
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.client import GenerationMessage
-from workbench.hf.folder import model_id
+from workbench.hf.found import model_id
 from workbench.hf.manager import (
     HuggingFaceModelManager,
     LoadedWorker,

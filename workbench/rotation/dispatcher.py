@@ -15,10 +15,12 @@ from workbench.providers.base import CancellationToken
 from workbench.rotation import changes, refusals
 from workbench.rotation.estimates import estimate
 from workbench.rotation.leases import Leases, Progress
+from workbench.rotation.patience import first_of, given_up
 from workbench.rotation.picture import UNKNOWN, Picture
+from workbench.rotation.places import Place
 from workbench.rotation.policy import plan
 from workbench.rotation.queue import Entry, QueueService
-from workbench.rotation.residency import Place, Residents, first_of, given_up
+from workbench.rotation.residency import Residents
 from workbench.rotation.runners import together
 from workbench.rotation.snapshot import Grant, Plan, Refusal, Snapshot
 from workbench.router import Route

@@ -13,10 +13,12 @@ from typing import Final
 from workbench.budget import DeviceBytes, MemoryBook, Prediction
 from workbench.rotation.leases import Leases
 from workbench.rotation.overview import Overview, Resident, Waiting
+from workbench.rotation.places import Place
 from workbench.rotation.queue import Entry, QueueService
-from workbench.rotation.residency import Place, Residents, Wanted
+from workbench.rotation.residency import Residents
 from workbench.rotation.runners import together
 from workbench.rotation.snapshot import Model, Snapshot, Ticket, added, larger
+from workbench.rotation.wanted import Wanted
 from workbench.router import Route
 from workbench.types import Priority
 

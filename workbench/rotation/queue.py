@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
-from workbench.rotation.residency import Wanted
 from workbench.rotation.snapshot import Grant, Plan, Ticket, Wait
+from workbench.rotation.wanted import Wanted
 
 _NEWS: Final = 0.2
 """An estimate is told again when it is off by this share, and by a second,"""

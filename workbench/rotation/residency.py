@@ -13,19 +13,22 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from workbench import logs, receipts
 from workbench.budget import DeviceBytes, MemoryBook
 from workbench.contention import Generations
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import WorkbenchError
 from workbench.memory import read_tree
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes
 from workbench.rotation.changes import Residency, ResidencyChange
+from workbench.rotation.patience import first_of, given_up
+from workbench.rotation.places import Place
 from workbench.rotation.refusals import FailedLoads
 from workbench.rotation.speeds import Speeds
+from workbench.rotation.wanted import Wanted
 from workbench.router import Route
 
 _log = logs.get(__name__)
@@ -34,30 +37,6 @@ _TICK_S: Final = 1.0
 """Two clocks may differ so much about the end of a stay."""
 FOREVER_S: Final = -1.0
 """A keep_alive that never ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A model as a request wants it."""
-
-    route: Route
-    keep_alive_s: float
-    num_ctx: int | None = None
-
-
-@dataclass(slots=True)
-class Place:
-    """A model that is in memory, or on its way in."""
-
-    route: Route
-    last_use: int
-    num_ctx: int | None = None
-    expires_at: float = math.inf
-    used_at: dt.datetime | None = None
-    ours: bool = False
-    """Whether its last load was our doing: a runtime of its own may have had it before."""
-    dead: bool = False
-    """Its process ended while a request was using it, and that was told."""
 
 
 class Residents:
@@ -530,33 +509,6 @@ class Residents:
             duration_s=change.duration_s,
         )
         self._on_change(change)
-
-
-async def first_of(
-    work: asyncio.Future[Any], cancel: CancellationToken, timeout_s: float | None
-) -> None:
-    """Return when the work is done, the token is cancelled or the time is over."""
-    stop = asyncio.ensure_future(cancel.wait())
-    try:
-        waits: set[asyncio.Future[Any]] = {work, stop}
-        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stop.cancel()
-
-
-def given_up(route: Route, cancel: CancellationToken, timeout_s: float | None) -> WorkbenchError:
-    """Why a load did not wait for its end."""
-    if cancel.cancelled:
-        return WorkbenchError(
-            ErrorCode.CANCELLED, "Cancelled while the model was loading.", operation="load"
-        )
-    return WorkbenchError(
-        ErrorCode.TIMEOUT,
-        f"Loading {route.model} took longer than {timeout_s:g} s.",
-        fix="Raise timeouts.load_s, or choose a smaller model.",
-        operation="load",
-        details={"phase": "load"},
-    )
 
 
 def _key(model: str) -> str:

@@ -28,11 +28,13 @@ from workbench.rotation.entrance import Entrance
 from workbench.rotation.leases import Leases, Progress
 from workbench.rotation.overview import Overview, Preview
 from workbench.rotation.picture import UNKNOWN, Picture, view
+from workbench.rotation.places import Place
 from workbench.rotation.policy import plan
 from workbench.rotation.queue import Entry, QueueService, Standing
-from workbench.rotation.residency import FOREVER_S, Place, Residents, Wanted
+from workbench.rotation.residency import FOREVER_S, Residents
 from workbench.rotation.snapshot import Grant, Ticket
 from workbench.rotation.speeds import Answer, Speeds
+from workbench.rotation.wanted import Wanted
 from workbench.router import Route
 from workbench.types import Priority, TimingMode
 
