@@ -56,6 +56,7 @@ from workbench.sharing import Courier, SharedLog
 from workbench.store import Store
 from workbench.store.database import durability
 from workbench.store.serving import Address
+from workbench.ui import stubs
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -159,6 +160,7 @@ def create_app(
     handlers.fence(app, faces)
     document.install(app, keyed=settings.workbench_api_key is not None)
     if page:
+        stubs.leave_out()
         import gradio as gr
 
         from workbench.ui.page import build_page
