@@ -96,7 +96,7 @@ def test_capacity_may_be_used_to_the_last_byte_and_a_pin_counts_once() -> None:
 def test_what_is_idle_goes_even_if_that_is_not_enough() -> None:
     models = {
         "a": resident(2, size=3),
-        "b": resident(1, size=2),
+        "b": resident(1, size=2, counted=False),
         "other": Model(resident=True, held={"cuda:0": 1}),
         "used": resident(3, size=9, running=1),
         "asked": resident(4, size=1),
@@ -105,3 +105,4 @@ def test_what_is_idle_goes_even_if_that_is_not_enough() -> None:
     room = Room(snapshot([], models, limit=4, others={"theirs": {"host": 1}}))
     assert room.trimmed(["asked"]) == (("b", "a"), {"host": 13})
     assert Room(snapshot([], models, limit=16)).trimmed([]) == ((), {})
+    assert Room(snapshot([], models, limit=15)).trimmed([]) == (("b",), {"host": 1})
