@@ -106,3 +106,11 @@ def test_what_is_idle_goes_even_if_that_is_not_enough() -> None:
     assert room.trimmed(["asked"]) == (("b", "a"), {"host": 13})
     assert Room(snapshot([], models, limit=16)).trimmed([]) == ((), {})
     assert Room(snapshot([], models, limit=15)).trimmed([]) == (("b",), {"host": 1})
+
+
+def test_who_is_still_leaving_is_waited_for_where_not_all_fit_meanwhile() -> None:
+    models = {"a": Model(resident=True, held={"host": 5}, need={"host": 4}), "b": resident(size=3)}
+    leaving = {"gone": {"host": 3}}
+    for limit, after in ((10, ("gone",)), (11, ())):
+        room = Room(snapshot([], models, limit=limit, unloading=leaving))
+        assert room.after(ticket(1, "a")) == after
