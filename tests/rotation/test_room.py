@@ -114,3 +114,13 @@ def test_who_is_still_leaving_is_waited_for_where_not_all_fit_meanwhile() -> Non
     for limit, after in ((10, ("gone",)), (11, ())):
         room = Room(snapshot([], models, limit=limit, unloading=leaving))
         assert room.after(ticket(1, "a")) == after
+    elsewhere = {"a": Model(need={"cuda:0": 4})}
+    room = Room(snapshot([], elsewhere, limit=10, unloading=leaving))
+    assert room.after(ticket(1, "a")) == (), "a device without a limit is never tight"
+
+
+def test_a_model_that_answers_counts_with_no_less_than_it_holds() -> None:
+    models = {"a": Model(resident=True, held={"host": 5}, need={"host": 4})}
+    room = Room(snapshot([], models, limit=10))
+    room.enter(ticket(1, "a"))
+    assert room.footprints["a"] == {"host": 5}
