@@ -61,6 +61,7 @@ def test_kept_places_are_those_of_models_that_come_without_one_leaving() -> None
     assert lacks() == 0
     assert lacks(("comes", ())) == 1
     assert lacks(("comes", ()), ("comes", ())) == 2
+    assert lacks(("comes", ()), ("comes", ()), ("comes", ())) == 3
     assert lacks(("comes", ("used",))) == 0
     assert lacks(("comes", ("used", "there"))) == 0
     assert lacks(("comes", ("used", "there")), ("comes", ())) == 1
