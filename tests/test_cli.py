@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from tests.live import run_cli
 from workbench.cli import app
 from workbench.client.local import Local
 from workbench.store import Store
-from workbench.types import ChatRequest, Options, Priority, StreamEvent, Timeouts
+from workbench.types import ChatRequest, Options, Priority, StreamEvent, Timeouts, TokenEvent
 
 
 def test_compare_prints_answers_and_figures_and_logs_them() -> None:
@@ -95,6 +95,33 @@ def test_terms_of_a_request_have_flags_too(
     assert asked[0].timeouts == Timeouts(queue_s=30, total_s=90.5)
     assert asked[0].priority is Priority.BENCHMARK
     assert asked[0].fallback == "scripted/steady"
+
+
+@pytest.mark.parametrize("command", [["chat", "chunks"], ["compare", "-m", "chunks"]])
+def test_json_has_the_probabilities_that_were_asked_for(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"token": "The", "logprob": -0.5, "top_logprobs": [{"token": "A", "logprob": -1.0}]}
+
+    def likely(self: Local, requests: list[ChatRequest]) -> Iterator[tuple[int, StreamEvent]]:
+        for index, event in real(self, requests):
+            yield (
+                index,
+                (
+                    replace(event, logprobs=(entry,) * event.n_tokens)
+                    if isinstance(event, TokenEvent)
+                    else event
+                ),
+            )
+
+    real = Local.stream
+    monkeypatch.setattr(Local, "stream", likely)
+    flags = ["Hi", "-n", "16", "--json"]
+    told = json.loads(CliRunner().invoke(app, [*command, *flags, "--logprobs", "1"]).stdout)
+    answer = told["answers"][0] if "answers" in told else told
+    assert answer["logprobs"] == [entry] * answer["output_tokens"] != []
+    without = CliRunner().invoke(app, [*command, *flags]).stdout
+    assert '"logprobs"' not in without
 
 
 def test_a_response_format_that_cannot_be_read_is_explained() -> None:

@@ -24,7 +24,9 @@ TopK = Annotated[int, typer.Option(help="This many likeliest tokens; 0: all.")]
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="1: none.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")]
 NumCtx = Annotated[int | None, typer.Option(help="Context length; the model's own if not given.")]
-Logprobs = Annotated[int, typer.Option(help="Alternatives logged with each token; 0: none.")]
+Logprobs = Annotated[
+    int, typer.Option(help="Alternatives told with each token by --json; 0: none. Not logged.")
+]
 Overflow = Annotated[
     str, typer.Option(help="A history beyond the context: truncate (with a warning) or error.")
 ]

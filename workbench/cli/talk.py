@@ -65,10 +65,11 @@ def compare(
     """Ask several models the same thing and see answers and figures side by side."""
     from contextlib import closing
 
-    from workbench.client import session_row
+    from workbench.client import Likelihoods, session_row
     from workbench.types import DoneEvent, ErrorEvent, StreamSession
 
     sessions: dict[int, StreamSession] = {}
+    likely = Likelihoods()
     prompt = _given(prompt)
     with open_workbench() as wb:
         events = wb.compare_events(model, prompt, mode=mode, source="cli", **request)
@@ -81,9 +82,10 @@ def compare(
         ):
             for index, event in events:
                 stopped.watch(event)
+                likely.watch(event)
                 table.update(index, event)
                 if isinstance(event, DoneEvent | ErrorEvent):
-                    sessions[index] = event.session
+                    sessions[index] = likely.added(event.session)
     ordered = [sessions[index] for index in sorted(sessions)]
     if as_json:
         print_json({"prompt": prompt, "answers": [session_row(item) for item in ordered]})
@@ -93,19 +95,21 @@ def compare(
 
 def _answer(wb: Workbench, model: str, prompt: str, *, as_json: bool, **arguments: Any) -> str:
     from workbench import figures
-    from workbench.client import session_row
+    from workbench.client import Likelihoods, session_row
     from workbench.types import DoneEvent, ErrorEvent, TokenEvent, WarningEvent
 
+    likely = Likelihoods()
     with CtrlCStops(wb) as stopped:
         for event in wb.stream(model, prompt, source="cli", **arguments):
             stopped.watch(event)
+            likely.watch(event)
             match event:
                 case TokenEvent() if not as_json and event.channel == "content":
                     typer.echo(event.text, nl=False)
                 case WarningEvent():
                     typer.echo(f"warning: {event.message}", err=True)
                 case DoneEvent() | ErrorEvent():
-                    session = event.session
+                    session = likely.added(event.session)
     if as_json:
         print_json(session_row(session))
     else:

@@ -6,6 +6,6 @@ loop. Both ways give the same values.
 """
 
 from workbench.client.facade import Workbench
-from workbench.client.sessions import FIGURES, session_row, sessions_frame
+from workbench.client.sessions import FIGURES, Likelihoods, session_row, sessions_frame
 
-__all__ = ["FIGURES", "Workbench", "session_row", "sessions_frame"]
+__all__ = ["FIGURES", "Likelihoods", "Workbench", "session_row", "sessions_frame"]

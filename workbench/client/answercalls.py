@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.client.following import Following
-from workbench.client.sessions import sessions_frame
+from workbench.client.sessions import Likelihoods, sessions_frame
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.types import (
     ChatRequest,
@@ -85,14 +85,18 @@ class AnswerCalls(Following):
     def chat(self, model: str, prompt: str, **arguments: Any) -> StreamSession:
         """One whole answer with its figures; arguments as for :meth:`stream`.
 
+        With ``logprobs`` its ``details["logprobs"]`` has an entry a token, which the log has not.
+
         Raises:
             WorkbenchError: if the answer failed.
         """
+        likely = Likelihoods()
         for event in self.stream(model, prompt, **arguments):
+            likely.watch(event)
             if isinstance(event, ErrorEvent):
                 raise event.error
             if isinstance(event, DoneEvent):
-                return event.session
+                return likely.added(event.session)
         raise WorkbenchError(
             ErrorCode.INTERNAL, "The stream ended without a result.", operation="chat"
         )
@@ -152,16 +156,19 @@ class AnswerCalls(Following):
 
         Returns:
             Columns ``model, status, text``, the figures of :data:`FIGURES`, tokens, and the ids
-            under which everything is in the log.
+            under which everything is in the log; with ``logprobs`` a column of that name, a list
+            with an entry a token, which the log has not.
         """
         from workbench.display import LiveComparison, in_notebook
 
         live = LiveComparison(list(models)) if (in_notebook() if show is None else show) else None
         sessions: dict[int, StreamSession] = {}
+        likely = Likelihoods()
         with contextlib.closing(self.compare_events(models, prompt, **arguments)) as events:
             for index, event in events:
+                likely.watch(event)
                 if isinstance(event, DoneEvent | ErrorEvent):
-                    sessions[index] = event.session
+                    sessions[index] = likely.added(event.session)
                 if live is not None:
                     live.update(index, event)
         return sessions_frame([sessions[index] for index in sorted(sessions)])

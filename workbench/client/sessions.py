@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from workbench.types import (
-    StreamSession,
-)
+from workbench.types import StreamEvent, StreamSession, TokenEvent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,38 @@ def sessions_frame(sessions: Sequence[StreamSession]) -> pd.DataFrame:
     return pd.DataFrame([session_row(session) for session in sessions])
 
 
+class Likelihoods:
+    """How likely the tokens of answers were: in their events only, and not in the log."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def watch(self, event: StreamEvent) -> None:
+        """Learn what an event says."""
+        if isinstance(event, TokenEvent):
+            self._told[event.session_id] += [dict(entry) for entry in event.logprobs]
+
+    def added(self, session: StreamSession) -> StreamSession:
+        """The session with ``details["logprobs"]`` if they were asked for.
+
+        An entry a token, as the runtime gave it: ``token``, ``logprob`` (natural logarithm),
+        ``bytes`` and the likeliest instead as ``top_logprobs``.
+        """
+        if not session.options.logprobs:
+            return session
+        return replace(
+            session, details={**session.details, "logprobs": self._told[session.session_id]}
+        )
+
+
 def session_row(session: StreamSession) -> dict[str, Any]:
-    """The part of a finished session that comparisons show."""
+    """The part of a finished session that comparisons show.
+
+    ``logprobs`` is in it where :class:`Likelihoods` added it to the session.
+    """
+    likely: Mapping[str, Any] = {
+        name: value for name, value in session.details.items() if name == "logprobs"
+    }
     return {
         "model": session.model,
         "status": session.status.value,
@@ -53,4 +83,5 @@ def session_row(session: StreamSession) -> dict[str, Any]:
         "session_id": session.session_id,
         "conversation_id": session.conversation_id,
         "comparison_id": session.comparison_id,
+        **likely,
     }
