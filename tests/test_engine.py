@@ -183,24 +183,38 @@ async def test_provider_that_forgets_its_finish_is_an_error(make_engine: EngineF
     assert last.error.code is ErrorCode.INTERNAL
 
 
-@pytest.mark.parametrize(("max_tokens", "said"), [(512, True), (476, False)])
-async def test_an_answer_that_the_context_ended_says_so(
-    make_engine: EngineFactory, max_tokens: int, said: bool
+@pytest.mark.parametrize(
+    ("max_tokens", "num_ctx", "chunk", "code"),
+    [
+        (512, 512, 1, "CONTEXT_FULL"),
+        (520, 515, 7, "CONTEXT_FULL"),  # the next seven would not have had room
+        (512, None, 1, "RUNTIME_LIMIT"),  # nobody knows the context
+        (512, 2048, 1, "RUNTIME_LIMIT"),  # there was room
+        (476, 512, 1, None),
+        (480, None, 7, None),  # the next seven would have been too many
+    ],
+)
+async def test_an_answer_says_what_ended_it_only_where_that_is_known(
+    make_engine: EngineFactory, max_tokens: int, num_ctx: int | None, chunk: int, code: str | None
 ) -> None:
     class Full(ScriptedProvider):
         async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
-            yield ProviderToken("well", 0)
+            for _ in range(476 // chunk):
+                yield ProviderToken("well", 0, chunk)
             yield ProviderFinish("length", 36, 476)
 
     engine = make_engine({"unused": QUICK})
     engine.router.register_provider(Full({"x": QUICK}, name="full"))
-    options = Options(max_tokens=max_tokens)
+    options = Options(max_tokens=max_tokens, num_ctx=num_ctx)
     last = (await run(engine, ChatRequest("full/x", (Message("user", "Hi"),), options)))[-1]
     assert isinstance(last, DoneEvent)
     assert last.session.finish_reason == "length"
-    told = [w.message for w in last.session.warnings if w.code == "CONTEXT_FULL"]
-    assert bool(told) is said
-    assert all("not max_tokens (512)" in message and "36 of prompt" in message for message in told)
+    told = {w.code: w.message for w in last.session.warnings}
+    assert [*told] == ([code] if code else [])
+    if code == "CONTEXT_FULL":
+        assert f"not max_tokens ({max_tokens})" in told[code]
+        assert f"{num_ctx} tokens" in told[code]
+        assert "36 of prompt" in told[code]
 
 
 async def test_reader_that_goes_away_stops_the_work(

@@ -342,20 +342,38 @@ class LiveSession:
             )
 
     def _say_what_was_full(self, finish: ProviderFinish) -> None:
-        """``length`` is said of two bounds: that it was the context is told apart here."""
+        """``length`` is said of several bounds; told is what is known of which one it was."""
         tokens, most = finish.output_tokens, self.request.options.max_tokens
         if finish.finish_reason != "length" or tokens is None or tokens >= most:
             return
-        prompt = f"{finish.prompt_tokens:,} of prompt and " if finish.prompt_tokens else ""
-        self._warn(
-            ProviderWarning(
+        prompt, context = finish.prompt_tokens, self._context_tokens(finish)
+        left = context - prompt - tokens if context and prompt else None
+        sizes = [token.n_tokens for token in self.tokens if token.n_tokens]
+        # An answer may end before a bound that its next chunk would pass.
+        chunk = max([1, *sizes, -(-tokens // len(sizes)) if sizes else 1])
+        if tokens + chunk > most and (left is None or left > 0):
+            return
+        if left is not None and left < chunk:
+            code, told = (
                 "CONTEXT_FULL",
-                f"The context ended the answer, not max_tokens ({most:,}): it holds no more than "
-                f"{prompt}{tokens:,} tokens of answer. Raise num_ctx if the model allows it, or "
-                "shorten the prompt or the history.",
-                {"prompt_tokens": finish.prompt_tokens, "output_tokens": tokens},
+                f"The context of {context:,} tokens ended the answer, not max_tokens ({most:,}): "
+                f"it holds {prompt:,} of prompt and {tokens:,} of answer. Raise num_ctx if the "
+                "model allows it, or shorten the prompt or the history.",
             )
-        )
+        else:
+            code, told = (
+                "RUNTIME_LIMIT",
+                f"The runtime ended the answer after {tokens:,} tokens at a limit of its own, not "
+                f"at max_tokens ({most:,}); it does not say which.",
+            )
+        counts = {"prompt_tokens": prompt, "output_tokens": tokens, "context_tokens": context}
+        self._warn(ProviderWarning(code, told, counts))
+
+    def _context_tokens(self, finish: ProviderFinish) -> int | None:
+        """The size of the context that this answer had, where it is known."""
+        resident = self.resident.context_length if self.resident else None
+        bounds = finish.details.get("context_limit"), resident, self.request.options.num_ctx
+        return min((bound for bound in bounds if bound), default=None)
 
     def _take(self, token: ProviderToken) -> None:
         self.tokens.append(token)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.ui.events import finished, live, session_event, token
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.router import Listing
@@ -40,8 +42,9 @@ def test_cut_answer_names_the_limit() -> None:
     assert "max_tokens (512)" in notices.render(answer)
 
 
-def test_an_answer_that_the_context_ended_blames_no_other_bound() -> None:
-    full = WarningEvent("ses_1", "CONTEXT_FULL", "The context ended it.", 0)
+@pytest.mark.parametrize("code", ["CONTEXT_FULL", "RUNTIME_LIMIT"])
+def test_an_answer_that_another_bound_ended_blames_no_other(code: str) -> None:
+    full = WarningEvent("ses_1", code, "The context ended it.", 0)
     answer = live(session_event(), token("hi", 200), full, finished(finish_reason="length"))
     said = notices.render(answer)
     assert "The context ended it." in said

@@ -20,7 +20,7 @@ def render(live: LiveAnswer | None) -> str:
         if not live.answer.strip():
             reasoned = " after reasoning" if live.reasoning else ""
             parts.append(note(f"The model ended without text{reasoned}."))
-        elif session.finish_reason == "length" and not _context_full(live):
+        elif session.finish_reason == "length" and not _other_bound(live):
             limit = session.options.max_tokens
             parts.append(note(f"Cut at max_tokens ({limit:,}); raise it in Options for more."))
         elif session.finish_reason not in ("stop", "length", None):
@@ -32,9 +32,9 @@ def render(live: LiveAnswer | None) -> str:
     return "".join(parts)
 
 
-def _context_full(live: LiveAnswer) -> bool:
+def _other_bound(live: LiveAnswer) -> bool:
     """Whether a warning says already that it was not max_tokens."""
-    return any(code == "CONTEXT_FULL" for code, _ in live.warnings)
+    return any(code in ("CONTEXT_FULL", "RUNTIME_LIMIT") for code, _ in live.warnings)
 
 
 def error_card(error: WorkbenchError, *, partial: bool = False) -> str:
