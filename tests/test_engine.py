@@ -217,6 +217,19 @@ async def test_an_answer_says_what_ended_it_only_where_that_is_known(
         assert "36 of prompt" in told[code]
 
 
+async def test_the_log_keeps_what_the_caller_wrote(
+    make_engine: EngineFactory, store: Store
+) -> None:
+    engine = make_engine({"only": QUICK})
+    for asked in (" only ", "scripted/only"):
+        (first, *_) = await run(engine, ChatRequest(asked, (Message("user", "Hi"),)))
+        assert isinstance(first, SessionEvent)
+        assert (first.requested_model, first.model) == (asked.strip(), "scripted/only")
+    rows = store.rows("SELECT requested_model, model FROM stream_sessions ORDER BY seq")
+    assert [row["requested_model"] for row in rows] == ["only", "scripted/only"]
+    assert {row["model"] for row in rows} == {"scripted/only"}
+
+
 async def test_reader_that_goes_away_stops_the_work(
     make_engine: EngineFactory, store: Store
 ) -> None:

@@ -179,7 +179,8 @@ async def test_three_hosts_are_one_catalogue_and_the_loss_of_one_is_routed_aroun
     (warning,) = [event for event in events if isinstance(event, WarningEvent)]
     assert warning.code == "REROUTED"
     session = events[-1].session
-    assert session.requested_model == session.fallback_from == f"ollama@{chosen}/{SHARED}"
+    assert session.requested_model == f"ollama/{SHARED}", "as it was asked for"
+    assert session.fallback_from == session.tried_first == f"ollama@{chosen}/{SHARED}"
     # Who names the host gets that host or its error.
     (*_, last) = await told(engine, ask(f"ollama@{chosen}/{SHARED}"))
     assert isinstance(last, ErrorEvent)

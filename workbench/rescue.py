@@ -46,13 +46,13 @@ class Rescue:
         if not recovery.may_fall_back(event.error):
             return None
         fallbacks, session = self._settings.workbench_fallbacks, event.session
-        asked = session.requested_model
+        asked = session.tried_first
         name = f"{family(asked)}/{asked.partition('/')[2]}"  # whichever host it is
         return request.fallback or fallbacks.get(asked) or fallbacks.get(name)
 
     def _moved(self, session: StreamSession) -> bool:
         """Whether a session is of the model that was asked for, on another host."""
-        asked, answers = session.requested_model, session.model
+        asked, answers = session.tried_first, session.model
         same = family(asked) == family(answers)
         return same and asked.partition("/")[2] == answers.partition("/")[2]
 

@@ -127,7 +127,7 @@ class LiveSession:
         return {
             "session_id": request.session_id,
             "model": self.route.model,
-            "requested_model": self.fallback_from or self.route.model,
+            "requested_model": self.request.model.strip(),
             "phase": self.phase,
             "streamed_tokens": sum(token.n_tokens for token in self.tokens),
             "conversation_id": request.conversation_id,
@@ -153,7 +153,7 @@ class LiveSession:
                     correlation_id=request.correlation_id,
                     model=self.route.model,
                     provider=self.route.provider.name,
-                    requested_model=self.fallback_from or self.route.model,
+                    requested_model=self.request.model.strip(),
                     seed=self.seed,
                     t_ns=self.queued,
                 )
@@ -509,7 +509,7 @@ class LiveSession:
             session_id=request.session_id,
             conversation_id=request.conversation_id,
             correlation_id=request.correlation_id,
-            requested_model=self.fallback_from or self.route.model,
+            requested_model=self.request.model.strip(),
             model=self.route.model,
             provider=self.route.provider.name,
             status=status,

@@ -69,8 +69,8 @@ CREATE TABLE stream_sessions (
     trial                   INTEGER,
     created_at              TIMESTAMPTZ NOT NULL,
     source                  VARCHAR NOT NULL,
-    requested_model         VARCHAR NOT NULL,
-    model                   VARCHAR NOT NULL,
+    requested_model         VARCHAR NOT NULL, -- as the caller wrote it: a bare name, or no host
+    model                   VARCHAR NOT NULL, -- id of the model that answered, or failed
     provider                VARCHAR NOT NULL,
     fallback_from           VARCHAR,
     digest                  VARCHAR,

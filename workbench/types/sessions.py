@@ -107,3 +107,8 @@ class StreamSession:
     trial: int | None = None
     metrics: Mapping[str, float | int | None] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tried_first(self) -> str:
+        """The id of the model that was asked first: what the request's own words meant."""
+        return self.fallback_from or self.model

@@ -36,7 +36,7 @@ def reopened(recalled: Sequence[Recalled]) -> Plan:
             the others failed and had a fallback, or were asked again.
     """
     panes = _by_pane(recalled)
-    models = _models({number: one.session.requested_model for number, one in panes.items()})
+    models = _models({number: one.session.tried_first for number, one in panes.items()})
     return Plan(
         ask=_ask(panes),
         shown=tuple(panes),
@@ -59,7 +59,7 @@ def asked_of_others(recalled: Sequence[Recalled], wanted: Sequence[str]) -> Plan
     first = panes[1]
     models = _models(dict(enumerate(wanted[:COUNT], start=1)))
     written = _turns(first)
-    source = first.session.requested_model
+    source = first.session.tried_first
     turns = {
         number: ()
         if model is None
@@ -75,7 +75,7 @@ def replayed(one: Recalled) -> LiveAnswer:
     """The answer as it stood in its pane at its end, from what the log has of it."""
     session = one.session
     live = LiveAnswer(
-        model=session.requested_model,
+        model=session.tried_first,
         prompt=one.prompt,
         conversation_id=session.conversation_id,
         asked=session.stamps.queued,
@@ -153,7 +153,7 @@ def _ask(panes: Mapping[int, Recalled]) -> Ask:
 def _request(one: Recalled) -> ChatRequest:
     session = one.session
     return ChatRequest(
-        model=session.requested_model,
+        model=session.tried_first,
         messages=(*one.given, Message("user", one.prompt)),
         options=session.options,
         timing_mode=session.timing_mode,
@@ -170,7 +170,7 @@ def _turns(one: Recalled) -> tuple[Turn, ...]:
     for message in one.given:
         if message.role == "user":
             turns.append(
-                Turn(one.session.conversation_id, one.session.requested_model, message.content)
+                Turn(one.session.conversation_id, one.session.tried_first, message.content)
             )
         elif message.role == "assistant" and turns:
             last = turns[-1]
