@@ -165,10 +165,10 @@ def test_a_running_server_may_speak_to_another_ollama(settings: Settings) -> Non
     assert not [f for f in services.server_and_log(settings) if f.part == "ollama"]
 
 
-def announced(settings: Settings, served: Settings) -> None:
+def announced(settings: Settings, served: Settings, url: str = "http://there") -> None:
     """A server with other settings runs on the same log: this process."""
     database(settings).parent.mkdir(parents=True, exist_ok=True)
-    announce(served, "http://there", "secret", SimpleNamespace(uri=None))  # type: ignore[arg-type]
+    announce(served, url, "secret", SimpleNamespace(uri=None))  # type: ignore[arg-type]
 
 
 def test_a_running_server_may_share_otherwise(settings: Settings) -> None:
@@ -185,6 +185,39 @@ def test_a_running_server_may_share_otherwise(settings: Settings) -> None:
         ours = settings.model_copy(update={name: "http://192.0.2.8:7860"})
         told = only(services.server_and_log(ours), "shared log", "note")
         assert f"than {name.upper()} of" in told.message
+
+
+async def test_the_endpoints_of_a_running_server(settings: Settings) -> None:
+    asked: list[str | None] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Authorization"])
+            parts = {
+                "team": {"status": "down", "reason": "No answer. Start it.", "fix": "Start it."},
+                "lab": {"status": "ok", "models": 3},
+            }
+            self.send_response(503)  # as where nothing can be served
+            self.end_headers()
+            self.wfile.write(json.dumps({"parts": parts}).encode())
+
+        def log_message(self, *about: Any) -> None:
+            pass
+
+    served = load_settings(
+        _env_file=None, openai_compat_endpoints="team=http://127.0.0.1:9/v1,lab=http://there/v1"
+    ).model_copy(update={"workbench_db": settings.workbench_db})
+    assert await services.endpoints(settings) == [], "no server, nothing to say"
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        announced(settings, served, f"http://127.0.0.1:{server.server_port}")
+        found = await services.endpoints(settings)
+    assert asked == ["Bearer secret"]
+    assert "3 models" in only(found, "lab", "ok").message
+    down = only(found, "team", "note")
+    assert (down.message, down.fix) == ("the server says: No answer.", "Start it.")
+    (silent,) = await services.endpoints(settings)
+    assert "/health" in silent.fix
 
 
 def test_another_workbench_is_no_stranger(settings: Settings) -> None:

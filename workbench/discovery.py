@@ -30,8 +30,9 @@ def server_file(settings: Settings) -> Path:
 def running_server(settings: Settings) -> dict[str, Any] | None:
     """The server that holds this database, if one is alive: ``pid``, ``url``, ``token``, ``log``.
 
-    ``ollama`` is the address of its Ollama server, ``sharing`` says where its log goes. ``log`` has
-    the ``uri`` and the ``token`` for DuckDB's Quack protocol, or is None.
+    ``ollama`` is the address of its Ollama server, ``endpoints`` the names of its other servers,
+    ``sharing`` says where its log goes. ``log`` has the ``uri`` and the ``token`` for DuckDB's
+    Quack protocol, or is None.
 
     A file that a killed server left behind is told by the start time of its process.
     """
@@ -77,6 +78,7 @@ def announce(settings: Settings, url: str, token: str, serving: Serving) -> None
         "db": str(database(settings)),
         "ollama": settings.ollama_host,
         "ollama_hosts": settings.ollama_hosts,
+        "endpoints": [endpoint.name for endpoint in settings.openai_compat_endpoints],
         "sharing": {
             "url": settings.workbench_shared_log,
             "writer_id": settings.writer_id,

@@ -38,5 +38,6 @@ def examine(settings: Settings | None = None) -> list[Finding]:
         *(services.from_inside(settings) if inside else services.server_and_log(settings)),
         *services.repairs(settings),
         *asyncio.run(services.ollama(services.as_served(settings))),
+        *([] if inside else asyncio.run(services.endpoints(settings))),
         *asyncio.run(services.models(services.as_served(settings))),
     ]

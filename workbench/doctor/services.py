@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -195,6 +195,43 @@ def log(settings: Settings) -> Finding:
         )
     checked = "blocks as they were written" if small else _UNCHECKED
     return Finding("log", "ok", f"{path}, {row['n']} sessions, {checked}")
+
+
+async def endpoints(settings: Settings) -> list[Finding]:
+    """The OpenAI-compatible servers of a running server that this shell's settings do not name.
+
+    It is asked itself: it has their keys.
+    """
+    running = running_server(settings)
+    if running is None:
+        return []
+    import httpx
+
+    headers = {"Authorization": f"Bearer {running['token']}"}
+    try:
+        async with httpx.AsyncClient(timeout=10, trust_env=False, headers=headers) as http:
+            parts = (await http.get(f"{running['url']}/health")).json()["parts"]
+            served = {name: parts[name] for name in running.get("endpoints", ())}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return [
+            Finding(
+                "server",
+                "note",
+                f"it does not tell how its endpoints are ({type(error).__name__})",
+                f"Look at {running['url']}/health.",
+            )
+        ]
+    known = {one.name for one in settings.openai_compat_endpoints}
+    return [_told(name, part) for name, part in served.items() if name not in known]
+
+
+def _told(name: str, part: Mapping[str, Any]) -> Finding:
+    """A part of a server's health."""
+    if part["status"] == "ok":
+        return Finding(name, "ok", f"{part['models']} models, as the server says")
+    fix = str(part.get("fix") or "")
+    reason = str(part.get("reason") or part["status"]).removesuffix(fix).strip()
+    return Finding(name, "note", f"the server says: {reason}", fix)
 
 
 async def ollama(settings: Settings) -> list[Finding]:
