@@ -102,11 +102,23 @@ async def picture(engine: Engine, chosen: str | None = None) -> Picture:
 def holders(engine: Engine) -> tuple[Holder, ...]:
     """Every name that is in memory, whoever loaded it, and by whichever name.
 
+    What a server elsewhere keeps is its own: of a runtime that nothing is loaded into from here,
+    only what was measured on this machine counts.
+
     Nothing is read for it beside a measurement.
     """
     book = engine.book
     held, others = book.held(), book.others
-    residents = {one.model: one for one in engine.overview().residents}
+    providers = engine.router.providers
+    loaded = {
+        one.model: providers[one.model.partition("/")[0]].loads
+        for one in engine.overview().residents
+    }
+    residents = {
+        one.model: one
+        for one in engine.overview().residents
+        if loaded[one.model] or held.get(one.model)
+    }
     names = [*residents, *(model for model in others if held.get(model))]
     names += [twin for name in names for twin in sorted(book.shared(name))]
     found = []
@@ -124,7 +136,7 @@ def holders(engine: Engine) -> tuple[Holder, ...]:
                 shares_with=next(
                     (n for n in runner if held.get(n) or (not resident and n in residents)), None
                 ),
-                expires_in_s=resident.expires_in_s if resident else None,
+                expires_in_s=resident.expires_in_s if resident and loaded[model] else None,
             )
         )
     return tuple(found)
