@@ -10,6 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from workbench.hf import matching
+
 
 def save_tokenizer(source: Path, target: Path) -> None:
     """Write the tokenizer that is inside a GGUF file as ``tokenizer.json`` and its companions.
@@ -37,17 +39,23 @@ def save_weights(source: Path, target: Path) -> None:
     Args:
         source: the GGUF file.
         target: the folder to write to.
+
+    Raises:
+        WorkbenchError: ``HF_MODEL_LOAD_FAILED`` if the file lacks tensors of its model.
     """
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         str(source.parent),
         gguf_file=source.name,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
         local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
+    matching.check(source.name, report)
     # The weights are dense from here on; with this entry they would be read as GGUF blocks again.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import converted
+from workbench.hf import converted, matching
 from workbench.hf.fitting import (
     dtype_name,
     first_line,
@@ -99,12 +99,17 @@ def load(wanted: Load) -> LoadedModel:
     options = LoadOptions(**wanted.options)
     device = _device(wanted.gpu, options.device)
     torch.set_num_threads(wanted.threads)
+    warnings: list[dict[str, Any]] = []
     try:
         # Before the weights: a model without one is refused in a moment, whatever its size.
         tokenizer = _tokenizer(wanted)
         with torch.inference_mode():
             fitted = fit(
-                wanted, options, device, tokenizer, lambda: _whole(wanted, options, device)
+                wanted,
+                options,
+                device,
+                tokenizer,
+                lambda: _whole(wanted, options, device, warnings),
             )
     except Exception as error:
         raise load_error(error, wanted, device) from error
@@ -157,18 +162,20 @@ def load(wanted: Load) -> LoadedModel:
             parameters=fitted.parameters,
             packed=packed,
             load_ns=time.monotonic_ns() - started,
+            warnings=warnings,
             details=details,
         ),
     )
 
 
-def _whole(wanted: Load, options: LoadOptions, device: str) -> Any:
-    """The model as transformers loads it, with its adapter merged into it."""
-    model = _model(wanted, options, device)
-    if wanted.adapter is not None:
-        from peft import PeftModel  # rarely needed
+def _whole(wanted: Load, options: LoadOptions, device: str, warnings: list[dict[str, Any]]) -> Any:
+    """The model as transformers loads it, with its adapter merged into it.
 
-        model = PeftModel.from_pretrained(model, wanted.adapter).merge_and_unload()
+    What its readers must know replaces what is in ``warnings``.
+    """
+    model, warnings[:] = _model(wanted, options, device)
+    if wanted.adapter is not None:
+        model = matching.with_adapter(model, Path(wanted.adapter))
     model.eval()
     eos_ids = sorted(_end_ids(model, None))
     # Nothing of the model's own sampling defaults may reach a generation: every setting comes from
@@ -295,10 +302,14 @@ def _tokenizer(wanted: Load) -> Any:
     return tokenizer
 
 
-def _model(wanted: Load, options: LoadOptions, device: str) -> Any:
+def _model(wanted: Load, options: LoadOptions, device: str) -> tuple[Any, list[dict[str, Any]]]:
+    """The model, all of whose tensors come from the files, and warnings about it."""
     common: dict[str, Any] = {
         "local_files_only": True,
         "trust_remote_code": False,
+        # What does not match is told, and refused in our words, not in a report on a terminal.
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
     }
     if options.attention != "auto":
         common["attn_implementation"] = options.attention
@@ -306,34 +317,39 @@ def _model(wanted: Load, options: LoadOptions, device: str) -> Any:
         # Straight onto the GPU, without a copy of all weights in host memory in between.
         common["device_map"] = device
     dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
+    name = wanted.gguf_file or Path(wanted.folder).name
     if wanted.gguf_file is None:
-        return AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             wanted.folder, dtype=dtype, use_safetensors=True, **common
         )
+        return model, matching.check(name, report)
     if dtype == "auto":
         small = (wanted.parameters or 0) <= FLOAT32_UP_TO_PARAMETERS
         dtype = torch.float32 if small else torch.bfloat16
     if (copy := _copy_of(wanted)) is not None:
-        return AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             str(copy), dtype=dtype, use_safetensors=True, **common
         )
+        return model, matching.check(name, report)
     with _gguf_read_once():
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             wanted.folder,
             gguf_file=wanted.gguf_file,
             quantization_config=GgufConfig(),
             dtype=dtype,
             **common,
         )
+    warnings = matching.check(name, report)
     if not _is_packed(model):
         # Dense from here on: with these, transformers refuses to change its type, and a copy would
         # be read as GGUF blocks again.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         model.hf_quantizer, model.is_quantized = None, False
-        if wanted.converted is not None:
+        # A copy would hold what was used only, and be silent about the rest.
+        if wanted.converted is not None and not warnings:
             _keep_copy(model, _tokenizer(wanted), Path(wanted.converted))
-    return model
+    return model, warnings
 
 
 def _keep_copy(model: Any, tokenizer: Any, folder: Path) -> None:

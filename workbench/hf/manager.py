@@ -258,6 +258,7 @@ class HuggingFaceModelManager:
                 name, model, replace(options, device="cpu"), "false"
             )
             worker.warnings = (
+                *worker.warnings,
                 ProviderWarning(
                     "GPU_FALLBACK",
                     f"The model runs on the CPU, because loading it on the GPU failed: "
@@ -272,6 +273,8 @@ class HuggingFaceModelManager:
         data.load_count += 1
         data.last_load_s = asyncio.get_running_loop().time() - started
         _log.info("model loaded", model=name, pid=worker.client.pid, seconds=data.last_load_s)
+        for warning in worker.warnings:
+            _log.warning("model loaded with a warning", model=name, warning=warning.message)
         return worker
 
     async def _load_with_retries(
@@ -317,7 +320,8 @@ class HuggingFaceModelManager:
             raise
         finally:
             del self._starting[name]
-        return LoadedWorker(model, client)
+        warnings = tuple(ProviderWarning(**warning) for warning in loaded.warnings)
+        return LoadedWorker(model, client, warnings)
 
     async def _wanted(self, model: ModelFile, options: LoadOptions, gpu: str) -> Load:
         """What a worker is asked for."""

@@ -1,0 +1,148 @@
+"""Whether the tensors in the files and those of the model match (imports peft late).
+
+transformers fills what the files lack with random numbers and goes on, and peft leaves an adapter
+as it was initialised. Such a model answers, differently in every process; here it is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from workbench.errors import ErrorCode, WorkbenchError
+
+UNUSED: Final = "WEIGHTS_UNUSED"
+"""Code of the warning that the files hold tensors which the model has no place for."""
+
+_SHOWN: Final = 4
+_COMPUTED: Final = re.compile(r"(^|\.)((original_)?inv_freq|position_ids)$")
+"""Buffers that the model computes by itself; old files hold them, new ones do not."""
+_LEFTOVERS: Final = re.compile(
+    # Masks and rotary tables that older releases saved,
+    r"(attn|attention)\.(masked_)?bias$|inv_freq$|position_ids$|^rope_freqs|rotary_emb\.|"
+    # heads of training, and the parts for pictures and sound of a model that is run for text.
+    r"(^|\.)(mtp|v_head|score|vision_tower|vision_model|visual|audio_tower|multi_modal_projector)\."
+)
+_MISMATCH: Final = re.compile(
+    r"size mismatch for (\S+): copying a param with shape (?:torch\.Size\()?(\[[\d, ]*\]).*?"
+    r"current model is (?:torch\.Size\()?(\[[\d, ]*\])"
+)
+_PEFT_PARTS: Final = re.compile(r"^base_model\.model\.|\.default(?=\.|$)")
+
+
+def check(name: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Refuse a model that the files do not fill.
+
+    Args:
+        name: of the model, for the message.
+        report: what transformers returns for ``output_loading_info=True``, tied weights done.
+
+    Returns:
+        Fields of a warning if the files hold more than the model takes.
+
+    Raises:
+        WorkbenchError: ``HF_MODEL_LOAD_FAILED`` with the tensors that are missing, or whose shapes
+            are not those that its configuration asks for.
+    """
+    wrong = [
+        f"{key} is {_shape(has)} in the files, but {_shape(wants)} by the configuration"
+        for key, has, wants in sorted(report["mismatched_keys"])
+    ]
+    if wrong:
+        raise _failed(
+            f"{name} has tensors of other shapes than its configuration says: {_listed(wrong)}.",
+            "Download all files of the model again, from one revision.",
+            mismatched=wrong,
+        )
+    missing = sorted(key for key in report["missing_keys"] if not _COMPUTED.search(key))
+    if missing:
+        raise _failed(
+            f"{name} lacks {_tensors(missing)} of its configuration: {_listed(missing)}. "
+            "They would be random numbers.",
+            "Download all files of the model again, from one revision.",
+            missing=missing,
+        )
+    unused = sorted(key for key in report["unexpected_keys"] if not _LEFTOVERS.search(key))
+    if not unused:
+        return []
+    message = (
+        f"The files hold {_tensors(unused)} that the model has no place for by its configuration, "
+        f"and that were left out: {_listed(unused)}."
+    )
+    return [{"code": UNUSED, "message": message, "details": {"unused": unused[:100]}}]
+
+
+def with_adapter(model: Any, adapter: Path) -> Any:
+    """The model with a LoRA adapter merged into it.
+
+    Raises:
+        WorkbenchError: ``HF_MODEL_LOAD_FAILED`` if the adapter does not fit, with its tensors.
+    """
+    from peft import PeftModel  # rarely needed
+
+    name = f"The LoRA adapter {adapter.name}"
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter)
+        # Only this call tells what matched; an adapter is small, and read twice in no time.
+        result = adapted.load_adapter(adapter, "default", torch_device=str(model.device))
+    except (RuntimeError, ValueError, KeyError) as error:
+        wrong = [
+            f"{_plain(key)} is {has} in the adapter, but {wants} for this base"
+            for key, has, wants in _MISMATCH.findall(str(error))
+        ]
+        if not wrong and "memory" in str(error):
+            raise
+        cause = f"has other shapes: {_listed(wrong)}" if wrong else f"cannot be applied: {error}"
+        raise _failed(
+            f"{name} does not fit its base: it {cause[:1000].rstrip('.')}.",
+            "Use the base that it was trained on (base_model_name_or_path in adapter_config.json).",
+            mismatched=wrong,
+        ) from error
+    unexpected, missing = (
+        sorted({_plain(key) for key in keys})
+        for keys in (result.unexpected_keys, result.missing_keys)
+    )
+    if unexpected or missing:
+        parts = []
+        if unexpected:
+            parts.append(f"nothing in the base goes by the name of {_listed(unexpected)}")
+        if missing:
+            parts.append(f"it lacks {_listed(missing)}, which would be random numbers")
+        raise _failed(
+            f"{name} does not fit its base: {'; '.join(parts)}.",
+            "Use the base that it was trained on, or download the adapter again.",
+            unmatched=unexpected,
+            missing=missing,
+        )
+    return adapted.merge_and_unload()
+
+
+def _plain(key: str) -> str:
+    """A tensor's name as the adapter's file has it, without peft's own parts."""
+    return _PEFT_PARTS.sub("", key)
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return str(list(sizes))
+
+
+def _tensors(keys: Collection[str]) -> str:
+    return f"{len(keys)} tensor{'' if len(keys) == 1 else 's'}"
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
+
+
+def _failed(message: str, fix: str, **details: list[str]) -> WorkbenchError:
+    return WorkbenchError(
+        ErrorCode.HF_MODEL_LOAD_FAILED,
+        message,
+        fix=fix,
+        operation="load",
+        provider="huggingface",
+        details={key: value[:100] for key, value in details.items() if value},
+    )
