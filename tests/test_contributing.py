@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
+from workbench.engine import Engine
 from workbench.settings import Settings
 from workbench.store import Store
 
@@ -19,12 +21,17 @@ BLOCKS = re.findall(
     (ROOT / "CONTRIBUTING.md").read_text(),
     re.DOTALL | re.MULTILINE,
 )
-PROVIDER, LINE, TEST = BLOCKS
+PROVIDER, LINES, TEST = BLOCKS
+BESIDE = (
+    "    from workbench.providers.scripted import ScriptedProvider\n",
+    '    router.register_provider(providers.get("scripted") or ScriptedProvider())\n',
+)
+REGISTRATION = "workbench/registration.py"
 TESTS = re.findall(r"^async def (test_\w+)", TEST, re.MULTILINE)
 
 
 @pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names that its test defines, with its provider where the text says that it is."""
     name = "workbench.providers.program"
     (tmp_path / "program.py").write_text(PROVIDER)
@@ -34,26 +41,46 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
-    names: dict[str, object] = {"__name__": "tests.providers.test_program"}
+    names: dict[str, Any] = {"__name__": "tests.providers.test_program"}
     exec(compile(TEST, "CONTRIBUTING.md", "exec"), names)
     return names
 
 
 @pytest.mark.parametrize("name", TESTS)
 async def test_the_example_passes_its_own_test(
-    name: str, example: dict[str, object], settings: Settings, store: Store
+    name: str, example: dict[str, Any], settings: Settings, store: Store
 ) -> None:
-    await example[name](settings, store)  # type: ignore[operator]
+    await example[name](settings, store)
 
 
-def test_its_line_has_the_form_of_the_others() -> None:
-    ours = LINE.replace('"program"', '"scripted"').replace("Program", "Scripted")
-    assert ours in (ROOT / "workbench" / "registration.py").read_text()
+def registration() -> str:
+    """The module that the text names, with the two lines where it says."""
+    assert f'title="{REGISTRATION}"' in (ROOT / "CONTRIBUTING.md").read_text()
+    source = (ROOT / REGISTRATION).read_text()
+    for line, below in zip(LINES.split("\n\n"), BESIDE, strict=True):
+        assert source.count(below) == 1
+        source = source.replace(below, f"    {line.strip()}\n{below}")
+    return source
+
+
+async def test_its_lines_register_it(
+    example: dict[str, Any], settings: Settings, store: Store
+) -> None:
+    names: dict[str, Any] = {"__name__": "workbench.registration"}
+    exec(compile(registration(), REGISTRATION, "exec"), names)
+    engine = Engine(settings, names["build_router"](settings), store)
+    answered = await example["ask"](engine, "upper")
+    assert answered.text == "THREE BLIND MICE\n"
+    await engine.close()
 
 
 @pytest.mark.parametrize(
     ("code", "path"),
-    [(PROVIDER, "workbench/providers/program.py"), (TEST, "tests/providers/test_program.py")],
+    [
+        (PROVIDER, "workbench/providers/program.py"),
+        (registration(), REGISTRATION),
+        (TEST, "tests/providers/test_program.py"),
+    ],
 )
 def test_it_is_clean(code: str, path: str) -> None:
     ours = ["--config", 'lint.isort.known-first-party = ["workbench"]']  # it is not on disk
