@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from tests.live import free_port
-from tests.providers.ollama_support import http
+from tests.providers.ollama_support import http, wire
 from tests.providers.openai_support import (
     MODEL,
     answer,
@@ -61,8 +61,8 @@ def said(message: str, **more: object) -> str:
         ),
         (
             http("<html>nginx</html>", "404 Not Found", "Content-Type: text/html"),
-            ErrorCode.ENDPOINT_STREAM_BROKEN,
-            "no OpenAI API",
+            ErrorCode.ENDPOINT_UNREACHABLE,
+            "speaks OpenAI's API",
         ),
         (http(said("bad key"), "401 Unauthorized", JSON), ErrorCode.ENDPOINT_FORBIDDEN, "bad key"),
         (
@@ -109,6 +109,35 @@ async def test_a_fault_has_its_code_and_the_servers_words(
     assert words in error.message
     assert error.fix
     assert error.provider == "box"
+
+
+@pytest.mark.parametrize("registered", [(), (MODEL,)], ids=["list", "chat"])
+@pytest.mark.parametrize("body", ['{"detail": "Not Found"}', said("File Not Found"), "nothing"])
+async def test_a_wrong_path_is_no_missing_model(registered: tuple[str, ...], body: str) -> None:
+    nothing = http(body, "404 Not Found", JSON)
+    async with (
+        wire(lambda path, asked: nothing) as server,
+        connected(f"{server.url}/v2", models=registered) as provider,
+    ):
+        if registered:
+            await provider.list_models()
+        with pytest.raises(WorkbenchError) as caught:
+            await (answer(provider, ask()) if registered else provider.list_models())
+    assert caught.value.code is ErrorCode.ENDPOINT_UNREACHABLE
+    assert f"{server.url}/v2" in caught.value.message
+    assert "base_url of box" in caught.value.fix
+
+
+async def test_a_server_without_a_list_may_still_say_that_a_model_is_missing() -> None:
+    missing = http(said(f"The model {MODEL} does not exist"), "404 Not Found", JSON)
+    async with (
+        wire(lambda path, asked: missing) as server,
+        connected(server.url, models=(MODEL,)) as provider,
+    ):
+        await provider.list_models()
+        with pytest.raises(WorkbenchError) as caught:
+            await answer(provider, ask())
+    assert caught.value.code is ErrorCode.ENDPOINT_MODEL_NOT_FOUND
 
 
 async def test_nobody_there_is_said_with_the_address() -> None:

@@ -67,6 +67,7 @@ class OpenAICompatProvider(Weightless):
         self._server: Server = "openai" if endpoint.server == "auto" else endpoint.server
         self._known: dict[str, ModelInfo] = {}
         self._listed_at = float("-inf")
+        self._has_list = True
         self._figures = ServerFigures(endpoint, self._page_of_metrics)
 
     @property
@@ -157,7 +158,7 @@ class OpenAICompatProvider(Weightless):
         answer = wire.Answer(raw=request.raw, details=details)
         chunks = read_apart(self._lines(path, body), cancel, lambda chunk: answer.complete)
         try:
-            with seam("stream", self._endpoint, model):
+            with seam("stream", self._endpoint, model, listed=self._has_list):
                 async with aclosing(chunks):
                     async for t_ns, chunk in chunks:
                         for event in answer.take(chunk, t_ns):
@@ -199,6 +200,7 @@ class OpenAICompatProvider(Weightless):
                 entries = wire.entries_of(await self._get("/models"))
         except WorkbenchError as error:
             status = error.details.get("status", 0)
+            self._has_list = status != 404
             # A server without a list still has what was registered: some have none (404), that of
             # `transformers serve` fails (500) where there is no cache of the hub.
             listless = status >= 400 and status not in (401, 403, 429, 503)
@@ -206,6 +208,8 @@ class OpenAICompatProvider(Weightless):
                 self._known = {}
                 raise
             entries = []
+        else:
+            self._has_list = True
         if self._endpoint.server == "auto":
             self._server = recognised(entries)
         listed = {entry["id"] for entry in entries}

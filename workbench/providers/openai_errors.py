@@ -4,6 +4,7 @@
 what happened                                                      code
 =================================================================  ==========================
 refused connection, no route, connect timeout, broken proxy        ENDPOINT_UNREACHABLE
+no such path (404 of the list of models, or in another form)       ENDPOINT_UNREACHABLE
 key missing or refused (401, 403)                                  ENDPOINT_FORBIDDEN
 unknown model (404 in OpenAI's form)                               ENDPOINT_MODEL_NOT_FOUND
 rate limit (429), not ready or full (503)                          QUEUE_FULL, with Retry-After
@@ -41,24 +42,32 @@ class MalformedAnswer(Exception):
 
 
 @contextmanager
-def seam(operation: str, endpoint: Endpoint, model: str | None = None) -> Iterator[None]:
+def seam(
+    operation: str, endpoint: Endpoint, model: str | None = None, *, listed: bool = True
+) -> Iterator[None]:
     """Let nothing but :class:`WorkbenchError` out of the block.
 
     Args:
         operation: what was attempted, such as ``stream``.
         endpoint: whose server it is; its key is blotted out of what the server says.
         model: its name of the model, if the operation concerns one.
+        listed: the server had a list of models when it was asked for one: its address is right.
     """
     try:
         yield
     except WorkbenchError:
         raise
     except Exception as error:
-        raise map_error(error, operation, endpoint, model) from error
+        raise map_error(error, operation, endpoint, model, listed=listed) from error
 
 
 def map_error(
-    error: Exception, operation: str, endpoint: Endpoint, model: str | None = None
+    error: Exception,
+    operation: str,
+    endpoint: Endpoint,
+    model: str | None = None,
+    *,
+    listed: bool = True,
 ) -> WorkbenchError:
     """Translate one foreign exception; see the table of this module."""
     # Late, because listing commands must start fast; whoever fails here has them loaded already.
@@ -100,8 +109,13 @@ def map_error(
         if 300 <= error.status_code < 400:
             target = error.response.headers.get("location", "elsewhere")
             return broken(f"{url} sends its clients to {target}; prompts do not follow.")
-        if error.status_code == 404 and _said(error.body) is None:
-            return broken(f"There is no OpenAI API at {url}: HTTP 404.")
+        if error.status_code == 404 and _no_such_path(error, operation, listed):
+            return made(
+                ErrorCode.ENDPOINT_UNREACHABLE,
+                f"Nothing at {url} speaks OpenAI's API (HTTP 404).",
+                f"Is /v1 missing or wrong in the base_url of {name} (OPENAI_COMPAT_ENDPOINTS)? "
+                "If its server has no list of models, name them in models.",
+            )
         return made(*_explain(error, endpoint, model))
     unreachable = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError)
     if isinstance(cause, unreachable) or (
@@ -142,6 +156,14 @@ def map_error(
         f"Unexpected {type(error).__name__} while talking to {name}: {error}",
         "Please report this.",
     )
+
+
+def _no_such_path(error: openai.APIStatusError, operation: str, listed: bool) -> bool:
+    """Whether a 404 is about the address and not about a model."""
+    said = _said(error.body)
+    if said is None or operation == "list_models":
+        return True
+    return not listed and "model" not in said.lower()
 
 
 def _explain(
