@@ -104,6 +104,16 @@ def test_mapping(error: Exception, code: ErrorCode, fix: str) -> None:
     assert (mapped.retry_after_s is not None) == (code is ErrorCode.QUEUE_FULL)
 
 
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError("refused"), httpx.RemoteProtocolError("peer closed")]
+)
+def test_one_of_several_hosts_is_named_with_its_setting(error: Exception) -> None:
+    mapped = map_error(error, "stream", URL, "m", "ollama@attic")
+    assert f"attic, {URL}" in mapped.message
+    assert "attic of OLLAMA_HOSTS" in mapped.fix
+    assert mapped.provider == "ollama@attic"
+
+
 def test_every_exception_of_httpx_has_a_case() -> None:
     """A new kind in a later httpx must not fall through to INTERNAL."""
 

@@ -315,7 +315,7 @@ class OllamaProvider:
                     async for event in events:
                         yield event
             except Exception as error:
-                problem = map_error(error, "stream", self._url, model)
+                problem = map_error(error, "stream", self._url, model, self.name)
                 if problem.code is ErrorCode.OLLAMA_STREAM_BROKEN:
                     await self._after_break(key, problem)
                 raise
@@ -404,7 +404,7 @@ class OllamaProvider:
         if model is not None and not model.strip():
             raise invalid("The model has no name.", fix="Choose one of `ollama list`.")
         try:
-            with seam(operation, self._url, model):
+            with seam(operation, self._url, model, self.name):
                 yield
         except WorkbenchError as error:
             error.provider = self.name

@@ -54,33 +54,42 @@ def nested_error(error: ollama.ResponseError) -> Mapping[str, Any]:
 
 
 @contextmanager
-def seam(operation: str, url: str, model: str | None = None) -> Iterator[None]:
+def seam(
+    operation: str, url: str, model: str | None = None, provider: str = "ollama"
+) -> Iterator[None]:
     """Let nothing but :class:`WorkbenchError` out of the block.
 
     Args:
         operation: what was attempted, such as ``stream``.
         url: the server's address, for the messages.
         model: Ollama's name of the model, if the operation concerns one.
+        provider: its name, ``ollama@attic`` if the server is one of several.
     """
     try:
         yield
     except WorkbenchError:
         raise
     except Exception as error:
-        raise map_error(error, operation, url, model) from error
+        raise map_error(error, operation, url, model, provider) from error
 
 
 def broken(
-    message: str, operation: str, url: str, model: str | None = None, **details: Any
+    message: str,
+    operation: str,
+    url: str,
+    model: str | None = None,
+    provider: str = "ollama",
+    **details: Any,
 ) -> WorkbenchError:
     """An ``OLLAMA_STREAM_BROKEN``: the answer stopped or made no sense."""
+    _, setting = _place(url, provider)
     return WorkbenchError(
         ErrorCode.OLLAMA_STREAM_BROKEN,
         message,
-        fix="Try again; if it stays so, look at the server's log and check that OLLAMA_HOST "
-        f"({url}) is an Ollama server.",
+        fix="Try again; if it stays so, look at the server's log and check that "
+        f"{setting} ({url}) is an Ollama server.",
         operation=operation,
-        provider="ollama",
+        provider=provider,
         details={"host": url, "model": model, **details},
     )
 
@@ -94,13 +103,18 @@ def broke_off(error: BaseException) -> bool:
 
 
 def map_error(
-    error: Exception, operation: str, url: str, model: str | None = None
+    error: Exception,
+    operation: str,
+    url: str,
+    model: str | None = None,
+    provider: str = "ollama",
 ) -> WorkbenchError:
     """Translate one foreign exception; see the table of this module."""
     # Late, because listing commands must start fast; whoever fails here has them loaded already.
     import httpx
     import ollama
 
+    where, _ = _place(url, provider)
     details: dict[str, Any] = {"host": url, "model": model, "cause": type(error).__name__}
 
     def made(
@@ -111,7 +125,7 @@ def map_error(
             message,
             fix=fix,
             operation=operation,
-            provider="ollama",
+            provider=provider,
             details=details,
             retry_after_s=retry_after_s,
         )
@@ -128,38 +142,41 @@ def map_error(
         )
     if isinstance(error, MalformedAnswer):
         return broken(
-            f"Something that is not Ollama answers at {url}, or its answer is damaged: {error}",
+            f"Something that is not Ollama answers at {where}, or its answer is damaged: {error}",
             operation,
             url,
             model,
+            provider,
         )
     # Order matters: a connect timeout is a timeout to httpx, TimeoutError is an OSError to Python.
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
-        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(url, error))
+        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(url, provider, error))
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return made(
             ErrorCode.OLLAMA_TIMEOUT,
-            f"Ollama at {url} accepted the request but did not answer in time.",
+            f"Ollama at {where} accepted the request but did not answer in time.",
             "See whether the machine is overloaded or a model is loading, then try again.",
         )
     if isinstance(error, (httpx.TransportError, httpx.StreamError)):
         return broken(
-            f"The connection to Ollama at {url} broke off"
+            f"The connection to Ollama at {where} broke off"
             f" ({str(error) or type(error).__name__}): the server was stopped, or it is no Ollama.",
             operation,
             url,
             model,
+            provider,
             cause=type(error).__name__,
         )
     if isinstance(error, OSError):
-        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(url, error))
+        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(url, provider, error))
     if isinstance(error, (httpx.HTTPError, ValueError)):
         # Bad compression, and the client's own checks of an answer (JSON, UTF-8, pydantic).
         return broken(
-            f"The answer from {url} cannot be read: {error}",
+            f"The answer from {where} cannot be read: {error}",
             operation,
             url,
             model,
+            provider,
             cause=type(error).__name__,
         )
     return made(
@@ -169,11 +186,18 @@ def map_error(
     )
 
 
-def _unreachable(url: str, error: Exception) -> tuple[str, str]:
+def _place(url: str, provider: str) -> tuple[str, str]:
+    """Where a server is, and the setting that says so; of several, with its name."""
+    host = provider.partition("@")[2]
+    return (f"{host}, {url}", f"{host} of OLLAMA_HOSTS") if host else (url, "OLLAMA_HOST")
+
+
+def _unreachable(url: str, provider: str, error: Exception) -> tuple[str, str]:
+    where, setting = _place(url, provider)
     return (
-        f"No Ollama server answers at {url} ({str(error) or type(error).__name__}).",
+        f"No Ollama server answers at {where} ({str(error) or type(error).__name__}).",
         "Start it with `ollama serve`, install it from https://ollama.com/download, "
-        "or set OLLAMA_HOST to where it runs.",
+        f"or set {setting} to where it runs.",
     )
 
 
