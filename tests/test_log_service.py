@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from benchmarks.shared_log import WRITERS, share
 from tests.live import LiveServer, free_port
+from tests.providers.ollama_support import http, wire
 from tests.store.attacks import STATEMENTS
 from tests.store.conftest import make_session
 from workbench import Workbench
@@ -302,6 +304,22 @@ def test_nothing_is_shared_otherwise_than_this_shell_says(server: LiveServer) ->
             here.share()
         assert refused.value.code is ErrorCode.INVALID_REQUEST
         assert f"to no shared log; {name.upper()} of this shell" in str(refused.value)
+
+
+async def test_a_refused_key_is_said_with_its_setting(tmp_path: Path) -> None:
+    said = {"code": "UNAUTHORIZED", "message": "The request carries no valid key."}
+    refusal = http(json.dumps(said), "401 Unauthorized")
+    with Store.open(tmp_path / "own.duckdb") as own:
+        own.log_session(make_session(), [Message("user", "hi")]).stored.result()
+        async with wire(lambda path, body: refusal) as there:
+            settings = load_settings(
+                workbench_shared_log=there.url, workbench_shared_log_key="wrong"
+            )
+            push = SharedLog(own, settings).push
+            with pytest.raises(WorkbenchError, match=there.url) as refused:
+                await asyncio.to_thread(push, lambda *told: None, threading.Event())
+    assert refused.value.code is ErrorCode.UNAUTHORIZED
+    assert "WORKBENCH_SHARED_LOG_KEY" in refused.value.fix
 
 
 async def test_a_server_shares_by_itself_while_it_generates_nothing(

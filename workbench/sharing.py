@@ -106,6 +106,14 @@ class SharedLog:
                 fix="What was not sent stays in this log and is sent the next time.",
                 operation="share",
             ) from None
+        if answer.status_code == 401:  # its own words are for those who asked it directly
+            raise WorkbenchError(
+                ErrorCode.UNAUTHORIZED,
+                f"The shared log at {self.url} "
+                + ("refuses this workbench's key." if self._key else "asks for a key."),
+                fix="Set WORKBENCH_SHARED_LOG_KEY to the WORKBENCH_API_KEY of that server.",
+                operation="share",
+            )
         if answer.is_error:
             try:
                 raise WorkbenchError.from_dict(answer.json())
