@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.live import run_cli
-from workbench.cli import app
+from workbench import __version__
+from workbench.cli import app, main
 from workbench.client.local import Local
 from workbench.store import Store
 from workbench.types import ChatRequest, Options, Priority, StreamEvent, Timeouts, TokenEvent
@@ -35,6 +36,12 @@ def test_compare_shows_a_table_and_fails_when_a_model_failed() -> None:
     assert done.returncode == 1
     assert "TTFT" in done.stdout
     assert "INTERNAL" in done.stdout
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"workbench {__version__}\n")
 
 
 def test_chat_streams_text_and_ends_with_figures() -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from workbench import __version__
 from workbench.cli import bench, insight, log, models, talk
 from workbench.cli.options import AsJson
 from workbench.cli.shared import open_workbench, print_json
@@ -31,6 +33,22 @@ app.command()(talk.compare)
 app.command()(insight.parity)
 app.command()(insight.diverge)
 app.command()(insight.ladder)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"workbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _workbench(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say it, and end."),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

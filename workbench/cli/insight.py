@@ -75,7 +75,10 @@ def diverge(
 
 
 def ladder(
-    model: Models,
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", help="Model id of a form, the best first; give two or more."),
+    ],
     passages: Annotated[
         Path | None, typer.Option(help="JSONL with id, prompt, text; default: ours.")
     ] = None,

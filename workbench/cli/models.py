@@ -14,6 +14,8 @@ from workbench.errors import WorkbenchError
 if TYPE_CHECKING:
     from workbench.types import ModelInfo
 
+Model = Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")]
+
 app = typer.Typer(help="What models there are, and what of them is in memory.")
 
 
@@ -35,7 +37,7 @@ def models_scan(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def models_show(model: str) -> None:
+def models_show(model: Model) -> None:
     """All that is known of one model, as JSON."""
     with open_workbench() as wb:
         print_json(wb.show(model).to_dict())
@@ -77,7 +79,7 @@ def models_pull(
 
 @app.command("rm")
 def models_rm(
-    model: Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")],
+    model: Model,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -116,7 +118,7 @@ def models_verify(
 
 
 @app.command("load")
-def models_load(model: str, as_json: AsJson = False) -> None:
+def models_load(model: Model, as_json: AsJson = False) -> None:
     """Bring a model into the memory of the running server."""
     with open_workbench(remote=True) as wb:
         done = wb.load(model)
@@ -125,7 +127,7 @@ def models_load(model: str, as_json: AsJson = False) -> None:
 
 
 @app.command("unload")
-def models_unload(model: str, as_json: AsJson = False) -> None:
+def models_unload(model: Model, as_json: AsJson = False) -> None:
     """Take a model out of the memory of the running server."""
     with open_workbench(remote=True) as wb:
         done = wb.unload(model)
@@ -136,7 +138,7 @@ def models_unload(model: str, as_json: AsJson = False) -> None:
 
 
 @app.command("pin")
-def models_pin(model: str, as_json: AsJson = False) -> None:
+def models_pin(model: Model, as_json: AsJson = False) -> None:
     """Bring a model into the running server's memory and keep it there."""
     with open_workbench(remote=True) as wb:
         done = wb.pin(model)
@@ -148,7 +150,7 @@ def models_pin(model: str, as_json: AsJson = False) -> None:
 
 
 @app.command("unpin")
-def models_unpin(model: str, as_json: AsJson = False) -> None:
+def models_unpin(model: Model, as_json: AsJson = False) -> None:
     """Let a pinned model be evicted again."""
     with open_workbench(remote=True) as wb:
         done = wb.unpin(model)
