@@ -166,4 +166,5 @@ def test_a_bad_endpoint_is_named_and_its_key_is_not(
     with pytest.raises(WorkbenchError) as caught:
         endpoints(monkeypatch, value)
     assert "OPENAI_COMPAT_ENDPOINTS" in caught.value.message
+    assert ("base_url, api_key, server" in caught.value.message) == ("api_kye" in value)
     assert "sk-very-secret" not in str(caught.value)

@@ -220,6 +220,12 @@ class WorkbenchError(Exception):
         )
 
 
+def sentence(text: str) -> str:
+    """Foreign words with a full stop, as the fix follows them."""
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def invalid(message: str, *, fix: str = "", **details: Any) -> WorkbenchError:
     """An ``INVALID_REQUEST``: the commonest error, raised wherever input is checked."""
     return WorkbenchError(

@@ -633,10 +633,14 @@ class LiveSession:
 
     def _timeout(self, phase: str, limit_s: float) -> WorkbenchError:
         provider = self.route.provider.name
+        ours = self.route.provider.loads
+        other = (
+            "choose a smaller model" if ours else f"see what keeps the server of {provider} busy"
+        )
         return WorkbenchError(
             _TIMEOUT_CODE.get(hosts.family(provider), ErrorCode.TIMEOUT),
             f"{self.route.model} took longer than {limit_s:g} s {phase}.",
-            fix="Raise the limit in timeouts, or choose a smaller model.",
+            fix=f"Raise the limit in timeouts, or {other}.",
             operation="stream",
             provider=provider,
             details={"phase": phase, "limit_s": limit_s},

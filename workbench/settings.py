@@ -24,6 +24,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workbench import endpoints, hosts
@@ -495,6 +496,15 @@ def _named(loc: tuple[int | str, ...], value: object) -> str:
     return f"{name}: " if secret else f"{name}={value!r}: "
 
 
+def _reason(item: ErrorDetails) -> str:
+    """Why it is bad, in words for who wrote it."""
+    if item["type"] == "extra_forbidden" and item["loc"][0] == "openai_compat_endpoints":
+        return (
+            f"there is no such field; an endpoint has {', '.join(endpoints.Endpoint.model_fields)}"
+        )
+    return item["msg"].removeprefix("Value error, ")
+
+
 def load_settings(**overrides: object) -> Settings:
     """Read the settings.
 
@@ -508,10 +518,7 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = [
-            _named(item["loc"], item["input"]) + item["msg"].removeprefix("Value error, ")
-            for item in error.errors()
-        ]
+        problems = [_named(item["loc"], item["input"]) + _reason(item) for item in error.errors()]
         seed = all(problem.startswith("HF_") for problem in problems)
         raise WorkbenchError(
             ErrorCode.HF_INVALID_CONFIG if seed else ErrorCode.INVALID_REQUEST,

@@ -61,7 +61,8 @@ def print_models(models: Sequence[ModelInfo], problems: Mapping[str, WorkbenchEr
         if model.problem:
             console.print(f"{model.id}: {model.problem}", markup=False)
     for name, error in problems.items():
-        console.print(f"{name}: {error}", markup=False)
+        known = error.message.startswith(f"{name}:")
+        console.print(str(error) if known else f"{name}: {error}", markup=False)
 
 
 def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:

@@ -130,7 +130,7 @@ def test_every_exception_of_httpx_has_a_case() -> None:
 
 def test_the_runners_own_words_are_shown() -> None:
     mapped = map_error(_response_error(_BAD_SCHEMA, 400), "stream", URL, "m")
-    assert mapped.message == "Ollama: JSON schema conversion failed"
+    assert mapped.message == "Ollama: JSON schema conversion failed."
 
 
 @pytest.mark.parametrize("text", ["plain", "5", "[]", '{"error": 3}', "null"])

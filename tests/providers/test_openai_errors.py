@@ -140,6 +140,27 @@ async def test_a_server_without_a_list_may_still_say_that_a_model_is_missing() -
     assert caught.value.code is ErrorCode.ENDPOINT_MODEL_NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("<!DOCTYPE html><html><head><title>502 Bad &amp; ugly</title>", "502 Bad & ugly"),
+        ("<html><style>p {x: y}</style><body><h1>Oops</h1><p>It died</p>", "Oops It died"),
+        ("<html><body>half <a hre", "half"),
+    ],
+)
+@pytest.mark.parametrize("status", ["200 OK", "500 Oops"])
+async def test_of_a_web_page_its_words_are_shown_as_a_sentence(
+    page: str, words: str, status: str
+) -> None:
+    reply = http(page, status, "Content-Type: text/html")
+    async with serving(reply) as server, connected(server.url) as provider:
+        with pytest.raises(WorkbenchError) as caught:
+            await answer(provider, ask())
+    assert words in caught.value.message
+    assert "<" not in caught.value.message
+    assert caught.value.message.endswith(".")
+
+
 async def test_nobody_there_is_said_with_the_address() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with connected(url) as provider:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, sentence
 
 if TYPE_CHECKING:
     import ollama
@@ -85,7 +85,7 @@ def broken(
     _, setting = _place(url, provider)
     return WorkbenchError(
         ErrorCode.OLLAMA_STREAM_BROKEN,
-        message,
+        sentence(message),
         fix="Try again; if it stays so, look at the server's log and check that "
         f"{setting} ({url}) is an Ollama server.",
         operation=operation,
@@ -122,7 +122,7 @@ def map_error(
     ) -> WorkbenchError:
         return WorkbenchError(
             code,
-            message,
+            sentence(message),
             fix=fix,
             operation=operation,
             provider=provider,
@@ -227,7 +227,7 @@ def _explain(
         )
     if status == 400 and "does not support tools" in text:
         fix = "Leave tools out, or choose a model for them."
-        return ErrorCode.INVALID_REQUEST, f"{said.rstrip('.')}.", fix, None
+        return ErrorCode.INVALID_REQUEST, said, fix, None
     if 400 <= status < 500 or (status == 500 and text.startswith(_INPUT_500)):
         return ErrorCode.INVALID_REQUEST, said, "Correct the request.", None
     if "memory" in text:

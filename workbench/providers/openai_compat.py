@@ -22,7 +22,7 @@ from workbench.providers import openai_wire as wire
 from workbench.providers.base import CancellationToken, ResidentModel, Weightless
 from workbench.providers.lines import Line, read_apart
 from workbench.providers.openai_dialects import recognised
-from workbench.providers.openai_errors import MalformedAnswer, seam
+from workbench.providers.openai_errors import MalformedAnswer, plain, seam
 from workbench.providers.processes import Listener, is_loopback
 from workbench.providers.server_figures import ServerFigures, Tell
 from workbench.types import ChatRequest, ModelInfo, ProviderEvent, ProviderWarning
@@ -263,7 +263,8 @@ class OpenAICompatProvider(Weightless):
         try:
             kind = stream.response.headers.get("content-type", "")
             if "text/event-stream" not in kind:
-                start = (await stream.response.aread())[:200].decode(errors="replace")
+                said = plain((await stream.response.aread()).decode(errors="replace"))
+                start = " ".join(said[:200].split())
                 raise MalformedAnswer(f"it sent {kind or 'no content type'}: {start}")
             async for chunk in stream:
                 t_ns = time.monotonic_ns()

@@ -19,19 +19,22 @@ from __future__ import annotations
 
 import datetime as dt
 import email.utils
+import html
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from workbench.endpoints import Endpoint
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, sentence
 
 if TYPE_CHECKING:
     import openai
 
 _SHOWN: Final = 300
 """Characters of a server's words in a message."""
+_READ: Final = 4000
+"""Characters of a page that are looked at for them."""
 _RETRY_AFTER_S: Final = 1.0
 """Where a server that is busy does not say for how long."""
 _LONGEST_RETRY_S: Final = 3600.0
@@ -88,7 +91,7 @@ def map_error(
     ) -> WorkbenchError:
         return WorkbenchError(
             code,
-            _blotted(message, endpoint),
+            sentence(_blotted(message, endpoint)),
             fix=fix,
             operation=operation,
             provider=name,
@@ -171,7 +174,7 @@ def _explain(
 ) -> tuple[ErrorCode, str, str, float | None]:
     """Code, message, fix and retry delay (seconds) of a refusal."""
     status, name = error.status_code, endpoint.name
-    text = _said(error.body) or _start(error.response.text)
+    text = _said(error.body) or _start(plain(error.response.text))
     said = f"{name}: {text}" if text else f"{name}: HTTP {status}"
     if status in (401, 403):
         fix = f"Give {name} an api_key in OPENAI_COMPAT_ENDPOINTS that its server accepts."
@@ -233,6 +236,16 @@ def retry_after(value: str | None) -> float:
         except (ValueError, TypeError):
             return _RETRY_AFTER_S
     return min(max(seconds, 0.0), _LONGEST_RETRY_S) if seconds == seconds else _RETRY_AFTER_S
+
+
+def plain(text: str) -> str:
+    """What a page of HTML says, its title or else its text; other text as it is."""
+    page = text[:_READ]
+    if not re.match(r"\s*<(!doctype|html|head|body|title|h\d|p)\b", page, re.IGNORECASE):
+        return text
+    title = re.search(r"<title[^>]*>([^<]*\S[^<]*)<", page, re.IGNORECASE)
+    hidden = r"(?is)<(script|style)\b.*?(</\1|$)|<[^>]*(>|$)"
+    return html.unescape(title[1] if title else re.sub(hidden, " ", page))
 
 
 def _start(text: str) -> str:

@@ -31,7 +31,8 @@ def problem(provider: str, error: WorkbenchError, settings: Settings) -> str:
             "models then appear here by themselves."
         )
     else:
-        words = f"{escape(provider)}: {escape(error.message)} {escape(error.fix)}"
+        message = error.message.removeprefix(f"{provider}: ")
+        words = f"{escape(provider)}: {escape(message)} {escape(error.fix)}"
     return (
         f'<div class="wb-hintline" data-hint="{escape(provider)}" '
         f'title="{escape(error)}">{words}</div>'
