@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
+from typing import cast
+
+import gradio as gr
 
 from tests.conftest import EngineFactory
 from workbench.engine import Engine
@@ -11,8 +15,11 @@ from workbench.errors import ErrorCode
 from workbench.providers.scripted import Schedule, steady
 from workbench.types import Options, TimingMode
 from workbench.ui import asking, voting
+from workbench.ui.catalogue import Catalogue
+from workbench.ui.compare import CompareTab
 from workbench.ui.composer import Ask
 from workbench.ui.drawing import Drawing
+from workbench.ui.pairs import Pairs
 from workbench.ui.pane import COUNT
 from workbench.ui.runs import MAX_TABS, Run, Runs
 from workbench.votes import ALL_BAD, TIE
@@ -223,3 +230,18 @@ async def test_a_vote_is_over_whole_answers_on_the_page(make_engine: EngineFacto
     assert voting.ballot(run) == [], "one answer is left"
     run.voted = "C"
     assert "C" in [choice for _, choice in voting.ballot(run)], "a vote that was cast is readable"
+
+
+async def test_an_end_that_comes_late_leaves_the_next_run_its_stop(
+    make_engine: EngineFactory,
+) -> None:
+    """A page ends its look at the past of its tab; a quick hand has begun a run by then."""
+    engine = make_engine({"a": LONG})
+    with gr.Blocks():
+        compare = CompareTab(engine, Catalogue(engine), Pairs(engine))
+    asked = cast("gr.Request", SimpleNamespace(session_hash="tab"))
+    run = compare.desk.runs.begin("tab", plan("scripted/a"))
+    assert compare.desk.composer.stop not in await compare._end(asked)
+    run.stop()
+    await finish(run)
+    assert (await compare._end(asked))[compare.desk.composer.stop]["interactive"] is False

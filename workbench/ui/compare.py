@@ -248,8 +248,10 @@ class CompareTab:
     async def _end(self, request: gr.Request) -> Updates:
         desk = self._desk
         run = desk.run_of(request)
-        if run is None:
-            return self._offers(None)
+        # A page that has just opened ends its look at a past that it has not, when a quick hand may
+        # have begun a run already: that one is busy until its own end.
+        if run is None or run.running:
+            return self._offers(run)
         updates = {**desk.busy(run.plan, False), **self._offers(run)}
         if run.refused():  # what was typed is not lost
             updates[desk.composer.prompt] = run.plan.ask.prompt
