@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.hf import tiny
 from tests.live import run_cli
 from workbench import __version__
 from workbench.cli import app, main
@@ -135,6 +136,13 @@ def test_a_response_format_that_cannot_be_read_is_explained() -> None:
     done = run_cli("chat", "scripted/chunks", "Hi", "--response-format", "{")
     assert done.returncode == 1
     assert "@FILE" in done.stderr
+
+
+def test_rm_says_beforehand_what_would_go(tmp_path: Path) -> None:
+    folder = tiny.write_folder(tmp_path / "models" / "mine")
+    told = CliRunner().invoke(app, ["models", "rm", "mine", "--dry-run"])
+    assert told.stdout.startswith("Would delete huggingface/mine"), told.output
+    assert folder.is_dir()
 
 
 def test_models_list_names_what_cannot_be_asked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import EngineFactory
+from tests.hf import tiny
 from workbench.api.problems import openai_body
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
@@ -228,6 +230,27 @@ async def test_the_log_keeps_what_the_caller_wrote(
     rows = store.rows("SELECT requested_model, model FROM stream_sessions ORDER BY seq")
     assert [row["requested_model"] for row in rows] == ["only", "scripted/only"]
     assert {row["model"] for row in rows} == {"scripted/only"}
+
+
+async def test_a_model_that_answers_is_not_deleted_however_it_was_loaded(
+    make_engine: EngineFactory, settings: Settings
+) -> None:
+    folder = tiny.write_folder(settings.hf_model_path / "mine")
+    engine = make_engine({"unused": QUICK})
+    ways = {"mine": QUICK, "mine?dtype=float32": SLOW}
+    engine.router.register_provider(ScriptedProvider(ways, name="huggingface"))
+    plan = await engine.plan_deletion("huggingface/mine")
+    said = (Message("user", "Hi"),)
+    async with contextlib.aclosing(
+        engine.stream(ChatRequest("huggingface/mine?dtype=float32", said))
+    ) as events:
+        async for event in events:
+            if isinstance(event, TokenEvent):
+                break
+        with pytest.raises(WorkbenchError, match=r"mine\?dtype=float32 answers now") as caught:
+            await engine.delete(plan.id)
+        assert caught.value.code is ErrorCode.INVALID_REQUEST
+        assert folder.exists()
 
 
 async def test_reader_that_goes_away_stops_the_work(

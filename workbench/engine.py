@@ -21,6 +21,7 @@ from workbench.contention import Generations
 from workbench.disk import ModelDisk
 from workbench.errors import WorkbenchError, invalid
 from workbench.hf.deletion import Deletion
+from workbench.hf.options import split_name
 from workbench.hosts import family
 from workbench.inspection import Inspection
 from workbench.jobs import Job
@@ -372,15 +373,27 @@ class Engine:
         return await self.disk.plan_deletion(name)
 
     async def delete(self, model: str) -> Mapping[str, Any]:
-        """Delete a model from disk, out of memory first.
+        """Delete a model from disk, out of memory first, however it was loaded.
 
         Raises:
-            WorkbenchError: ``INVALID_REQUEST`` while it is answering or being downloaded.
+            WorkbenchError: ``INVALID_REQUEST`` while it, or an adapter that needs it, is answering,
+                or it is being downloaded.
         """
         provider, name = await self._ways.to_disk(model)
-        route = Route(self.router.providers[provider], name)
-        if route.provider.resident(name) is not None:
-            await self.rotation.unload(route)
+        owner = self.router.providers[provider]
+        plan = await self.plan_deletion(model)
+        gone = {plan.id, *plan.also, *plan.orphans}
+        used = [one for one in self.rotation.running if split_name(one)[0] in gone]
+        if used:
+            raise invalid(
+                f"{plan.id} is in use: {' and '.join(used)} answer{'s' * (len(used) == 1)} now.",
+                fix="Stop the answer or wait for its end, then delete.",
+                models=used,
+            )
+        held = [one for one in owner.residents() if f"{provider}/{split_name(one)[0]}" in gone]
+        for one in dict.fromkeys((*held, name)):
+            if owner.resident(one) is not None:
+                await self.rotation.unload(Route(owner, one))
         if family(provider) == "ollama":
             return await self.disk.delete_from_ollama(provider, name)
         return await self.disk.delete(name)

@@ -81,6 +81,7 @@ def models_pull(
 def models_rm(
     model: Model,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete a model of Hugging Face or Ollama from disk."""
@@ -88,8 +89,15 @@ def models_rm(
 
     with open_workbench() as wb:
         plan = wb.delete(model, dry_run=True)
+        question, notes = _deletion(plan)
+        if dry_run:
+            if as_json:
+                print_json(plan)
+            else:
+                typer.echo("\n".join((f"Would {question[0].lower()}{question[1:]}.", *notes)))
+            return
         if not yes:
-            _confirm_deletion(plan)
+            confirm(question, *notes)
         gone = wb.delete(plan["id"])
     if as_json:
         print_json(gone)
@@ -188,11 +196,12 @@ def _pull_demo(as_json: bool) -> None:
         typer.echo("\n".join(ids))
 
 
-def _confirm_deletion(plan: Mapping[str, Any]) -> None:
+def _deletion(plan: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
+    """What would be deleted, and what to know before that. A list counts the weights only."""
     from workbench import figures
 
-    confirm(
-        f"Delete {plan['id']} ({figures.size(plan['size_bytes'])}, {plan['location']})",
+    size = f"{figures.size(plan['size_bytes'])} on disk with all its files"
+    return f"Delete {plan['id']} ({size}, {plan['location']})", (
         *(f"With it goes {also}." for also in plan["also"]),
         *(f"{orphan} needs it and could not be used any more." for orphan in plan["orphans"]),
     )

@@ -39,7 +39,8 @@ def confirm(question: str, *notes: str) -> None:
         WorkbenchError: ``INVALID_REQUEST``, there is no terminal.
     """
     if not sys.stdin.isatty():
-        raise invalid(f"{question}: this needs a confirmation.", fix="Give --yes.")
+        told = " ".join((f"{question}: this needs a confirmation.", *notes))
+        raise invalid(told, fix="Give --yes.")
     for note in notes:
         typer.echo(note, err=True)
     if not typer.confirm(f"{question}?", err=True):

@@ -17,6 +17,7 @@ from workbench.hf.folder import SOURCE_FILE
 from workbench.hf.found import PROVIDER, ModelFile, model_id
 from workbench.hf.hub import PARTIAL_FOLDER
 from workbench.hf.listing import is_companion
+from workbench.hf.options import split_name
 from workbench.hf.source import recorded_files, rewrite_without
 from workbench.settings import Settings
 
@@ -64,6 +65,12 @@ def plan(settings: Settings, name: str) -> Deletion:
             :func:`workbench.hf.files.find`.
     """
     root, cache = settings.hf_model_path, settings.hub_cache
+    base, options = split_name(name)
+    if options:
+        raise invalid(
+            f"{name[:200]!r} names a way to load {base[:200]}, and files have none.",
+            fix=f"Delete {base[:200]}, without the load options.",
+        )
     check_name(name)
     unfinished = root / PARTIAL_FOLDER / name.replace("/", "--")
     left = (unfinished,) if unfinished.is_dir() else ()
