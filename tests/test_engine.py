@@ -25,6 +25,7 @@ from workbench.types import (
     ChatRequest,
     DoneEvent,
     ErrorEvent,
+    FinishReason,
     Image,
     LoadingEvent,
     Message,
@@ -251,6 +252,26 @@ async def test_a_model_that_answers_is_not_deleted_however_it_was_loaded(
             await engine.delete(plan.id)
         assert caught.value.code is ErrorCode.INVALID_REQUEST
         assert folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "said"),
+    [('{ "name": "', "length", True), ('{"n": 1}', "length", False), ('{"n', "stop", False)],
+)
+async def test_json_that_its_length_cut_says_so(
+    make_engine: EngineFactory, text: str, finish: FinishReason, said: bool
+) -> None:
+    class Cut(ScriptedProvider):
+        async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
+            yield ProviderToken(text, 0, 6)
+            yield ProviderFinish(finish, 36, 6)
+
+    engine = make_engine({"unused": QUICK})
+    engine.router.register_provider(Cut({"x": QUICK}, name="cut"))
+    options = Options(max_tokens=6, response_format={"type": "json_object"})
+    last = (await run(engine, ChatRequest("cut/x", (Message("user", "Hi"),), options)))[-1]
+    assert isinstance(last, DoneEvent)
+    assert [w.code for w in last.session.warnings] == ["JSON_CUT"] * said
 
 
 async def test_reader_that_goes_away_stops_the_work(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -344,6 +345,14 @@ class LiveSession:
     def _say_what_was_full(self, finish: ProviderFinish) -> None:
         """``length`` is said of several bounds; told is what is known of which one it was."""
         tokens, most = finish.output_tokens, self.request.options.max_tokens
+        if finish.finish_reason == "length" and self._is_cut_json():
+            self._warn(
+                ProviderWarning(
+                    "JSON_CUT",
+                    "The answer is no whole JSON, as its length ended it. Raise max_tokens "
+                    f"({most:,}), or give the schema bounds (maxLength, maxItems).",
+                )
+            )
         if finish.finish_reason != "length" or tokens is None or tokens >= most:
             return
         prompt, context = finish.prompt_tokens, self._context_tokens(finish)
@@ -374,6 +383,18 @@ class LiveSession:
         resident = self.resident.context_length if self.resident else None
         bounds = finish.details.get("context_limit"), resident, self.request.options.num_ctx
         return min((bound for bound in bounds if bound), default=None)
+
+    def _is_cut_json(self) -> bool:
+        """Whether JSON was asked for and only the beginning of it came; other text is no JSON."""
+        wanted = self.request.options.response_format
+        if wanted is None or wanted.get("type") == "text":
+            return False
+        text = "".join(token.text for token in self.tokens if token.channel == "content").strip()
+        try:
+            json.loads(text)
+        except ValueError:
+            return text[:1] in ("", "{", "[", '"')
+        return False
 
     def _take(self, token: ProviderToken) -> None:
         self.tokens.append(token)
