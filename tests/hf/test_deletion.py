@@ -55,6 +55,21 @@ def test_a_broken_model_can_be_deleted(settings: Settings) -> None:
     assert below(settings.hf_model_path) == set()
 
 
+def test_a_name_that_no_command_takes_is_unusable_and_says_rename(settings: Settings) -> None:
+    tiny.write_folder(settings.hf_model_path / "q?x")
+    (info,) = files.scan(settings.hf_model_path)
+    assert info.status == "unusable"
+    assert "'?' begins load options" in (info.problem or "")
+    assert "Rename the folder" in (info.problem or "")
+
+
+def test_load_options_are_no_part_of_what_is_deleted(settings: Settings) -> None:
+    tiny.write_folder(settings.hf_model_path / "mine")
+    with pytest.raises(WorkbenchError) as caught:
+        deletion.plan(settings, "mine?dtype=float32")
+    assert "Delete mine, without" in caught.value.fix
+
+
 def test_the_tokenizer_goes_with_the_last_gguf_only(settings: Settings) -> None:
     root = settings.hf_model_path
     for name in ("a.gguf", "b.gguf"):

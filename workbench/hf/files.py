@@ -20,6 +20,7 @@ from workbench.hf import cache
 from workbench.hf.adapters import linked
 from workbench.hf.folder import folder_model, gguf_model
 from workbench.hf.found import PROVIDER, ModelFile, Place, Unusable, broken_model, unreadable
+from workbench.hf.options import MARK
 from workbench.types import ModelInfo
 
 __all__ = ["ModelFile", "ModelInfo", "any_there", "find", "model_files", "resolve", "scan"]
@@ -45,7 +46,7 @@ def model_files(root: Path, hub_cache: Path | None = None) -> list[ModelFile]:
     found: dict[str, ModelFile] = {}
     for place in _places(root, hub_cache):
         for model in _models(place):
-            found.setdefault(model.name, model)
+            found.setdefault(model.name, _callable(model))
     return sorted(linked(list(found.values())), key=lambda model: model.info.id)
 
 
@@ -99,6 +100,22 @@ def resolve(root: Path, name: str, hub_cache: Path | None = None) -> ModelFile:
             operation="load",
             provider=PROVIDER,
         )
+    return model
+
+
+def _callable(model: ModelFile) -> ModelFile:
+    """The same, or unusable where no command could be given its name."""
+    try:
+        check_name(model.name)
+    except WorkbenchError:
+        assert model.place is not None
+        load_options = "'?' begins load options" if MARK in model.name else "it is none for a model"
+        reason = Unusable(
+            f"has a name that no command takes ({load_options})",
+            "Rename the folder or file: letters, digits, spaces and . _ - + @ = , ( ) [ ].",
+            ErrorCode.FORBIDDEN_PATH,
+        )
+        return broken_model(model.place, model.path, None, reason, model.info.size_bytes)
     return model
 
 
