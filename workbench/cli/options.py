@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -102,10 +103,14 @@ def _request(given: dict[str, Any]) -> dict[str, Any]:
 def _timeouts(items: Sequence[str]) -> Timeouts:
     """What ``--timeout queue=30 --timeout total=120`` asks for."""
     limits: dict[str, float] = {}
+    phases = [one.name.removesuffix("_s") for one in fields(Timeouts)]
     for item in items:
-        phase, _, seconds = item.partition("=")
+        name, _, seconds = item.partition("=")
+        phase = name.strip().removesuffix("_s")
+        if phase not in phases:
+            raise invalid(f"Unknown timeout {phase!r}.", fix=f"There are {', '.join(phases)}.")
         try:
-            limits[f"{phase.strip().removesuffix('_s')}_s"] = float(seconds)
+            limits[f"{phase}_s"] = float(seconds)
         except ValueError:
             raise invalid(
                 f"--timeout {item} is no phase and seconds.", fix="Give for example queue=30."

@@ -64,6 +64,10 @@ class Wanted:
             gguf_file = "/".join(parts[2:])
             parts = parts[:2]
         repo = "/".join(parts)
+        if not name:
+            raise invalid(
+                "The name of the model is empty.", fix="Give ORG/NAME of the hub, or ollama/NAME."
+            )
         if parts[0] == "ollama" or len(parts) == 1:
             bare = parts[-1]
             raise invalid(
@@ -82,6 +86,11 @@ class Wanted:
             )
         if gguf_file is not None and not gguf_file.endswith(".gguf"):
             raise invalid(f"{gguf_file[:200]!r} is no GGUF file.", fix="Give a name ending .gguf.")
+        if gguf_file is not None and not {"", ".", ".."}.isdisjoint(gguf_file.split("/")):
+            raise invalid(
+                f"{gguf_file[:200]!r} is no file of a repository.",
+                fix="Give its name as the model's page on the hub lists it.",
+            )
         wanted = cls(repo, revision, gguf_file)
         check_name(wanted.name)
         return wanted
