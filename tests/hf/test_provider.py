@@ -17,6 +17,7 @@ from tests.hf import tiny
 from tests.hf.asking import Answer, ask, request
 from tests.hf.conftest import MakeProvider
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf.prompting import make_prompt
 from workbench.providers.base import CancellationToken
 from workbench.providers.huggingface import HuggingFaceProvider, default_threads
 from workbench.types import (
@@ -257,6 +258,13 @@ async def test_a_template_that_refuses_the_messages_says_why(
             pass
     assert caught.value.code is ErrorCode.INVALID_REQUEST
     assert "System role not supported" in caught.value.message
+
+
+def test_a_broken_template_is_not_the_messages_fault() -> None:
+    tokenizer = tiny.wrapped(tiny.byte_level(), chat_template="{% for m in messages %}{% endfr %}")
+    with pytest.raises(WorkbenchError, match="chat template is broken") as caught:
+        make_prompt(tokenizer, [{"role": "user", "content": "Hi"}], Options(), 64)
+    assert "roles" not in str(caught.value.fix)
 
 
 async def test_nan_is_an_error_and_no_answer(provider: HuggingFaceProvider) -> None:

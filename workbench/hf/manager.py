@@ -440,7 +440,7 @@ def check_context(name: str, info: ModelInfo) -> None:
         raise WorkbenchError(
             ErrorCode.HF_INVALID_CONFIG,
             f"num_ctx is {wanted}, but the context of huggingface/{info.name} is {most} tokens.",
-            fix=f"Choose fewer than {most}, or leave num_ctx out.",
+            fix=f"Choose at most {most}, or leave num_ctx out.",
             operation="load",
             provider="huggingface",
             details={"num_ctx": wanted, "context_length": most},

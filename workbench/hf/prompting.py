@@ -117,6 +117,12 @@ def _render(
         raise
     except Exception as error:  # whatever the model's own template raises
         cause = next((line for line in str(error).splitlines() if line.strip()), "")[:500]
+        if type(error).__name__ == "TemplateSyntaxError":  # jinja2 is transformers' business
+            raise invalid(
+                f"The model's chat template is broken: {cause}",
+                fix="Download the model's chat template again (chat_template.jinja or "
+                "tokenizer_config.json), or choose another model.",
+            ) from error
         raise invalid(
             f"The model's chat template refuses these messages: {cause}",
             fix="Check the roles and their order; some models take no system message.",

@@ -170,8 +170,8 @@ def _not_finite() -> WorkbenchError:
     return WorkbenchError(
         ErrorCode.HF_GENERATION_FAILED,
         "The model computed NaN or infinite logits.",
-        fix="Use temperature 0 or weaker sampling settings; float16 may overflow, then load it "
-        "with ?dtype=float32; a damaged weight file does this too (workbench models verify).",
+        fix="Load it with ?dtype=float32 if float16 may overflow; a damaged weight file does this "
+        "too (workbench models verify). No sampling setting changes it.",
         operation="stream",
         provider="huggingface",
         details=details,
