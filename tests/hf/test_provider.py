@@ -115,6 +115,20 @@ async def test_sampling_defaults_of_the_model_do_not_apply(
     assert answers[0].text == answers[1].text
 
 
+async def test_a_model_whose_files_changed_under_it_says_that_the_old_weights_answer(
+    make_provider: MakeProvider, tmp_path: Path
+) -> None:
+    tiny.save_model(tmp_path / "mine")
+    provider = make_provider(tmp_path)
+    loaded = await provider.load("mine?engine=plain", keep_alive_s=60)
+    assert (await provider.show("mine?engine=plain")).problem is None
+    tiny.save_model(tmp_path / "mine", seed=1)
+    info = await provider.show("mine?engine=plain")
+    assert info.status == "resident"
+    assert info.digest == loaded.digest != info.details["digest_on_disk"]
+    assert "changed since it was loaded" in (info.problem or "")
+
+
 async def test_the_answer_ends_at_the_end_token(provider: HuggingFaceProvider) -> None:
     answer = await ask(provider, "ends", temperature=3.0, top_p=1.0, top_k=0, max_tokens=2000)
     assert answer.finish.finish_reason == "stop"

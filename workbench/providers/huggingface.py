@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import asdict, replace
-from typing import cast
+from typing import Final, cast
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.client import GenerationMessage
@@ -220,16 +220,27 @@ class HuggingFaceProvider:
         metadata = self.manager.counters(info.name)
         loaded = worker.client.loaded
         assert loaded is not None
+        own = worker.model.info.digest
+        changed = own != info.digest
         return replace(
             info,
             status="resident",
+            digest=own,
+            problem=_CHANGED if changed else info.problem,
             dtype=loaded.dtype,
             context_length=loaded.context_length,
-            details={**info.details, **loaded.details},
+            details={**info.details, **loaded.details}
+            | ({"digest_on_disk": info.digest} if changed else {}),
             memory_bytes=await asyncio.to_thread(pss_bytes, worker.client.pid),
             loaded_at=metadata.loaded_at,
             last_used_at=metadata.last_used_at,
         )
+
+
+_CHANGED: Final = (
+    "Its files changed since it was loaded, and the weights of then answer. "
+    "Unload it to use what is on disk now."
+)
 
 
 def _variant(info: ModelInfo, name: str) -> ModelInfo:
