@@ -129,7 +129,11 @@ def models_verify(
 def models_load(model: Model, as_json: AsJson = False) -> None:
     """Bring a model into the memory of the running server."""
     with open_workbench(remote=True) as wb:
-        done = wb.load(model)
+        try:
+            done = wb.load(model)
+        except KeyboardInterrupt:  # the server gives up a load whose client has gone
+            typer.echo("cancelled", err=True)
+            raise typer.Exit(130) from None
     _say_done("loaded", done, "memory_bytes", "in memory", as_json)
     _say_evicted(done, as_json)
 
