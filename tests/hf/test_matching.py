@@ -84,3 +84,12 @@ def test_what_a_model_computes_or_never_needs_is_no_matter() -> None:
         "unexpected_keys": {"h.0.attn.bias", "h.0.attn.masked_bias", "vision_tower.x.weight"},
     }
     assert matching.check("m", report) == []
+
+
+async def test_a_broken_tokenizer_is_blamed_itself(
+    make_provider: MakeProvider, tmp_path: Path
+) -> None:
+    (tiny.save_model(tmp_path / "mute") / "tokenizer.json").write_text('{"oops":')
+    error = await refused(make_provider, tmp_path, "mute")
+    assert "tokenizer of mute cannot be read" in error.message
+    assert "tokenizer.json" in str(error.fix)

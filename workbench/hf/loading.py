@@ -102,7 +102,12 @@ def load(wanted: Load) -> LoadedModel:
     warnings: list[dict[str, Any]] = []
     try:
         # Before the weights: a model without one is refused in a moment, whatever its size.
-        tokenizer = _tokenizer(wanted)
+        try:
+            tokenizer = _tokenizer(wanted)
+        except Exception as error:  # whatever the tokenizers library raises
+            if "not recognize this architecture" in str(error):
+                raise
+            raise _bad_tokenizer(error, wanted, device) from error
         with torch.inference_mode():
             fitted = fit(
                 wanted,
@@ -224,10 +229,27 @@ def load_error(error: Exception, wanted: Load, device: str) -> WorkbenchError:
             provider="huggingface",
             details={"device": device},
         )
+    fix = "Check the model's files (workbench models verify), or download the model again."
+    if "not recognize this architecture" in str(error):
+        fix = "Choose a model that transformers supports, or install a newer transformers release."
     return WorkbenchError(
         ErrorCode.HF_MODEL_LOAD_FAILED,
         f"{name} could not be loaded: {type(error).__name__}: {first_line(error)}",
-        fix="Check the model's files (workbench models verify), or download the model again.",
+        fix=fix,
+        operation="load",
+        provider="huggingface",
+        details={"device": device, "transient": isinstance(error, OSError) and bool(error.errno)},
+    )
+
+
+def _bad_tokenizer(error: Exception, wanted: Load, device: str) -> WorkbenchError:
+    if is_out_of_memory(error) or isinstance(error, (ImportError, WorkbenchError)):
+        return load_error(error, wanted, device)
+    return WorkbenchError(
+        ErrorCode.HF_MODEL_LOAD_FAILED,
+        f"The tokenizer of {Path(wanted.folder).name} cannot be read: "
+        f"{type(error).__name__}: {first_line(error)}",
+        fix="Download the tokenizer's files again (tokenizer.json, tokenizer_config.json).",
         operation="load",
         provider="huggingface",
         details={"device": device, "transient": isinstance(error, OSError) and bool(error.errno)},
