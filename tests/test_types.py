@@ -192,3 +192,8 @@ def test_unknown_timeout_is_told_those_there_are() -> None:
     assert caught.value.fix == (
         "The timeouts are queue_s, load_s, first_token_s, between_tokens_s, total_s."
     )
+
+
+def test_the_fix_is_not_written_behind_the_caret_of_a_message() -> None:
+    error = WorkbenchError(ErrorCode.INVALID_REQUEST, "Bad SQL\n  selec\n  ^", fix="Mend it.")
+    assert str(error).splitlines()[-2:] == ["  ^", "Mend it."]

@@ -183,7 +183,8 @@ class WorkbenchError(Exception):
     def __str__(self) -> str:
         """``CODE: message. fix`` as a terminal or a pane shows it."""
         text = f"{self.code}: {self.message}"
-        return f"{text} {self.fix}" if self.fix else text
+        apart = "\n" if "\n" in self.message else " "  # not behind the caret of an SQL error
+        return f"{text}{apart}{self.fix}" if self.fix else text
 
     @property
     def http_status(self) -> int:
