@@ -60,6 +60,7 @@ def test_axis_has_a_readable_number_of_marks() -> None:
         row = Row("A", "x/a", (Segment("loading", 0, round(seconds * 1000 * MS)),))
         axis = timeline.render([row], 0).split('class="wb-axis"')[1]
         assert 3 <= axis.count("<span") <= 10, seconds
+        assert max(map(float, re.findall(r"left:([\d.]+)%", axis))) <= 96, "its words are cut off"
 
 
 def test_provider_is_marked_and_words_are_escaped() -> None:

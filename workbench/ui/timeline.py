@@ -12,6 +12,8 @@ from workbench.metrics import NS
 
 _SHORTEST_S = 2.0
 """The axis is at least this long: the first moments would race across it otherwise."""
+_MARKED: Final = 0.96
+"""A mark's words stand to the right of it: behind this part of the axis there is no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def _axis(span_s: float | None) -> str:
     step = _step(span_s)
     marks = "".join(
         f'<span style="left:{100 * i * step / span_s:.2f}%">{i * step:g} s</span>'
-        for i in range(int(span_s / step) + 1)
+        for i in range(int(_MARKED * span_s / step) + 1)
     )
     return f'<div class="wb-axis">{marks}</div>'
 
