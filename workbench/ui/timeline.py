@@ -12,7 +12,7 @@ from workbench.metrics import NS
 
 _SHORTEST_S = 2.0
 """The axis is at least this long: the first moments would race across it otherwise."""
-_MARKED: Final = 0.96
+_MARKED = 0.96
 """A mark's words stand to the right of it: behind this part of the axis there is no room."""
 
 
