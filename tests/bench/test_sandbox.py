@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -99,6 +101,21 @@ def test_an_endless_loop_and_endless_output_end(contain: bool) -> None:
     assert run("while True: pass", limits=Limits(time_s=1), contain=contain).ending == "timeout"
     assert time.monotonic() - began < 30
     assert run("while True: print('x' * 1000)", contain=contain).ending == "output"
+
+
+async def test_its_end_does_not_wait_for_output_that_nobody_read() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "while True: print('x' * 1000)",
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    async with asyncio.timeout(60):
+        while not process.stdout._paused:  # type: ignore[union-attr]
+            await asyncio.sleep(0.01)
+        await sandbox._end(process)
+    assert process.returncode == -signal.SIGKILL
 
 
 @contained

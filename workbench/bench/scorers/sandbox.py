@@ -197,4 +197,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """Kill it and all that it started: the end of a PID namespace's first process ends the rest."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    # asyncio's wait ends only when its pipes have, and a pipe that nobody reads any more is at some
+    # point not looked at any more.
+    assert process.stdout is not None
+    while await process.stdout.read(65_536):
+        pass
     await process.wait()
