@@ -9,9 +9,10 @@ import difflib
 import os
 import platform
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import platformdirs
 import psutil
@@ -24,7 +25,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from workbench import endpoints, hosts
@@ -496,13 +496,13 @@ def _named(loc: tuple[int | str, ...], value: object) -> str:
     return f"{name}: " if secret else f"{name}={value!r}: "
 
 
-def _reason(item: ErrorDetails) -> str:
+def _reason(item: Mapping[str, Any]) -> str:
     """Why it is bad, in words for who wrote it."""
     if item["type"] == "extra_forbidden" and item["loc"][0] == "openai_compat_endpoints":
         return (
             f"there is no such field; an endpoint has {', '.join(endpoints.Endpoint.model_fields)}"
         )
-    return item["msg"].removeprefix("Value error, ")
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 def load_settings(**overrides: object) -> Settings:
