@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import shutil
@@ -136,7 +137,9 @@ def _request(code: str, tests: str, limits: Limits, root: str | None) -> dict[st
         "work_bytes": _WORK_BYTES,
         "uid": _FIRST_UID + drawn.randrange(1_000_000_000) if os.geteuid() == 0 else None,
         "limits": {
-            "CPU": max(1, round(limits.time_s)),
+            # Behind the clock's: what computes all the time would else be killed by either of them,
+            # whichever is first, and only the clock's is told as what it is.
+            "CPU": math.ceil(limits.time_s) + 1,
             "AS": limits.memory_bytes,
             "FSIZE": _WORK_BYTES,
             "NOFILE": _FILES,
@@ -197,8 +200,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """Kill it and all that it started: the end of a PID namespace's first process ends the rest."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    # asyncio's wait ends only when its pipes have, and a pipe that nobody reads any more is at some
-    # point not looked at any more.
+    # asyncio's wait() returns when the pipes have closed as well, and asyncio stops watching a pipe
+    # whose reader has fallen behind: unread, it would never be seen to close.
     assert process.stdout is not None
     while await process.stdout.read(65_536):
         pass
