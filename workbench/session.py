@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from workbench import hosts, logs, metrics, recovery, wire
+from workbench import cutoff, hosts, logs, metrics, recovery, wire
 from workbench.contention import Generations
 from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
 from workbench.mailbox import Mailbox
@@ -327,7 +326,7 @@ class LiveSession:
                             self._warn(event)
                         case ProviderFinish():
                             self.finish = event
-                            self._say_what_was_full(event)
+                            self._say_what_ended_it(event)
         except TimeoutError:
             if not patience.expired():
                 raise  # the total time is over, not this wait
@@ -342,59 +341,10 @@ class LiveSession:
                 provider=route.provider.name,
             )
 
-    def _say_what_was_full(self, finish: ProviderFinish) -> None:
-        """``length`` is said of several bounds; told is what is known of which one it was."""
-        tokens, most = finish.output_tokens, self.request.options.max_tokens
-        if finish.finish_reason == "length" and self._is_cut_json():
-            self._warn(
-                ProviderWarning(
-                    "JSON_CUT",
-                    "The answer is no whole JSON, as its length ended it. Raise max_tokens "
-                    f"({most:,}), or give the schema bounds (maxLength, maxItems).",
-                )
-            )
-        if finish.finish_reason != "length" or tokens is None or tokens >= most:
-            return
-        prompt, context = finish.prompt_tokens, self._context_tokens(finish)
-        left = context - prompt - tokens if context and prompt else None
-        sizes = [token.n_tokens for token in self.tokens if token.n_tokens]
-        # An answer may end before a bound that its next chunk would pass.
-        chunk = max([1, *sizes, -(-tokens // len(sizes)) if sizes else 1])
-        if tokens + chunk > most and (left is None or left > 0):
-            return
-        if left is not None and left < chunk:
-            code, told = (
-                "CONTEXT_FULL",
-                f"The context of {context:,} tokens ended the answer, not max_tokens ({most:,}): "
-                f"it holds {prompt:,} of prompt and {tokens:,} of answer. Raise num_ctx if the "
-                "model allows it, or shorten the prompt or the history.",
-            )
-        else:
-            code, told = (
-                "RUNTIME_LIMIT",
-                f"The runtime ended the answer after {tokens:,} tokens at a limit of its own, not "
-                f"at max_tokens ({most:,}); it does not say which.",
-            )
-        counts = {"prompt_tokens": prompt, "output_tokens": tokens, "context_tokens": context}
-        self._warn(ProviderWarning(code, told, counts))
-
-    def _context_tokens(self, finish: ProviderFinish) -> int | None:
-        """The size of the context that this answer had, where it is known."""
+    def _say_what_ended_it(self, finish: ProviderFinish) -> None:
         resident = self.resident.context_length if self.resident else None
-        bounds = finish.details.get("context_limit"), resident, self.request.options.num_ctx
-        return min((bound for bound in bounds if bound), default=None)
-
-    def _is_cut_json(self) -> bool:
-        """Whether JSON was asked for and only the beginning of it came; other text is no JSON."""
-        wanted = self.request.options.response_format
-        if wanted is None or wanted.get("type") == "text":
-            return False
-        text = "".join(token.text for token in self.tokens if token.channel == "content").strip()
-        try:
-            json.loads(text)
-        except ValueError:
-            return text[:1] in ("", "{", "[", '"')
-        return False
+        for warning in cutoff.warnings(finish, self.request.options, self.tokens, resident):
+            self._warn(warning)
 
     def _take(self, token: ProviderToken) -> None:
         self.tokens.append(token)

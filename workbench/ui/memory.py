@@ -107,17 +107,16 @@ def holders(engine: Engine) -> tuple[Holder, ...]:
 
     Nothing is read for it beside a measurement.
     """
-    book = engine.book
+    book, providers = engine.book, engine.router.providers
     held, others = book.held(), book.others
-    providers = engine.router.providers
-    loaded = {
-        one.model: providers[one.model.partition("/")[0]].loads
-        for one in engine.overview().residents
-    }
+
+    def loads(model: str) -> bool:
+        return providers[model.partition("/")[0]].loads
+
     residents = {
         one.model: one
         for one in engine.overview().residents
-        if loaded[one.model] or held.get(one.model)
+        if loads(one.model) or held.get(one.model)
     }
     names = [*residents, *(model for model in others if held.get(model))]
     names += [twin for name in names for twin in sorted(book.shared(name))]
@@ -136,7 +135,7 @@ def holders(engine: Engine) -> tuple[Holder, ...]:
                 shares_with=next(
                     (n for n in runner if held.get(n) or (not resident and n in residents)), None
                 ),
-                expires_in_s=resident.expires_in_s if resident and loaded[model] else None,
+                expires_in_s=resident.expires_in_s if resident and loads(model) else None,
             )
         )
     return tuple(found)
