@@ -25,7 +25,7 @@ from workbench.settings import Settings
 from workbench.ui import catalogue, hints, notices, pane, strip
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.conversation import Turn, to_show, turn_of
-from workbench.ui.desk import QUIET, TAB, TICK_S, Updates, message, nothing
+from workbench.ui.desk import LAST, QUIET, TAB, TICK_S, Updates, message, nothing
 from workbench.ui.markup import html
 from workbench.ui.pairs import FEWEST, SIDES, A, B, Pair, Pairs, drawable
 from workbench.ui.pane import LETTERS
@@ -159,7 +159,7 @@ class ArenaTab:
                 button.click(self._voter(choice), None, self._picture, **_WIRE).success
             )
         self._skip.click(self._pass_over, None, self._picture, **_WIRE)
-        self._drawn_from.input(self._choose, self._drawn_from, [self._chosen, self._hint], **QUIET)
+        self._drawn_from.input(self._choose, self._drawn_from, [self._chosen, self._hint], **LAST)
 
     def _then_wait(self, after: Callable[..., Any]) -> None:
         waited = after(self._wait, None, self._status, **_WIRE)

@@ -31,6 +31,7 @@ from workbench.ui.composer import Ask
 from workbench.ui.desk import (
     AT_ONCE,
     KEPT,
+    LAST,
     QUIET,
     TICK_S,
     Desk,
@@ -86,8 +87,7 @@ class CompareTab:
             self._remember,
             [*words, *context],
             self._kept,
-            trigger_mode="always_last",
-            **QUIET,
+            **LAST,
         )
         begun = [
             gr.on(

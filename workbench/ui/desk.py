@@ -34,6 +34,8 @@ QUIET: Final[dict[str, Any]] = {
     "api_visibility": "private",
     "concurrency_limit": None,
 }
+LAST: Final[dict[str, Any]] = {**QUIET, "trigger_mode": "always_last"}
+"""For what is chosen: gradio would drop a choice that comes while the one before is answered."""
 # Not queued: a stop must not wait behind the run that it stops, and a small change of the page is
 # there at once. Not processed: the values are in their wire form.
 AT_ONCE: Final[dict[str, Any]] = {

@@ -14,7 +14,7 @@ from workbench.figures import escape
 from workbench.live import LiveAnswer
 from workbench.ui import notices
 from workbench.ui.asking import Plan
-from workbench.ui.desk import QUIET, Desk, Updates
+from workbench.ui.desk import LAST, QUIET, Desk, Updates
 from workbench.ui.markup import html
 from workbench.ui.pane import LETTERS
 from workbench.ui.timeline import mark
@@ -48,7 +48,7 @@ class Differences:
         self.inputs = [self._open, self._pair]
         self.outputs = [self._view, self._pair, self._shown, self._open]
         button.click(self._toggle, self.inputs, self.outputs, **QUIET)
-        self._pair.input(self.refresh, self.inputs, self.outputs, **QUIET)
+        self._pair.input(self.refresh, self.inputs, self.outputs, **LAST)
 
     async def refresh(self, request: gr.Request, is_open: bool, pair: str | None) -> Updates:
         """The view of the answers as they are now, if it is open."""

@@ -24,7 +24,7 @@ from workbench.figures import escape
 from workbench.queries import Queries, Query
 from workbench.store.reading import Limits
 from workbench.ui import notices
-from workbench.ui.desk import QUIET
+from workbench.ui.desk import LAST, QUIET
 from workbench.ui.markup import html
 
 if TYPE_CHECKING:
@@ -150,9 +150,9 @@ class Console:
         ran.then(_idle, None, buttons, queue=False, **_QUICK)
         self._stop.click(self._interrupt, None, None, queue=False, **_QUICK)
         for axis in axes:
-            axis.input(self._redraw, [self._result, *axes], drawn, **QUIET)
+            axis.input(self._redraw, [self._result, *axes], drawn, **LAST)
         keeping = [self._kept, self._name, self._notice]
-        self._kept.input(self._choose, self._kept, [self._sql, self._name], **QUIET)
+        self._kept.input(self._choose, self._kept, [self._sql, self._name], **LAST)
         self._save.click(self._keep, [self._name, self._sql], keeping, **QUIET)
         self._delete.click(self._drop, self._kept, keeping, **QUIET)
         tables.expand(self._list, None, self._tables, **QUIET)

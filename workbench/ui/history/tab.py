@@ -22,7 +22,7 @@ from workbench.ui import catalogue, notices, reopening
 from workbench.ui.asking import SOURCE
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
-from workbench.ui.desk import QUIET, Updates, message
+from workbench.ui.desk import LAST, QUIET, Updates, message
 from workbench.ui.history import filters, found
 from workbench.ui.history.console import Console
 from workbench.ui.history.detail import Detail
@@ -147,9 +147,8 @@ class HistoryTab:
 
     def _wire(self) -> None:
         fields = self._filters.inputs
-        last: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
         for event in (*self._filters.asked, *self._filters.changes):
-            event(self._first, fields, self._page, **last)
+            event(self._first, fields, self._page, **LAST)
         self._again(self.refresh, fields, self.outputs, **QUIET)
         self._older.click(self._further, [self._place, *fields], self._page, **QUIET)
         self._newer.click(self._back, [self._place, *fields], self._page, **QUIET)
