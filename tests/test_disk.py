@@ -59,9 +59,13 @@ def test_pull_verify_rm_without_a_server(standin: Hub, tmp_path: Path) -> None:
     assert done.stdout.strip() == "huggingface/org/name"
     listing = json.loads(run_cli("models", "scan", "--json").stdout)["models"]
     assert [(m["id"], m["status"]) for m in listing] == [("huggingface/org/name", "available")]
+    own = tiny.write_folder(tmp_path / "models" / "own")
+    (own / "tokenizer.json").write_text('{"model": {"type": "Nothing"}}')
     checked = json.loads(run_cli("models", "verify", "--json").stdout)
-    assert checked["ok"]
-    assert checked["models"][0]["checked"] == 4
+    whole, odd = checked["models"]
+    assert (whole["ok"], whole["checked"], whole["tokenizer"]) == (True, 4, True)
+    assert (odd["ok"], odd["tokenizer"], checked["ok"]) == (False, False, False)
+    assert "tokenizer of own cannot be read" in odd["problems"][0]
 
     weights = tmp_path / "models" / REPO / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
@@ -70,7 +74,6 @@ def test_pull_verify_rm_without_a_server(standin: Hub, tmp_path: Path) -> None:
     assert "model.safetensors" in broken.stdout
     assert "workbench models pull org/name" in broken.stdout
     assert json.loads(run_cli("models", "pull", REPO, "--json").stdout)["downloaded_bytes"] > 0
-    assert run_cli("models", "verify").returncode == 0
 
     refused = run_cli("models", "rm", "name", stdin="y\n")
     assert refused.returncode == 1
@@ -175,7 +178,10 @@ def test_with_a_server_it_runs_there_as_a_job(
 
         plan = http.delete("/api/v1/models/org/name?dry_run=true").json()
         assert plan["size_bytes"] > 100_000
-        assert server.cli("models", "verify", "name").returncode == 0
+        card = tmp_path / "models" / "org" / "name" / "README.md"
+        card.write_text(card.read_text().replace("apache", "epache"))
+        checked = server.cli("models", "verify", "name")
+        assert (checked.returncode, "README.md was changed" in checked.stdout) == (1, True)
         gone = http.delete("/api/v1/models/huggingface/org/name").json()
         assert gone["freed_bytes"] == plan["size_bytes"]
         assert http.get("/api/v1/models/huggingface/org/name").status_code == 404
@@ -202,10 +208,11 @@ def test_load_and_unload_say_what_they_did(server: LiveServer, tmp_path: Path) -
     assert re.fullmatch(
         r"huggingface/mine loaded in [\d.]+ m?s: [\d.]+ MB in memory\.\n", loaded.stdout
     ), loaded
-    gone = json.loads(server.cli("models", "unload", "mine", "--json").stdout)
-    assert gone["id"] == "huggingface/mine"
-    assert gone["recovered_bytes"] > 2**20
-    assert gone["duration_s"] > 0
+    gone = server.cli("models", "unload", "mine")
+    assert re.fullmatch(
+        r"huggingface/mine unloaded in [\d.]+ m?s: all [\d.]+ MB of its own given back\.\n",
+        gone.stdout,
+    ), gone
     # There is nothing left to give back, which is no failure.
     again = server.cli("models", "unload", "mine", "--json")
     assert json.loads(again.stdout)["recovered_bytes"] == 0
@@ -235,6 +242,5 @@ def test_the_facade_downloads_with_progress(standin: Hub, tmp_path: Path) -> Non
     with Workbench(remote=False) as wb:
         done = wb.download(REPO, on_progress=lambda job: seen.append(job.bytes_done))
         assert seen[-1] == done["size_bytes"]
-        assert wb.verify()["ok"]
         assert wb.delete(REPO)["id"] == "huggingface/org/name"
     assert not (tmp_path / "models" / "org").exists()

@@ -238,6 +238,9 @@ def test_why_two_runtimes_differ(real_models: None, demo_safetensors: str) -> No
         logged = wb.sql("SELECT kind, count(*)::INT AS n FROM insights GROUP BY ALL ORDER BY kind")
         assert logged.to_dict("list") == {"kind": ["divergence", "parity"], "n": [2, 2]}
         assert wb.sql("SELECT * FROM latencies").empty, "none of this is a measurement of speed"
-    done = run_cli("parity", "-m", OLLAMA, "-m", OLLAMA, COLORS, "--json")
-    assert json.loads(done.stdout)["causes"] == [], done.stderr
+    sampling = ("--temperature", "0.5", "--top-p", "0.6", "--top-k", "7")
+    done = run_cli("parity", "-m", OLLAMA, "-m", OLLAMA, COLORS, *sampling, "--json")
+    told = json.loads(done.stdout)
+    assert told["causes"] == [], done.stderr
+    assert {"top_p": 0.6, "top_k": 7}.items() <= dict(told["a"]["sampler"]).items()
     assert run_cli("diverge", "-m", OLLAMA, COLORS).returncode == 1

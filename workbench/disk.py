@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.hf import deletion, hub, verification
+from workbench.hf import deletion, hub, proving, verification
 from workbench.hf.deletion import Deletion
 from workbench.hf.found import model_id
 from workbench.hf.listing import Wanted, check_online
@@ -74,6 +74,7 @@ class ModelDisk:
         def work(report: Reporter, cancelled: threading.Event) -> Mapping[str, Any]:
             names = None if name is None else [name]
             verdicts = verification.verify(self._settings, names, report, cancelled)
+            proving.prove(self._settings, verdicts, report, cancelled)
             models = [verdict.to_dict() for verdict in verdicts]
             return {"ok": all(model["ok"] for model in models), "models": models}
 

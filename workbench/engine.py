@@ -266,19 +266,22 @@ class Engine:
         """Take a model out of memory.
 
         Returns:
-            ``id``, ``duration_s`` (of this call), ``was_resident`` and ``recovered_bytes`` as in
-            the receipt: 0 if it was not in memory, None if unknown.
+            ``id``, ``duration_s`` (of this call), ``was_resident``, and from the receipt
+            ``expected_bytes`` (what its processes held for themselves) and ``recovered_bytes``
+            (what of it is given back): 0 if it was not in memory, None if unknown.
         """
         begun = time.monotonic()
         route = await self._ways.to_memory(model)
         there = route.provider.resident(route.name) is not None
         await self.rotation.unload(route)
-        receipt = self._model_log.receipts.pop(route.model, None)
+        told = self._model_log.receipts.pop(route.model, None)
+        receipt, nothing = (told, None) if there else (None, 0)
         return {
             "id": route.model,
             "duration_s": time.monotonic() - begun,
             "was_resident": there,
-            "recovered_bytes": (receipt.recovered_bytes if receipt else None) if there else 0,
+            "expected_bytes": receipt.expected_bytes if receipt else nothing,
+            "recovered_bytes": receipt.recovered_bytes if receipt else nothing,
         }
 
     async def pin(self, model: str) -> Mapping[str, Any]:

@@ -78,6 +78,8 @@ def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
         counts = f"{verdict['checked']} files, {figures.size(verdict['checked_bytes'])} compared"
         if verdict["unhashed"]:
             counts += f"; no hash known of {', '.join(verdict['unhashed'])}: headers checked only"
+        if verdict["tokenizer"]:
+            counts += "; tokenizer opened"
         say(f"{'ok' if verdict['ok'] else 'bad':<4} {verdict['id']} ({counts})")
         for problem in verdict["problems"]:
             say(f"     {problem}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,7 +55,11 @@ def test_a_cached_gguf_is_a_model_and_a_lone_tokenizer_is_none(
 ) -> None:
     cache = tmp_path / "cache"
     tiny.write_gguf(tmp_path / "g" / "a.gguf")
-    fill(standin, cache, {**contents(tmp_path / "g"), "tokenizer.json": b"{}"})
+    fill(
+        standin,
+        cache,
+        {**contents(tmp_path / "g"), "tokenizer.json": json.dumps(tiny.TOKENIZER).encode()},
+    )
     standin.repos["org/name"].push({"config.json": b"{}", "tokenizer.json": b"{}"}, "small")
     fill(standin, cache, {"config.json": b"{}", "tokenizer.json": b"{}"}, "small")
     (info,) = files.scan(tmp_path / "models", cache)

@@ -74,7 +74,7 @@ def test_the_tokenizer_goes_with_the_last_gguf_only(settings: Settings) -> None:
     root = settings.hf_model_path
     for name in ("a.gguf", "b.gguf"):
         tiny.write_gguf(root / "g" / name)
-    (root / "g" / "tokenizer.json").write_text("{}")
+    (root / "g" / "tokenizer.json").write_text(json.dumps(tiny.TOKENIZER))
     (root / "g" / "my-notes.txt").write_text("mine")
     (root / "g" / "workbench-source.json").write_text(json.dumps({"files": {"a.gguf": {}}}))
     delete(settings, "g/a.gguf")

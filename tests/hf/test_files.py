@@ -13,7 +13,7 @@ import pytest
 
 from tests.hf import tiny
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import files, headers
+from workbench.hf import files, headers, vocabulary
 from workbench.hf.found import unreadable
 
 
@@ -157,28 +157,63 @@ def encoder(folder: Path) -> None:
     tiny.write_folder(folder, model_type="bert", architectures=["BertModel"])
 
 
-BROKEN: list[tuple[Callable[[Path], None], ErrorCode, list[str]]] = [
-    (lacks_shard, ErrorCode.HF_MODEL_LOAD_FAILED, ["model-00002-of-00002.safetensors"]),
-    (lacks_index, ErrorCode.HF_MODEL_LOAD_FAILED, ["model.safetensors.index.json"]),
+def spoilt(name: str, content: object) -> Callable[[Path], None]:
+    """A folder, one of whose files holds that."""
+
+    def spoil(folder: Path) -> None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tiny.write_folder(folder) / name).write_text(text)
+
+    return spoil
+
+
+def configured(**config: object) -> Callable[[Path], object]:
+    """A folder whose configuration says that."""
+    return lambda folder: tiny.write_folder(folder, **config)
+
+
+UNLOADABLE = ErrorCode.HF_MODEL_LOAD_FAILED
+GPTQ = {"quant_method": "gptq", "bits": 4}
+BROKEN: list[tuple[Callable[[Path], object], ErrorCode, list[str]]] = [
+    (lacks_shard, UNLOADABLE, ["model-00002-of-00002.safetensors"]),
+    (lacks_index, UNLOADABLE, ["model.safetensors.index.json"]),
     (shard_outside, ErrorCode.FORBIDDEN_PATH, ["../other.safetensors"]),
-    (shards_do_not_fit, ErrorCode.HF_MODEL_LOAD_FAILED, ["'t7'"]),
+    (shards_do_not_fit, UNLOADABLE, ["'t7'"]),
     (pickle_only, ErrorCode.UNSAFE_FILE, ["pytorch_model.bin", "safetensors"]),
-    (cut_weights, ErrorCode.HF_MODEL_LOAD_FAILED, ["cut short", "10 bytes"]),
-    (wild_header, ErrorCode.HF_MODEL_LOAD_FAILED, ["model.safetensors", "header"]),
-    (lying_shape, ErrorCode.HF_MODEL_LOAD_FAILED, ["shape"]),
-    (bad_config, ErrorCode.HF_MODEL_LOAD_FAILED, ["config.json"]),
-    (list_config, ErrorCode.HF_MODEL_LOAD_FAILED, ["config.json"]),
-    (no_config, ErrorCode.HF_MODEL_LOAD_FAILED, ["config.json"]),
-    (adapter, ErrorCode.HF_MODEL_LOAD_FAILED, ["LoRA"]),
+    (cut_weights, UNLOADABLE, ["cut short", "10 bytes"]),
+    (wild_header, UNLOADABLE, ["model.safetensors", "header"]),
+    (lying_shape, UNLOADABLE, ["shape"]),
+    (bad_config, UNLOADABLE, ["config.json"]),
+    (list_config, UNLOADABLE, ["config.json"]),
+    (no_config, UNLOADABLE, ["config.json"]),
+    (adapter, UNLOADABLE, ["LoRA"]),
     (custom_code, ErrorCode.UNSAFE_FILE, ["auto_map", "mine_own"]),
-    (no_tokenizer, ErrorCode.HF_MODEL_LOAD_FAILED, ["tokenizer.json"]),
-    (encoder, ErrorCode.HF_MODEL_LOAD_FAILED, ["BertModel"]),
+    (no_tokenizer, UNLOADABLE, ["tokenizer.json"]),
+    (encoder, UNLOADABLE, ["BertModel"]),
+    (spoilt("tokenizer.json", '{"model": {"ty'), UNLOADABLE, ["unreadable tokenizer.json"]),
+    (spoilt("tokenizer.json", {}), UNLOADABLE, ["tokenizer.json (it has no model)"]),
+    (spoilt("tokenizer_config.json", "[]"), UNLOADABLE, ["tokenizer_config.json", "no table"]),
+    (configured(vocab_size=1), UNLOADABLE, ["ids go up to 1", "vocabulary of 1 tokens"]),
+    (configured(model_type="nobody"), UNLOADABLE, ["'nobody'", "newer transformers"]),
+    (
+        configured(model_type="qwen2_vl", architectures=["Qwen2VLForConditionalGeneration"]),
+        UNLOADABLE,
+        ["Qwen2VLForConditionalGeneration", "for text alone"],
+    ),
+    (configured(quantization_config={"quant_method": "exl2"}), UNLOADABLE, ["'exl2'"]),
+    (
+        configured(quantization_config=GPTQ),
+        ErrorCode.HF_INVALID_CONFIG,
+        ["gptq", "pip install optimum gptqmodel"],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("spoil", "code", "words"), BROKEN, ids=[b[0].__name__ for b in BROKEN])
+@pytest.mark.parametrize(
+    ("spoil", "code", "words"), BROKEN, ids=[b[0].__name__ + b[2][0] for b in BROKEN]
+)
 def test_a_broken_folder_is_listed_with_reason_and_refused(
-    tmp_path: Path, spoil: Callable[[Path], None], code: ErrorCode, words: list[str]
+    tmp_path: Path, spoil: Callable[[Path], object], code: ErrorCode, words: list[str]
 ) -> None:
     spoil(tmp_path / "org" / "bad")
     tiny.write_folder(tmp_path / "good")
@@ -222,6 +257,41 @@ def test_every_cut_of_a_gguf_is_noticed(tmp_path: Path) -> None:
         os.utime(path, ns=(cut, cut))
         with pytest.raises(headers.BadHeader, match=r"cut short|no GGUF"):
             headers.read_gguf(path)
+
+
+def test_a_gguf_that_transformers_cannot_load_says_why(tmp_path: Path) -> None:
+    tiny.write_gguf(tmp_path / "a" / "other.gguf", architecture="nobody")
+    tiny.write_gguf(tmp_path / "b" / "mute.gguf", tokens=False)
+    tiny.write_gguf(tmp_path / "c" / "odd.gguf")
+    (tmp_path / "c" / "tokenizer.json").write_text("<html>")
+    tiny.write_gguf(tmp_path / "d" / "whole.gguf", tokens=False)
+    (tmp_path / "d" / "tokenizer.json").write_text(json.dumps(tiny.TOKENIZER))
+    other, mute, odd, whole = files.scan(tmp_path)
+    assert "architecture 'nobody'" in str(other.problem)
+    assert "Ollama" in str(other.problem)
+    assert "no tokenizer" in str(mute.problem)
+    assert "unreadable tokenizer.json" in str(odd.problem)
+    assert (whole.status, whole.problem) == ("available", None)
+
+
+def test_of_a_large_tokenizer_only_the_ends_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "_READ_WHOLE", 100)
+    path = tiny.write_folder(tmp_path / "m") / "tokenizer.json"
+    assert only(tmp_path).status == "available"
+    path.write_text(path.read_text()[:-5])
+    assert "tokenizer.json (it is cut short" in str(only(tmp_path).problem)
+    path.write_text("version https://git-lfs.github.com/spec/v1\n" + "size 17210328" * 10)
+    assert "no JSON" in str(only(tmp_path).problem)
+
+
+def test_tokens_that_were_added_may_lie_beyond_the_vocabulary(tmp_path: Path) -> None:
+    """Text models come with their family's tokens for pictures, which no text has."""
+    folder = tiny.write_folder(tmp_path / "m", vocab_size=2)
+    added = [{"id": 2, "content": "<image>", "special": True}]
+    (folder / "tokenizer.json").write_text(json.dumps({**tiny.TOKENIZER, "added_tokens": added}))
+    assert only(tmp_path).status == "available"
 
 
 def test_a_part_of_a_split_gguf_says_how_to_merge(tmp_path: Path) -> None:

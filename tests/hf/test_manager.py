@@ -157,7 +157,7 @@ async def test_a_broken_model_is_not_tried_again(
     folder.mkdir()
     for path in (tiny_models / MODEL).iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "tokenizer.json").write_text('{"broken')
+    (folder / "tokenizer.json").write_text('{"model": {"type": "Nothing"}}')
     with pytest.raises(WorkbenchError) as caught:
         await make_provider(tmp_path).manager.load("bad")
     assert caught.value.code is ErrorCode.HF_MODEL_LOAD_FAILED

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.hf import tiny
@@ -13,6 +14,8 @@ from tests.hf.asking import ask
 from tests.hf.conftest import MakeProvider
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import matching
+from workbench.hf.loading import load
+from workbench.hf.protocol import Load
 
 
 def configure(folder: Path, **changes: object) -> None:
@@ -86,10 +89,84 @@ def test_what_a_model_computes_or_never_needs_is_no_matter() -> None:
     assert matching.check("m", report) == []
 
 
+LAYER = "model.layers.0.mlp.down_proj"
+
+
+def report(*unexpected: str, missing: tuple[str, ...] = ()) -> dict[str, set[str]]:
+    keys = {f"{LAYER}.{name}" for name in unexpected}
+    lacking = {f"{LAYER}.{name}" for name in missing}
+    return {"missing_keys": lacking, "mismatched_keys": set(), "unexpected_keys": keys}
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        (),  # GPTQ, AWQ, compressed-tensors: the modules have what the files have
+        ("k_scale", "v_scale", "output_scale"),  # a cache in FP8, which is kept whole here
+        ("input_scale", "activation_scale"),  # of weights that were unpacked
+        ("weight", "weight_scale", "input_scale"),  # a module that the model does not have
+        ("weight_packed", "weight_scale", "weight_shape"),
+        ("qweight", "qzeros", "scales", "g_idx"),
+        ("bias",),  # AutoGPTQ wrote zeros where a layer has none
+    ],
+)
+def test_a_good_quantised_checkpoint_is_not_refused(left_out: tuple[str, ...]) -> None:
+    matching.check("m", report(*left_out))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "missing"),
+    [
+        (("weight_scale",), ()),
+        (("weight_scale_inv",), ()),
+        (("SCB", "weight_format"), ()),
+        (("weight.absmax", "weight.quant_map", "weight.quant_state.bitsandbytes__nf4"), ()),
+        (("qweight", "qzeros", "scales", "g_idx"), ("weight",)),
+        (("weight_packed", "weight_scale", "weight_shape"), ("weight",)),
+    ],
+)
+def test_quantised_weights_that_are_read_as_if_they_were_not_are_refused(
+    left_out: tuple[str, ...], missing: tuple[str, ...]
+) -> None:
+    with pytest.raises(WorkbenchError) as caught:
+        matching.check("m", report(*left_out, missing=missing))
+    assert f"{LAYER}.{left_out[0]}" in caught.value.message
+    assert "quantization_config" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("scale", ["weight_scale_inv", "weight_scale"])
+def test_eight_bit_floats_are_unpacked_with_their_scales_or_refused(
+    tmp_path: Path, scale: str
+) -> None:
+    """The one kind that needs no package: as DeepSeek writes it, and as others do."""
+    plain = tiny.save_model(tmp_path / "plain")
+    rounded = tiny.save_model(tmp_path / "rounded")
+    tensors = load_file(rounded / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        largest = tensors[name].abs().max() / 448
+        tensors[name] = (tensors[name] / largest).to(torch.float8_e4m3fn)
+        tensors[f"{name.removesuffix('weight')}{scale}"] = largest.reshape(1, 1)
+    save_file(tensors, rounded / "model.safetensors", {"format": "pt"})
+    method = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    configure(rounded, quantization_config=method)
+    if scale == "weight_scale":
+        with pytest.raises(WorkbenchError, match="quantised in a way"):
+            load(Load(str(rounded), None, "false", 1, None))
+        return
+    loaded = load(Load(str(rounded), None, "false", 1, None))
+    assert loaded.description.warnings == []
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        got = loaded.model(input_ids=ids).logits
+        wanted = load(Load(str(plain), None, "false", 1, None)).model(input_ids=ids).logits
+    assert torch.corrcoef(torch.stack([got.flatten(), wanted.flatten()]))[0, 1] > 0.99
+
+
 async def test_a_broken_tokenizer_is_blamed_itself(
     make_provider: MakeProvider, tmp_path: Path
 ) -> None:
-    (tiny.save_model(tmp_path / "mute") / "tokenizer.json").write_text('{"oops":')
+    broken = json.dumps({"model": {"type": "Nothing"}})  # which a scan cannot tell
+    (tiny.save_model(tmp_path / "mute") / "tokenizer.json").write_text(broken)
     error = await refused(make_provider, tmp_path, "mute")
     assert "tokenizer of mute cannot be read" in error.message
     assert "tokenizer.json" in str(error.fix)

@@ -151,8 +151,22 @@ def write_safetensors(path: Path, value: int = 0, *, tensors: int = 1) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([value]) * size * tensors)
 
 
+TOKENIZER: dict[str, Any] = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "BPE", "vocab": {"<unk>": 0, "a": 1}, "merges": [], "unk_token": "<unk>"},
+}
+"""The smallest that can be opened."""
+
+
 def write_folder(folder: Path, **config: Any) -> Path:
-    """A folder that looks like a whole model to a scan; it cannot be loaded."""
+    """A folder that looks like a whole model to a scan; only its tokenizer can be loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "model_type": "llama",
@@ -161,12 +175,14 @@ def write_folder(folder: Path, **config: Any) -> Path:
         **config,
     }
     (folder / "config.json").write_text(json.dumps(values))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     write_safetensors(folder / "model.safetensors")
     return folder
 
 
-def write_gguf(path: Path, *, version: int = 3, cut: int = 0, architecture: str = "llama") -> None:
+def write_gguf(
+    path: Path, *, version: int = 3, cut: int = 0, architecture: str = "llama", tokens: bool = True
+) -> None:
     """A small well-formed GGUF with one Q4_1 tensor; ``cut`` bytes short."""
 
     def text(value: str) -> bytes:
@@ -178,6 +194,7 @@ def write_gguf(path: Path, *, version: int = 3, cut: int = 0, architecture: str 
         text(f"{architecture}.context_length") + struct.pack("<II", 4, 4096),
         text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("b"),
     ]
+    entries = entries if tokens else entries[:-1]
     tensor = text("token_embd.weight") + struct.pack("<IQQIQ", 2, 32, 4, 3, 0)
     head = b"GGUF" + struct.pack("<IQQ", version, 1, len(entries)) + b"".join(entries) + tensor
     head += b"\0" * (-len(head) % 32)

@@ -82,6 +82,7 @@ def answers() -> Mapping[str, Any]:
             **gone.to_dict(),
             **done,
             "was_resident": True,
+            "expected_bytes": 650_000_000,
             "recovered_bytes": 650_000_000,
         },
         "POST /api/v1/models/pin": {**model.to_dict(), "evicted": []},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from workbench.cli.options import AsJson, NumCtx, Seed, System, Temperature
+from workbench.cli.options import AsJson, request_options
 from workbench.cli.shared import open_workbench, print_json
 from workbench.errors import invalid
 
@@ -19,55 +19,42 @@ _INTERRUPTED = 130
 
 Models = Annotated[list[str], typer.Option("--model", "-m", help="Model id; give two.")]
 Prompt = Annotated[str, typer.Argument(help="The message.")]
-Tokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
 Repeats = Annotated[int, typer.Option(help="Further answers of each, to see if it is steady.")]
 
+_SAMPLING: Final = ("temperature", "top_p", "top_k", "repetition_penalty", "system", "num_ctx")
 
+
+@request_options(*_SAMPLING, temperature=0.0)
 def parity(
     model: Models,
     prompt: Prompt,
-    system: System = None,
-    num_ctx: NumCtx = None,
-    temperature: Temperature = 0.0,
     as_json: AsJson = False,
+    *,
+    request: dict[str, Any],
 ) -> None:
     """What two models make of one prompt, and named reasons why they will answer differently."""
     first, second = _two(model)
     with open_workbench() as wb:
-        sheet = wb.parity(
-            first, second, prompt, system=system, num_ctx=num_ctx, temperature=temperature
-        )
+        sheet = wb.parity(first, second, prompt, **request)
     if as_json:
         print_json(sheet.to_dict())
     else:
         _print_sheet(sheet)
 
 
+@request_options("max_tokens", *_SAMPLING, "seed", max_tokens=64, temperature=0.0)
 def diverge(
     model: Models,
     prompt: Prompt,
-    max_tokens: Tokens = 64,
-    system: System = None,
-    num_ctx: NumCtx = None,
-    temperature: Temperature = 0.0,
-    seed: Seed = None,
     repeats: Repeats = 2,
     as_json: AsJson = False,
+    *,
+    request: dict[str, Any],
 ) -> None:
     """Where two answers part, and whether that was a coin toss or another model."""
     first, second = _two(model)
     with open_workbench() as wb:
-        found = wb.diverge(
-            first,
-            second,
-            prompt,
-            system=system,
-            repeats=repeats,
-            max_tokens=max_tokens,
-            num_ctx=num_ctx,
-            temperature=temperature,
-            seed=seed,
-        )
+        found = wb.diverge(first, second, prompt, repeats=repeats, **request)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -112,7 +112,7 @@ def models_verify(
     model: Annotated[str | None, typer.Argument(help="All models if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every byte of what is on disk and compare; says what is broken and how to mend it."""
+    """Read every byte on disk, open the tokenizers; say what is broken and how to mend it."""
     from workbench.terminal import JobBar, print_verdicts
 
     with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
@@ -128,14 +128,20 @@ def models_verify(
 @app.command("load")
 def models_load(model: Model, as_json: AsJson = False) -> None:
     """Bring a model into the memory of the running server."""
+    from workbench import figures
+
     with open_workbench(remote=True) as wb:
         try:
             done = wb.load(model)
         except KeyboardInterrupt:  # the server gives up a load whose client has gone
             typer.echo("cancelled", err=True)
             raise typer.Exit(130) from None
-    _say_done("loaded", done, "memory_bytes", "in memory", as_json)
-    _say_evicted(done, as_json)
+    if as_json:
+        print_json(done)
+        return
+    took, size = figures.seconds(done["duration_s"]), figures.size(done["memory_bytes"])
+    typer.echo(f"{done['id']} loaded in {took}: {size} in memory.")
+    _say_evicted(done)
 
 
 @app.command("unload")
@@ -143,8 +149,10 @@ def models_unload(model: Model, as_json: AsJson = False) -> None:
     """Take a model out of the memory of the running server."""
     with open_workbench(remote=True) as wb:
         done = wb.unload(model)
-    if done["was_resident"] or as_json:
-        _say_done("unloaded", done, "recovered_bytes", "given back", as_json)
+    if as_json:
+        print_json(done)
+    elif done["was_resident"]:
+        typer.echo(f"{done['id']} unloaded in {_given_back(done)}.")
     else:
         typer.echo(f"{done['id']} was not in memory.")
 
@@ -158,7 +166,7 @@ def models_pin(model: Model, as_json: AsJson = False) -> None:
         print_json(done)
         return
     typer.echo(f"{done['id']} is in memory and stays there until it is unpinned.")
-    _say_evicted(done, as_json)
+    _say_evicted(done)
 
 
 @app.command("unpin")
@@ -174,19 +182,26 @@ def models_unpin(model: Model, as_json: AsJson = False) -> None:
         typer.echo(f"{done['id']} had no pin; nothing has changed.")
 
 
-def _say_evicted(done: Mapping[str, Any], as_json: bool) -> None:
-    if done["evicted"] and not as_json:
+def _say_evicted(done: Mapping[str, Any]) -> None:
+    if done["evicted"]:
         typer.echo(f"Evicted for it: {', '.join(done['evicted'])}.")
 
 
-def _say_done(what: str, done: Mapping[str, Any], name: str, meaning: str, as_json: bool) -> None:
+def _given_back(done: Mapping[str, Any]) -> str:
+    """How long an unload took, and what came back of what the model held for itself.
+
+    What it shared with the process it was forked from was never its own, and stays there.
+    """
     from workbench import figures
 
-    if as_json:
-        print_json(done)
-        return
-    size = figures.size(done[name])
-    typer.echo(f"{done['id']} {what} in {figures.seconds(done['duration_s'])}: {size} {meaning}.")
+    took, held, back = done["duration_s"], done["expected_bytes"], done["recovered_bytes"]
+    if held is None or back is None:
+        told = "what came back cannot be seen from here"
+    elif back >= held:
+        told = f"all {figures.size(held)} of its own given back"
+    else:
+        told = f"{figures.size(back)} of its own {figures.size(held)} given back"
+    return f"{figures.seconds(took)}: {told}"
 
 
 def _pull_demo(as_json: bool) -> None:

@@ -68,36 +68,52 @@ _REQUEST: Final[Mapping[str, tuple[Any, Any]]] = {
 }
 """All that may be asked of a request: type and default of each option."""
 
+_Command = Callable[..., None]
 
-def request_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command every option of a request.
+
+def request_options(*names: str, **defaults: Any) -> Callable[[_Command], _Command]:
+    """Give a command options of a request: those named here, or all.
 
     It receives them as ``request``, in the form that :meth:`Workbench.stream` takes.
+
+    Args:
+        names: of the options, as in the request.
+        defaults: what is otherwise for this command, by name.
     """
-    own = inspect.signature(command, eval_str=True).parameters
-    parameters = [one for one in own.values() if one.name != "request"]
-    parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in _REQUEST.items()
-    ]
+    chosen = {name: _REQUEST[name] for name in names or _REQUEST}
 
-    @functools.wraps(command)
-    def taking_all(**arguments: Any) -> None:
-        request = _request({name: arguments.pop(name) for name in _REQUEST})
-        command(**arguments, request=request)
+    def give(command: _Command) -> _Command:
+        own = inspect.signature(command, eval_str=True).parameters
+        parameters = [one for one in own.values() if one.name != "request"]
+        parameters += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults.get(name, default),
+                annotation=kind,
+            )
+            for name, (kind, default) in chosen.items()
+        ]
 
-    taking_all.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return taking_all
+        @functools.wraps(command)
+        def taking(**arguments: Any) -> None:
+            request = _request({name: arguments.pop(name) for name in chosen})
+            command(**arguments, request=request)
+
+        taking.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return taking
+
+    return give
 
 
 def _request(given: dict[str, Any]) -> dict[str, Any]:
-    limits = given.pop("timeout") or ()
-    return {
-        **given,
-        "stop": tuple(given["stop"] or ()),
-        "response_format": _response_format(given["response_format"]),
-        "timeouts": _timeouts(limits),
-    }
+    if "timeout" in given:
+        given["timeouts"] = _timeouts(given.pop("timeout") or ())
+    if "stop" in given:
+        given["stop"] = tuple(given["stop"] or ())
+    if "response_format" in given:
+        given["response_format"] = _response_format(given["response_format"])
+    return given
 
 
 def _timeouts(items: Sequence[str]) -> Timeouts:

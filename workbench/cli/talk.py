@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workbench.types import StreamEvent
 
 
-@request_options
+@request_options()
 def chat(
     model: Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")],
     prompt: Annotated[
@@ -51,7 +51,7 @@ def chat(
             history += [Message("user", prompt), Message("assistant", text)]
 
 
-@request_options
+@request_options()
 def compare(
     prompt: Annotated[str, typer.Argument(help="The message for all models, - for stdin.")],
     model: Annotated[list[str], typer.Option("--model", "-m", help="Give it once per model.")],

@@ -66,8 +66,8 @@ class ModelCalls(Following):
         """Take a model out of memory; a pin on it ends.
 
         Returns:
-            ``id``, ``duration_s``, ``was_resident``, ``recovered_bytes`` (measured; None if
-            unknown).
+            ``id``, ``duration_s``, ``was_resident``, ``expected_bytes`` (what its processes held
+            for themselves) and ``recovered_bytes`` (what of it came back); None if unknown.
         """
         return self._transport.unload(model)
 
@@ -123,11 +123,11 @@ class ModelCalls(Following):
     def verify(
         self, model: str | None = None, *, on_progress: Callable[[Job], None] = lambda job: None
     ) -> Mapping[str, Any]:
-        """Read every byte of a Hugging Face model, or of all, and compare with what was recorded.
+        """Read every byte of a Hugging Face model, or of all, and open its tokenizer.
 
         Returns:
             ``ok``, and ``models``: per model ``id, ok, checked, checked_bytes, unhashed,
-            problems, fix``.
+            tokenizer, problems, fix``.
         """
         return self._follow(self._transport.verify(model), on_progress)
 

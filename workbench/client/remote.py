@@ -129,7 +129,7 @@ class Remote:
 
     def unload(self, model: str) -> Mapping[str, Any]:
         done = self._call("POST", "/models/unload", {"model": model})
-        names = ("id", "duration_s", "was_resident", "recovered_bytes")
+        names = ("id", "duration_s", "was_resident", "expected_bytes", "recovered_bytes")
         return {name: done[name] for name in names}
 
     def pin(self, model: str) -> Mapping[str, Any]:

@@ -1,25 +1,39 @@
 """Unpacked copies of GGUF files, so that only their first load has to unpack (no torch here).
 
 transformers unpacks most GGUF files while it loads them, seconds each time. The result is kept as
-an ordinary model folder, named by the digest of the file it came from, and goes with that file.
+an ordinary model folder. Its name stands for the file's content and state and for the checks that
+it went through, so that a file that was mended, or a copy from before a check, is unpacked anew.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Final
 
 FOLDER: Final = ".converted"
+_MADE: Final = 2
+"""Raise it when a copy is checked or written in another way. 1 kept what files lacked as random
+numbers."""
+_NOTE: Final = "workbench-copy.json"
 _BYTES_PER_PARAMETER: Final = 4
 
 
-def folder_of(root: Path, digest: str | None) -> Path | None:
-    """Where the copy of a GGUF of this digest is or would be; None for an unknown digest."""
+def folder_of(root: Path, digest: str | None, source: Path) -> Path | None:
+    """Where the copy of a GGUF is or would be; None for an unknown digest or a file that is gone.
+
+    The digest is of samples: a file that was damaged elsewhere, and mended, has the same one.
+    """
+    try:
+        stat = source.stat()
+    except OSError:
+        return None
     if not digest:
         return None
-    return root / FOLDER / hashlib.sha256(digest.encode()).hexdigest()[:32]
+    key = f"{_MADE}\0{digest}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return root / FOLDER / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def is_there(folder: Path) -> bool:
@@ -27,8 +41,39 @@ def is_there(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
+def put(temporary: Path, folder: Path, source: Path) -> None:
+    """Give a finished copy its place; copies of the same file's past, and unchecked ones, go.
+
+    Raises:
+        OSError: if it cannot be written there.
+    """
+    note = {"made": _MADE, "source": str(source.resolve())}
+    (temporary / _NOTE).write_text(json.dumps(note))
+    if folder.parent.name == FOLDER:
+        for other in folder.parent.glob("[!.]*"):
+            old = _note(other)
+            if old.get("made") != _MADE or old == note:
+                shutil.rmtree(other, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def copies(root: Path, digest: str | None, source: Path) -> tuple[Path, ...]:
+    """All copies that were made of a file, in whatever state it was."""
+    folder, own = folder_of(root, digest, source), str(source.resolve())
+    there = [path for path in (root / FOLDER).glob("*") if path.is_dir()]
+    return tuple(path for path in there if path == folder or _note(path).get("source") == own)
+
+
 def has_room(root: Path, parameters: int | None, reserve_bytes: int) -> bool:
     """Whether the disk takes a copy of that many parameters and stays as free as it should."""
     if parameters is None:
         return False
     return shutil.disk_usage(root).free > parameters * _BYTES_PER_PARAMETER + reserve_bytes
+
+
+def _note(folder: Path) -> dict[str, object]:
+    try:
+        value = json.loads((folder / _NOTE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

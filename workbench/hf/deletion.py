@@ -94,8 +94,7 @@ def plan(settings: Settings, name: str) -> Deletion:
         return Deletion(
             model.info.id, "hub cache", (snapshot,), size, also, orphans, snapshot=snapshot
         )
-    copy = converted.folder_of(root, model.info.digest) if model.gguf_file else None
-    copies = (copy,) if copy is not None and copy.is_dir() else ()
+    copies = converted.copies(root, model.info.digest, model.path) if model.gguf_file else ()
     paths = (*_own_paths(model, models), *copies, *left)
     return Deletion(model.info.id, "model folder", paths, occupied(paths), (), orphans)
 

@@ -53,6 +53,10 @@ def fit(
     form = _wanted_form(wanted, options, device)
     model = whole()
     size = model.num_parameters()  # before a conversion, which leaves no parameters to count
+    if form != "plain" and getattr(model, "is_quantized", False):
+        if options.quantization != "none":
+            raise _refused(form, "its files are quantised already")
+        form = "plain"
     if options.engine == "plain" or not supports_slots(model):
         if options.quantization != "none":
             raise _refused(form, "its architecture is not supported")

@@ -5,7 +5,6 @@ Where it may lie, and what its name is there, is the business of a :class:`Place
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workbench.errors import ErrorCode
+from workbench.hf import quantized, supported, vocabulary
 from workbench.hf.digest import digest_of
 from workbench.hf.found import ModelFile, Place, Unusable, broken_model, naming, unreadable
 from workbench.hf.headers import (
@@ -33,7 +33,6 @@ ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 _MAX_JSON_BYTES: Final = 64 * 2**20
 _SHARD: Final = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _GENERATES: Final = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
-_TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _CONTEXT_NAMES: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
@@ -97,10 +96,8 @@ def _safetensors_model(
     config = read_json(folder / "config.json")
     check_config(config)
     headers = _weight_headers(folder, names, weights)
-    if not any(name in names for name in _TOKENIZERS):
-        raise Unusable(
-            "has no tokenizer (tokenizer.json)", "Download the tokenizer's files of the model too."
-        )
+    quantized.check(config)
+    vocabulary.check_files(folder, names, config)
     parameters = sum(header.parameters for header in headers.values())
     largest = max(headers.values(), key=lambda header: header.parameters)
     source = read_source(folder)
@@ -187,7 +184,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             "has a config.json without model_type",
             "Download config.json again, or use a model made for transformers.",
         )
-    if "auto_map" in config and not _is_native(model_type):
+    if "auto_map" in config and not supported.is_known(model_type):
         raise Unusable(
             f"needs its own Python code (auto_map in config.json; transformers does not know "
             f"{model_type!r} by itself), which is never run",
@@ -204,14 +201,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"is a {architectures[0]}, which does not generate text",
             "Choose a text-generation model.",
         )
-
-
-def _is_native(model_type: str) -> bool:
-    """Whether transformers has this family itself, found without importing it."""
-    spec = importlib.util.find_spec("transformers")
-    if spec is None or spec.origin is None:
-        return False
-    return (Path(spec.origin).parent / "models" / model_type.replace("-", "_")).is_dir()
+    supported.check_family(config)
 
 
 def _weight_headers(
@@ -312,6 +302,8 @@ def _usable_gguf(place: Place, path: Path, header: GgufHeader) -> ModelFile:
     architecture = header.metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture == "clip":
         raise Unusable("holds no language model", "Choose the model's main GGUF file.")
+    supported.check_gguf(architecture)
+    _check_tokenizer(path.parent, header)
     source = read_source(path.parent)
     context = header.metadata.get(f"{architecture}.context_length")
     info = ModelInfo(
@@ -334,6 +326,17 @@ def _usable_gguf(place: Place, path: Path, header: GgufHeader) -> ModelFile:
         },
     )
     return ModelFile(info.name, path.parent, path.name, info, path=path, place=place)
+
+
+def _check_tokenizer(folder: Path, header: GgufHeader) -> None:
+    """Files beside it are opened in place of the one inside, which takes seconds."""
+    if (folder / "tokenizer.json").is_file():
+        names = {path.name for path in folder.iterdir()}
+        vocabulary.check_files(folder, names, {"vocab_size": header.vocabulary})
+    elif header.vocabulary is None:
+        raise Unusable(
+            "has no tokenizer", "Choose a GGUF file with one, or put its files beside it."
+        )
 
 
 # -- shared ----------------------------------------------------------------------------------------

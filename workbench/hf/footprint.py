@@ -171,7 +171,7 @@ def copy_is_there(root: Any, model: ModelFile, options: LoadOptions) -> bool:
     """Whether a GGUF's unpacked copy will be used."""
     if model.gguf_file is None or options.dtype != "auto":
         return False
-    folder = converted.folder_of(root, model.info.digest)
+    folder = converted.folder_of(root, model.info.digest, model.path)
     return folder is not None and converted.is_there(folder)
 
 
@@ -230,7 +230,8 @@ def _shape(model: ModelFile) -> Shape | None:
 
 
 def _gguf_shape(model: ModelFile, parameters: int) -> Shape:
-    metadata = read_gguf(model.folder / str(model.gguf_file)).metadata
+    header = read_gguf(model.folder / str(model.gguf_file))
+    metadata = header.metadata
     architecture = str(metadata["general.architecture"])
 
     def value(name: str) -> Any:
@@ -238,8 +239,7 @@ def _gguf_shape(model: ModelFile, parameters: int) -> Shape:
 
     hidden, heads = int(value("embedding_length")), int(value("attention.head_count"))
     size = int(value("attention.key_length") or hidden // heads)
-    tokens = str(metadata.get("tokenizer.ggml.tokens", "")).removeprefix("list of ")
-    vocabulary = int(value("vocab_size") or tokens)
+    vocabulary = int(value("vocab_size") or header.vocabulary or 0)
     layers, intermediate = int(value("block_count")), int(value("feed_forward_length"))
     kv_width = int(value("attention.head_count_kv") or heads) * size
     # One that is tied has no room for a second matrix of the vocabulary's size.

@@ -65,6 +65,12 @@ class GgufHeader:
     quantization: str | None
     data_start: int
 
+    @property
+    def vocabulary(self) -> int | None:
+        """Tokens of the tokenizer inside it."""
+        length = str(self.metadata.get("tokenizer.ggml.tokens", "")).removeprefix("list of ")
+        return int(length) if length.isdecimal() else None
+
 
 def read_safetensors(path: Path) -> SafetensorsHeader:
     """Read and check the header of a safetensors file.

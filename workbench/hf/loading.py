@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import converted, matching
+from workbench.hf import converted, matching, quantized, vocabulary
 from workbench.hf.fitting import (
     dtype_name,
     first_line,
@@ -30,7 +30,6 @@ from workbench.hf.fitting import (
     threads_pay_from,
 )
 from workbench.hf.footprint import FLOAT32_UP_TO_PARAMETERS
-from workbench.hf.headers import read_gguf
 from workbench.hf.options import LoadOptions
 from workbench.hf.protocol import Load, Loaded
 from workbench.hf.recorded_layers import layers_of
@@ -114,7 +113,7 @@ def load(wanted: Load) -> LoadedModel:
                 options,
                 device,
                 tokenizer,
-                lambda: _whole(wanted, options, device, warnings),
+                lambda: _whole(wanted, options, device, warnings, tokenizer),
             )
     except Exception as error:
         raise load_error(error, wanted, device) from error
@@ -173,12 +172,21 @@ def load(wanted: Load) -> LoadedModel:
     )
 
 
-def _whole(wanted: Load, options: LoadOptions, device: str, warnings: list[dict[str, Any]]) -> Any:
+def _whole(
+    wanted: Load,
+    options: LoadOptions,
+    device: str,
+    warnings: list[dict[str, Any]],
+    tokenizer: Any,
+) -> Any:
     """The model as transformers loads it, with its adapter merged into it.
 
     What its readers must know replaces what is in ``warnings``.
     """
     model, warnings[:] = _model(wanted, options, device)
+    size = model.config.get_text_config(decoder=True).vocab_size
+    if len(tokenizer) > size:
+        vocabulary.check_ids(wanted.gguf_file or Path(wanted.folder).name, tokenizer, size)
     if wanted.adapter is not None:
         model = matching.with_adapter(model, Path(wanted.adapter))
     model.eval()
@@ -220,7 +228,7 @@ def load_error(error: Exception, wanted: Load, device: str) -> WorkbenchError:
             provider="huggingface",
             details={"device": device, "cause": first_line(error)},
         )
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and not quantized.wants_gpu(error):
         return WorkbenchError(
             ErrorCode.HF_INVALID_CONFIG,
             f"{name} cannot be loaded this way: {first_line(error)}",
@@ -232,6 +240,8 @@ def load_error(error: Exception, wanted: Load, device: str) -> WorkbenchError:
     fix = "Check the model's files (workbench models verify), or download the model again."
     if "not recognize this architecture" in str(error):
         fix = "Choose a model that transformers supports, or install a newer transformers release."
+    elif quantized.wants_gpu(error):
+        fix = quantized.GPU_FIX
     return WorkbenchError(
         ErrorCode.HF_MODEL_LOAD_FAILED,
         f"{name} could not be loaded: {type(error).__name__}: {first_line(error)}",
@@ -245,15 +255,7 @@ def load_error(error: Exception, wanted: Load, device: str) -> WorkbenchError:
 def _bad_tokenizer(error: Exception, wanted: Load, device: str) -> WorkbenchError:
     if is_out_of_memory(error) or isinstance(error, (ImportError, WorkbenchError)):
         return load_error(error, wanted, device)
-    return WorkbenchError(
-        ErrorCode.HF_MODEL_LOAD_FAILED,
-        f"The tokenizer of {Path(wanted.folder).name} cannot be read: "
-        f"{type(error).__name__}: {first_line(error)}",
-        fix="Download the tokenizer's files again (tokenizer.json, tokenizer_config.json).",
-        operation="load",
-        provider="huggingface",
-        details={"device": device, "transient": isinstance(error, OSError) and bool(error.errno)},
-    )
+    return vocabulary.unreadable_tokenizer(Path(wanted.folder).name, error, device=device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -310,18 +312,7 @@ def _tokenizer(wanted: Load) -> Any:
     folder = Path(wanted.folder)
     if (copy := _copy_of(wanted)) is not None:
         return AutoTokenizer.from_pretrained(str(copy), local_files_only=True)
-    if wanted.gguf_file is None or (folder / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), gguf_file=wanted.gguf_file, local_files_only=True
-        )
-    if wanted.gguf_file and not tokenizer.chat_template:
-        header = read_gguf(folder / wanted.gguf_file)
-        tokenizer.chat_template = header.metadata.get("tokenizer.chat_template")
-    return tokenizer
+    return vocabulary.open_tokenizer(folder, wanted.gguf_file)
 
 
 def _model(wanted: Load, options: LoadOptions, device: str) -> tuple[Any, list[dict[str, Any]]]:
@@ -370,17 +361,18 @@ def _model(wanted: Load, options: LoadOptions, device: str) -> tuple[Any, list[d
         model.hf_quantizer, model.is_quantized = None, False
         # A copy would hold what was used only, and be silent about the rest.
         if wanted.converted is not None and not warnings:
-            _keep_copy(model, _tokenizer(wanted), Path(wanted.converted))
+            source = Path(wanted.folder) / wanted.gguf_file
+            _keep_copy(model, _tokenizer(wanted), Path(wanted.converted), source)
     return model, warnings
 
 
-def _keep_copy(model: Any, tokenizer: Any, folder: Path) -> None:
+def _keep_copy(model: Any, tokenizer: Any, folder: Path, source: Path) -> None:
     """Write an unpacked GGUF as a model folder, in one step; a failure costs only time later."""
     temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        temporary.rename(folder)
+        converted.put(temporary, folder, source)
     except Exception:  # whatever transformers or the disk raises
         traceback.print_exc()
         shutil.rmtree(temporary, ignore_errors=True)

@@ -366,7 +366,7 @@ class HuggingFaceModelManager:
         """Where the unpacked copy of a GGUF is, or may be put."""
         if model.gguf_file is None or options.dtype != "auto":
             return None
-        folder = converted.folder_of(self.root, model.info.digest)
+        folder = converted.folder_of(self.root, model.info.digest, model.path)
         if folder is None:
             return None
         if not converted.is_there(folder):

@@ -7,7 +7,7 @@ as it was initialised. Such a model answers, differently in every process; here 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +22,17 @@ _COMPUTED: Final = re.compile(r"(^|\.)((original_)?inv_freq|position_ids)$")
 _LEFTOVERS: Final = re.compile(
     # Masks and rotary tables that older releases saved,
     r"(attn|attention)\.(masked_)?bias$|inv_freq$|position_ids$|^rope_freqs|rotary_emb\.|"
-    # heads of training, and the parts for pictures and sound of a model that is run for text.
-    r"(^|\.)(mtp|v_head|score|vision_tower|vision_model|visual|audio_tower|multi_modal_projector)\."
+    # heads of training, and the parts for pictures and sound of a model that is run for text,
+    r"(^|\.)(mtp|v_head|score|vision_tower|vision_model|visual|audio_tower|multi_modal_projector)\.|"
+    # ranges of activations and of a cache that are not rounded here.
+    r"\.[kvq]_(scale|zero_point)$|\.(input|output|activation)_(scale|zero_point)$"
 )
+_PACKED: Final = ("qweight", "weight_packed", "W_q")
+"""Names of weights in blocks, in place of ``weight``."""
+_SCALES: Final = re.compile(
+    r"\.(weight_(scale\w*|zero_point|global_scale)|SCB|weight\.(nested_)?(absmax|quant_map))$"
+)
+"""What a rounded ``weight`` is to be multiplied with."""
 _MISMATCH: Final = re.compile(
     r"size mismatch for (\S+): copying a param with shape (?:torch\.Size\()?(\[[\d, ]*\]).*?"
     r"current model is (?:torch\.Size\()?(\[[\d, ]*\])"
@@ -46,6 +54,15 @@ def check(name: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
         WorkbenchError: ``HF_MODEL_LOAD_FAILED`` with the tensors that are missing, or whose shapes
             are not those that its configuration asks for.
     """
+    unread = list(_unread(report))
+    if unread:
+        raise _failed(
+            f"{name} is quantised in a way that its configuration does not name, or that "
+            f"transformers does not read: {_tensors(unread)} would be left out, without which its "
+            f"weights are other numbers: {_listed(unread)}.",
+            "Download config.json again (quantization_config), or choose another form of it.",
+            unread=unread,
+        )
     wrong = [
         f"{key} is {_shape(has)} in the files, but {_shape(wants)} by the configuration"
         for key, has, wants in sorted(report["mismatched_keys"])
@@ -72,6 +89,22 @@ def check(name: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
         f"and that were left out: {_listed(unused)}."
     )
     return [{"code": UNUSED, "message": message, "details": {"unused": unused[:100]}}]
+
+
+def _unread(report: Mapping[str, Any]) -> Iterator[str]:
+    """Tensors of quantised weights that were left out, though the model has those weights."""
+    missing, unexpected = report["missing_keys"], report["unexpected_keys"]
+    for key in sorted(unexpected):
+        if _LEFTOVERS.search(key):
+            continue
+        module, _, name = key.rpartition(".")
+        if name in _PACKED and f"{module}.weight" in missing:
+            yield key
+        elif scales := _SCALES.search(key):
+            module = key[: scales.start()]
+            # Of a module that the model does not have, the weight itself is left out as well.
+            if not any(f"{module}.{name}" in unexpected for name in ("weight", *_PACKED)):
+                yield key
 
 
 def with_adapter(model: Any, adapter: Path) -> Any:

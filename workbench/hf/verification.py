@@ -43,15 +43,22 @@ class Verdict:
     """What is wrong with one model, and how to mend it.
 
     ``checked`` counts files whose hash was compared; ``unhashed`` names those for which nobody
-    recorded one, of which only headers and sizes could be checked.
+    recorded one, of which only headers and sizes could be checked. ``opened`` says whether the
+    tokenizer could be opened and fits the model; None if that was not tried.
     """
 
-    id: str
+    model: ModelFile
     checked: int = 0
     checked_bytes: int = 0
     unhashed: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     fix: str = ""
+    opened: bool | None = None
+
+    @property
+    def id(self) -> str:
+        """Of the model."""
+        return self.model.info.id
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -61,6 +68,7 @@ class Verdict:
             "checked": self.checked,
             "checked_bytes": self.checked_bytes,
             "unhashed": self.unhashed,
+            "tokenizer": self.opened,
             "problems": self.problems,
             "fix": self.fix if self.problems else "",
         }
@@ -93,18 +101,12 @@ def verify(
         nonlocal done
         done += read
         if cancelled.is_set():
-            raise WorkbenchError(
-                ErrorCode.CANCELLED,
-                "The check was stopped.",
-                fix="Start it again for a result.",
-                operation="verify",
-                provider=PROVIDER,
-            )
+            raise stopped()
         report(current, done, total)
 
     verdicts = []
     for model, checks in plans:
-        verdict = Verdict(model.info.id, fix=_fix(model))
+        verdict = Verdict(model, fix=_fix(model))
         current = f"checking {model.name}"
         if model.broken is not None:
             verdict.problems.append(f"It {model.broken.problem}.")
@@ -113,6 +115,17 @@ def verify(
         verdicts.append(verdict)
     report("done", total, total)
     return verdicts
+
+
+def stopped() -> WorkbenchError:
+    """``CANCELLED``."""
+    return WorkbenchError(
+        ErrorCode.CANCELLED,
+        "The check was stopped.",
+        fix="Start it again for a result.",
+        operation="verify",
+        provider=PROVIDER,
+    )
 
 
 def _compare(check: _Check, verdict: Verdict, count: source.Counter) -> None:
