@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
 
 from workbench import environment, logs
 from workbench.api import (
@@ -146,12 +147,6 @@ def create_app(
     app.state.token = secrets.token_urlsafe(32)
     hub_tokens = (os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
     logs.hide(settings.workbench_api_key, app.state.token, *hub_tokens)
-    # The last one added is the first to see a request.
-    app.add_middleware(Redaction, settings=settings, token=app.state.token)
-    app.add_middleware(Guard, settings=settings, token=app.state.token)
-    app.add_middleware(Limits, settings=settings)
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(Edge, on_response=measured.responded)
     handlers.install(app)
     app.state.graphql_schema = graphql.make_schema(settings)
     faces = (*FACES, graphql.make_router(app.state.graphql_schema, settings))
@@ -159,20 +154,31 @@ def create_app(
         app.include_router(router)
     handlers.fence(app, faces)
     document.install(app, keyed=settings.workbench_api_key is not None)
-    if page:
-        stubs.leave_out()
-        import gradio as gr
-
-        from workbench.ui.page import build_page
-        from workbench.ui.theme import mount_options
-
-        gr.mount_gradio_app(
-            app,
-            build_page(engine, app.state.benchmarks, watched, timeline),
-            path="/",
-            **mount_options(),
-        )
+    head = _mount_page(app, watched, timeline) if page else ""
+    # The last one added is the first to see a request.
+    app.add_middleware(Redaction, settings=settings, token=app.state.token)
+    app.add_middleware(Guard, settings=settings, token=app.state.token)
+    app.add_middleware(Limits, settings=settings)
+    app.add_middleware(SecurityHeaders, head=head)
+    app.add_middleware(Edge, on_response=measured.responded)
     return app
+
+
+def _mount_page(app: FastAPI, health: HealthMonitor, timeline: MemoryTimeline) -> str:
+    """Serve the page where no other route serves anything; returns what goes into its head."""
+    stubs.leave_out()
+    import gradio as gr
+
+    from workbench.ui import frontend
+    from workbench.ui.page import build_page
+    from workbench.ui.theme import mount_options
+
+    built = frontend.folder()
+    page = build_page(app.state.engine, app.state.benchmarks, health, timeline)
+    app.mount("/assets", StaticFiles(directory=built / "assets"))
+    gr.mount_gradio_app(app, page, path="/", **mount_options())
+    files = frontend.needed(built, frontend.kinds(page.config))
+    return frontend.head(files, page.theme_hash)
 
 
 class _Server(uvicorn.Server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from workbench.client.roads import LocalRoad
 from workbench.observe.health import HealthMonitor
 from workbench.observe.lag import LagSampler
 from workbench.observe.timeline import MemoryTimeline
+from workbench.ui import frontend
 from workbench.ui.page import build_page
 from workbench.ui.theme import mount_options
 
@@ -56,3 +58,21 @@ def test_page_is_told_to_fetch_nothing_from_elsewhere() -> None:
     assert options["footer_links"] == []
     assert options["run_history"] is False
     assert "fonts.googleapis" not in str(options["theme"]._get_theme_css())
+
+
+def test_what_a_page_needs_first_is_told_in_its_head(config: dict[str, Any]) -> None:
+    """No file that these import is missing, and nothing is there that only a later tab needs."""
+    built = frontend.folder()
+    shown = frontend.kinds(config)
+    assert {"tabs", "chatbot", "dropdown", "html"} <= shown
+    assert shown.isdisjoint({"plot", "dataframe", "code", "number"})
+    files = frontend.needed(built, shown)
+    assert files[0] in (built / "index.html").read_text()
+    assert {"Blocks", "core", "Index", "HTML"} <= {name.partition("-")[0] for name in files}
+    scripts = [name for name in files if name.endswith(".js")]
+    assert len(set(files)) == len(files) > len(scripts) > 30
+    for name in scripts:
+        text = (built / "assets" / name).read_text()
+        assert set(re.findall(r'(?:from|import)"\./([\w.-]+)"', text)) <= {*scripts}, name
+    head = frontend.head(files, "hash")
+    assert all(f"./assets/{name}" in head for name in files)

@@ -37,9 +37,9 @@ _PAGE: Final = (
 _SCRIPT: Final = re.compile(rb"<script(?=[\s>])")
 _PREVIEW: Final = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
 _NAMED: Final = (
-    b'<head><title>Workbench</title><meta name="description" content="Compare language models of '
-    b'Ollama and Hugging Face side by side">'
-    b'<link rel="icon" type="image/svg+xml" href="/favicon.ico">'
+    '<title>Workbench</title><meta name="description" content="Compare language models of '
+    'Ollama and Hugging Face side by side">'
+    '<link rel="icon" type="image/svg+xml" href="/favicon.ico">'
 )
 
 
@@ -48,10 +48,12 @@ class SecurityHeaders:
 
     Args:
         app: whose answers these are.
+        head: what the head of the page says besides, as HTML.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, head: str = "") -> None:
         self._app = app
+        self._head = f"<head>{_NAMED}{head}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and complete its answer."""
@@ -79,7 +81,7 @@ class SecurityHeaders:
                 if message.get("more_body", False):
                     return
                 nonce = secrets.token_urlsafe(16)
-                body = named(bytes(page))
+                body = named(bytes(page), self._head)
                 body = _SCRIPT.sub(b'<script nonce="%s"' % nonce.encode(), body)
                 headers = MutableHeaders(scope=start)
                 headers["Content-Security-Policy"] = _PAGE.format(nonce=nonce)
@@ -92,7 +94,12 @@ class SecurityHeaders:
         await self._app(scope, receive, complete)
 
 
-def named(page: bytes) -> bytes:
-    """HTML under the workbench's own name, if it was under Gradio's."""
+def named(page: bytes, head: bytes) -> bytes:
+    """HTML under the workbench's own name, if it was under Gradio's.
+
+    Args:
+        page: as it was made.
+        head: in whose place it begins, with the name.
+    """
     cleaned, previews = _PREVIEW.subn(b"", page)
-    return cleaned.replace(b"<head>", _NAMED, 1) if previews else page
+    return cleaned.replace(b"<head>", head, 1) if previews else page

@@ -25,7 +25,7 @@ from workbench.settings import Settings
 from workbench.ui import catalogue, hints, notices, pane, strip
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.conversation import Turn, to_show, turn_of
-from workbench.ui.desk import LAST, QUIET, TAB, TICK_S, Updates, message, nothing
+from workbench.ui.desk import LAST, QUIET, TICK_S, Updates, message, nothing
 from workbench.ui.markup import html
 from workbench.ui.pairs import FEWEST, SIDES, A, B, Pair, Pairs, drawable
 from workbench.ui.pane import LETTERS
@@ -125,7 +125,8 @@ class ArenaTab:
             self._ranking = Ranking(engine)
         self._chosen = gr.State(())
         """``tuple[str, ...]``: the models to draw from; no question carries their names."""
-        self._secrets = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
+        self.resumed = gr.Textbox(visible=False)
+        """Filled when a page opens whose tab has a pair."""
         self._wire()
 
     # -- wiring
@@ -159,6 +160,8 @@ class ArenaTab:
                 button.click(self._voter(choice), None, self._picture, **_WIRE).success
             )
         self._skip.click(self._pass_over, None, self._picture, **_WIRE)
+        again = self.resumed.change(self._ready, None, self._picture, **_WIRE)
+        self._then_wait(again.success)
         self._drawn_from.input(self._choose, self._drawn_from, [self._chosen, self._hint], **LAST)
 
     def _then_wait(self, after: Callable[..., Any]) -> None:
@@ -169,11 +172,9 @@ class ArenaTab:
     def _then_count(self, after: Callable[..., Any]) -> None:
         after(self._ranking.refresh, None, self._ranking.outputs, **QUIET)
 
-    def on_load(self, page: gr.Blocks) -> None:
-        """Give a page that is loaded anew the pair that its tab had."""
-        opened = page.load(self._open, self._secrets, self._picture, js=TAB, **_WIRE)
-        self._then_wait(opened.success)
-        page.unload(self._leave)
+    def opening(self, pair: Pair | None) -> Updates:
+        """Let a page that is loaded anew have the pair that its tab had."""
+        return {} if pair is None else {self.resumed: "yes"}
 
     def on_select(self, tab: gr.Tab) -> None:
         """Fill the tab when it is chosen."""
@@ -276,10 +277,8 @@ class ArenaTab:
 
     # -- the page
 
-    async def _open(self, request: gr.Request, tab: str | None, _: str | None) -> Updates:
-        return self._drawn(self._pairs.join(request.session_hash, tab))
-
-    def _leave(self, request: gr.Request) -> None:
+    def leave(self, request: gr.Request) -> None:
+        """A page is gone."""
         self._pairs.runs.leave(request.session_hash)
 
     async def _choose(self, chosen: list[str]) -> tuple[tuple[str, ...], str]:

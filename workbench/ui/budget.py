@@ -146,7 +146,8 @@ def _bar(device: str, picture: Picture, numbers: Mapping[str, int]) -> str:
         parts.append(
             f'<div class="wb-part" data-kind="taken" style="width:{100 * taken / scale:.2f}%" '
             f'title="{figures.size(taken)} of the budget are held by other programs now; it comes '
-            f'back when they give it back"><span>other programs</span></div>'
+            f'back when they give it back"><span>other programs</span>'
+            '<span class="wb-brief">others</span></div>'
         )
     name = "Memory" if device == HOST else device
     lowered = f" (of {figures.size(capacity)}; other programs hold the rest)" if taken else ""

@@ -30,7 +30,6 @@ from workbench.ui.choosing import Choosing
 from workbench.ui.composer import Ask
 from workbench.ui.desk import (
     AT_ONCE,
-    KEPT,
     LAST,
     QUIET,
     TICK_S,
@@ -68,7 +67,8 @@ class CompareTab:
         self._choosing = Choosing(self._desk, models, pairs)
         Picturing(self._desk)
         self._arranging = Arranging(self._desk, self._choosing, self._voting)
-        self._tab = [gr.Textbox(visible=False) for _ in range(3)]
+        self._resumed = gr.Textbox(visible=False)
+        """Filled when a page opens whose tab has answers."""
         self._kept = html("", elem_id="kept", elem_classes=["wb-unseen"])
         self._wire()
 
@@ -80,15 +80,11 @@ class CompareTab:
         words = [*box.inputs, box.per_pane, box.pictures.kept, *desk.own]
         context = [desk.shown, *desk.models, *desk.turns]
         outputs = [*self._after, *desk.busy_outputs, self._kept]
-        # Not the prompt: what is being typed is kept by the browser itself.
-        said = [*box.inputs[1:], box.per_pane, *desk.own, *desk.models, desk.shown]
-        gr.on(
-            [one.change for one in said],
-            self._remember,
-            [*words, *context],
-            self._kept,
-            **LAST,
-        )
+        # Not the prompt: what is being typed is kept by the browser itself. And what a user does,
+        # not what an answer does: a page that opens would say a dozen times what it was told.
+        said = [*box.inputs[1:], box.per_pane, *desk.own, *desk.models]
+        remembering = (self._remember, [*words, *context], self._kept)
+        gr.on([*(one.input for one in said), desk.shown.change], *remembering, **LAST)
         begun = [
             gr.on(
                 [desk.composer.run.click, desk.composer.prompt.submit],
@@ -112,7 +108,8 @@ class CompareTab:
         presets.save.click(
             self._keep, [presets.name, *words, *context], self._shelf.outputs, **QUIET
         )
-        presets.use.click(self._load, presets.name, [*dict.fromkeys(loaded)], **QUIET)
+        used = presets.use.click(self._load, presets.name, [*dict.fromkeys(loaded)], **QUIET)
+        used.success(*remembering, **LAST)
         desk.composer.stop.click(self._stopper(None), **AT_ONCE)
         desk.composer.per_pane.input(
             lambda wanted: [gr.update(visible=wanted) for _ in desk.own],
@@ -122,6 +119,7 @@ class CompareTab:
         )
         for one in desk.panes:
             one.stop.click(self._stopper(one.number), **AT_ONCE)
+        self.then_stream(self._resumed.change)
 
     def then_stream(self, after: Callable[..., Any]) -> None:
         """Let an event that began a run, or put one here, go on with its picture."""
@@ -143,16 +141,15 @@ class CompareTab:
 
     @property
     def outputs(self) -> list[Any]:
-        """All of the tab but the answers; what opening speaks of, and :meth:`put`."""
+        """All of the tab but the answers: what :meth:`put` speaks of."""
         desk = self._desk
         opened = [*self._opened_outputs, *desk.busy_outputs, self._kept]
         return [*dict.fromkeys([desk.told, *opened, self._choosing.listed])]
 
-    def on_load(self, page: gr.Blocks) -> None:
-        """Fill the page when it opens, or give it back what its tab had."""
-        opened = page.load(self._open, self._tab, self.outputs, js=KEPT, **QUIET)
-        self.then_stream(opened.success)
-        page.unload(self._leave)
+    @property
+    def opening_outputs(self) -> list[Any]:
+        """What :meth:`opening` speaks of."""
+        return [*self.outputs, self._resumed]
 
     # -- running
 
@@ -236,8 +233,7 @@ class CompareTab:
 
     async def _stream(self, request: gr.Request) -> AsyncGenerator[list[Any], None]:
         run = self._desk.run_of(request)
-        if run is None:  # a page opened without a past
-            yield drawing.blank(self._desk.panes)
+        if run is None:
             return
         picture = drawing.Drawing(run.plan)
         yield picture.values(time.monotonic_ns())
@@ -344,24 +340,24 @@ class CompareTab:
 
     # -- opening
 
-    async def _open(
+    async def opening(
         self, request: gr.Request, tab: str | None, draft: str | None, written: str | None
     ) -> Updates:
         """A fresh page: what its tab had, what its address says, or two models.
 
-        A server that was started anew knows no tabs: then it is what the browser kept.
+        A server that was started anew knows no tabs: then it is what the browser kept. Answers are
+        drawn afterwards, and only where there are any.
         """
         desk, choosing = self._desk, self._choosing
         usual = await choosing.fresh()
-        pair = self._pairs.join(request.session_hash, tab)
-        blind = pair is not None and pair.blind
+        blind = self._pairs.blind(request.session_hash)
         run = desk.runs.join(request.session_hash, tab or request.session_hash or "")
         known = kept.read(written)
         if run is None and known and (again := await kept.found(desk.engine, known)):
             run = desk.runs.begin(request.session_hash, again[0])
             run.voted = choice_of(*again)
         if run is not None:
-            updates = self._restored(run, blind)
+            updates = {**self._restored(run, blind), self._resumed: "yes"}
         elif known and any(known.setup.models):
             updates = self._opened(known.setup, usual, blind)
             updates |= {desk.composer.run: gr.update(interactive=True), desk.told: known.told()}
@@ -438,7 +434,8 @@ class CompareTab:
             },
         }
 
-    def _leave(self, request: gr.Request) -> None:
+    def leave(self, request: gr.Request) -> None:
+        """A page is gone."""
         self._desk.runs.leave(request.session_hash)
 
 

@@ -23,11 +23,8 @@ from workbench.ui.timeline import Row
 TICK_S: Final = 0.1
 """The page's rhythm while answers come: what the eye can follow, and cheap."""
 
-TAB: Final = "() => window.workbenchTab()"
-"""Asks the page's script which browser tab this is, and what was typed in it."""
-
 KEPT: Final = "() => [...window.workbenchTab(), sessionStorage.getItem('workbench-kept') ?? '']"
-"""The same, and what the browser keeps of the tab's comparison."""
+"""Asks the page's script which browser tab this is, and what was typed and compared in it."""
 
 QUIET: Final[dict[str, Any]] = {
     "show_progress": "hidden",

@@ -38,14 +38,6 @@ def rows(plan: Plan, shown: Sequence[int]) -> list[Row]:
     ]
 
 
-def blank(panes: Sequence[Pane]) -> list[Any]:
-    """What the outputs show of no run: nothing but the slots.
-
-    Updates without a value leave them alone, but cost a component each; this is sent once.
-    """
-    return [{"__type__": "update"} for _ in outputs(None, panes)]
-
-
 class Drawing:
     """The page's picture of one run."""
 

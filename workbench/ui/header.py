@@ -16,7 +16,7 @@ from workbench.pressure import Alert
 from workbench.store import Store
 from workbench.ui import notices
 from workbench.ui.budget import Holder
-from workbench.ui.desk import TAB
+from workbench.ui.desk import Updates
 from workbench.ui.markup import html
 from workbench.ui.memory import holders
 from workbench.ui.pairs import Pairs
@@ -46,19 +46,17 @@ class Header:
         )
         self._machine = html("", elem_id="machine")
         self._banner = html("", elem_id="log-banner", elem_classes=["wb-notices"])
-        self._outputs = [self._machine, self._banner]
-        gr.Timer(_EVERY_S).tick(self._look, None, self._outputs, concurrency_limit=None, **_SILENT)
+        self.outputs = [self._machine, self._banner]
+        gr.Timer(_EVERY_S).tick(self._look, None, self.outputs, concurrency_limit=None, **_SILENT)
 
-    def on_load(self, page: gr.Blocks) -> None:
-        """Show the first reading when the page opens."""
-        tab = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
-        page.load(self._first_look, tab, self._outputs, js=TAB, concurrency_limit=None, **_SILENT)
+    def opening(self, request: gr.Request) -> Updates:
+        """The first reading, of a page whose pair is known already."""
+        return dict(zip(self.outputs, self._read(request), strict=True))
 
-    async def _first_look(self, request: gr.Request, tab: str | None, _: str | None) -> Any:
-        self._pairs.join(request.session_hash, tab)
-        return await self._look(request)
+    async def _look(self, request: gr.Request) -> tuple[str, str]:
+        return self._read(request)
 
-    async def _look(self, request: gr.Request) -> Any:
+    def _read(self, request: gr.Request) -> tuple[str, str]:
         """What the book knows already: nothing is read for it beside a measurement."""
         if self._pairs.blind(request.session_hash):
             return _HIDDEN, banner(self._engine.store)

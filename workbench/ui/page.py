@@ -15,6 +15,7 @@ from workbench.ui.arena import ArenaTab
 from workbench.ui.benchmarks import BenchmarksTab
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
+from workbench.ui.desk import KEPT, Updates
 from workbench.ui.header import Header
 from workbench.ui.health import HealthTab
 from workbench.ui.history import HistoryTab
@@ -108,7 +109,25 @@ def build_page(
         arena.on_select(arena_tab)
         for tab in (models_tab, history_tab, health_tab):
             arena.on_names(tab)
-        compare.on_load(page)
-        arena.on_load(page)
-        header.on_load(page)
+
+        async def opening(request: gr.Request, tab: str | None, *told: str | None) -> Updates:
+            pair = pairs.join(request.session_hash, tab)
+            return {
+                **await compare.opening(request, tab, *told),
+                **arena.opening(pair),
+                **header.opening(request),
+            }
+
+        # One event for all, and its answer in that of its own request: a page is waiting for it.
+        page.load(
+            opening,
+            [gr.Textbox(visible=False) for _ in range(3)],
+            [*compare.opening_outputs, arena.resumed, *header.outputs],
+            js=KEPT,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        page.unload(compare.leave)
+        page.unload(arena.leave)
     return page

@@ -95,6 +95,7 @@ class Console:
             max_lines=16,
             elem_id="sql-text",
             interactive=True,
+            visible=False,
         )
         with gr.Row(elem_classes=["wb-tools"]):
             self._run = gr.Button(
@@ -115,6 +116,7 @@ class Console:
                 wrap=False,
                 max_height=320,
                 elem_id="sql-table",
+                visible=False,
             )
             with gr.Row(elem_classes=["wb-tools", "wb-filters"]):
                 self._kind, self._x, self._y, self._by = (
@@ -139,6 +141,10 @@ class Console:
         with gr.Accordion("Tables and views", open=False, elem_id="sql-tables") as tables:
             self._tables = html("", elem_id="sql-schema")
         self._wire(tables)
+
+    def on_select(self, tab: gr.Tab) -> None:
+        """Bring the editor when its tab is opened: a page would load its code before it is used."""
+        tab.select(None, None, self._sql, js="() => ({ __type__: 'update', visible: true })")
 
     def _wire(self, tables: gr.Accordion) -> None:
         axes = [self._kind, self._x, self._y, self._by]
@@ -210,7 +216,7 @@ class Console:
         columns = [*times, *numbers, *labels]
         return [
             *(result, said(result), "" if len(frame) else notices.note("It gave no rows.")),
-            *(gr.update(visible=True), gr.update(value=cells(frame))),
+            *(gr.update(visible=True), gr.update(value=cells(frame), visible=True)),
             gr.update(choices=[_AUTO, *charts.KINDS], value=chart.kind if chart else _AUTO),
             gr.update(choices=columns, value=chart.x if chart else None),
             gr.update(choices=[_NONE, *numbers], value=(chart and chart.y) or _NONE),

@@ -62,8 +62,9 @@ class HistoryTab:
         with gr.Column(elem_id="history"), gr.Tabs(elem_id="history-views"):
             with gr.Tab("Sessions", id="history-sessions") as self.view:
                 self._build_sessions()
-            with gr.Tab("SQL", id="history-sql"):
+            with gr.Tab("SQL", id="history-sql") as sql:
                 self.console = Console(engine)
+            self.console.on_select(sql)
         self.inputs = self._filters.inputs
         self.outputs = [*self._page, *self._filters.lists]
         self._wire()
