@@ -71,11 +71,10 @@ coverage: install demo browser ## lines and branches that the tests run, by pack
 	  $(BIN)/python -m coverage json -q -o benchmarks/out/coverage/report.json && \
 	  $(BIN)/python -m benchmarks.coverage_table benchmarks/out/coverage/report.json; exit $$status
 
-# ARGS="'workbench.router*'" is of one module; `mutmut show NAME` says what a survivor changes.
+# ARGS="'workbench.router*'" is of one module; an hour of one core for all. Each survivor is shown.
 mutants: install ## changes to metrics, router and rotation policy that no test notices
 	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[reliability]'
-	@$(BIN)/mutmut run $(ARGS)
-	@$(BIN)/mutmut results
+	@$(BIN)/python -m tests.reliability.mutants $(ARGS)
 
 bench: install demo ## the quick benchmark, and the engine's performance table as JSON and Markdown
 	@$(BIN)/workbench bench run benchmarks/specs/quick.toml
@@ -98,5 +97,5 @@ audit: ## known security holes in the pinned packages (needs the network)
 	@.venv-audit/bin/pip-audit --vulnerability-service osv --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/pins.txt
 
 clean: ## remove the environment and caches (models and the log stay)
-	@rm -rf $(VENV) .venv-audit mutants site .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@rm -rf $(VENV) .venv-audit site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +

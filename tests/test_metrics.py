@@ -111,3 +111,28 @@ def test_quantiles_are_refused_below_their_sample_size() -> None:
 )
 def test_overlap_counts_no_moment_twice(others: list[tuple[int, int]], overlap: int) -> None:
     assert metrics.overlap_ns(100, 200, others) == overlap
+
+
+@pytest.mark.parametrize("reached", [{}, {"first_any": 3}, {"last": 3}])
+def test_what_was_not_reached_has_no_figure(reached: dict[str, int]) -> None:
+    found = figures(Stamps(queued=0, end=9, **reached), TokenTimeline(), n=3, chars=3)
+    rates = ("tpot_s", "decode_tps", "chars_per_s", "output_tps", "itl_p50_s")
+    assert [found[name] for name in rates] == [None] * 5
+    assert [found[name] for name in ("ttft_s", "ttfo_s", "e2e_s")] == [None] * 3
+
+
+def test_an_answer_that_took_no_time_has_no_speed() -> None:
+    at_once = Stamps(queued=1, slot=1, sent=1, first_any=1, first_content=1, last=1, end=1)
+    found = figures(at_once, TokenTimeline(), n=2, chars=2)
+    assert [found[name] for name in ("output_tps", "decode_tps", "chars_per_s")] == [None] * 3
+    assert found["tpot_s"] == 0
+
+
+def test_a_timeline_of_unequal_lists_gives_no_wrong_figure() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        metrics.inter_token_latencies(TokenTimeline((0, 5, 9), (1, 1)))
+
+
+def test_one_sample_is_its_own_quantile_and_the_bounds_are_inclusive() -> None:
+    assert metrics.quantile([3.0], 0.5) == 3.0
+    assert metrics.quantile([*map(float, range(662))], 0.99) == pytest.approx(654.39)

@@ -63,7 +63,7 @@ def quantile(values: Sequence[float], q: float) -> float | None:
     Returns:
         The quantile, or None when there are too few samples for it (``MIN_SAMPLES``).
     """
-    if not values or len(values) < MIN_SAMPLES.get(q, 1):
+    if len(values) < MIN_SAMPLES.get(q, 1):
         return None
     ordered = sorted(values)
     rank = q * (len(ordered) - 1)
@@ -127,10 +127,10 @@ def phases(stamps: Stamps) -> dict[str, float]:
 
 def time_per_output_token(stamps: Stamps, output_tokens: int | None) -> float | None:
     """TPOT in seconds: (last - first_any) / (n - 1); None below two tokens."""
-    if stamps.first_any is None or stamps.last is None or (output_tokens or 0) < 2:
+    first, last = stamps.first_any, stamps.last
+    if first is None or last is None or output_tokens is None or output_tokens < 2:
         return None
-    assert output_tokens is not None
-    return (stamps.last - stamps.first_any) / NS / (output_tokens - 1)
+    return (last - first) / NS / (output_tokens - 1)
 
 
 def session_metrics(
@@ -180,10 +180,9 @@ def overlap_ns(start: int, end: int, others: Sequence[tuple[int, int]]) -> int:
     """Nanoseconds of [start, end] during which at least one of the other intervals ran."""
     total, reached = 0, start
     for other_start, other_end in sorted(others):
-        low, high = max(other_start, reached), min(other_end, end)
-        if high > low:
-            total += high - low
-            reached = high
+        low = max(other_start, reached)
+        total += max(min(other_end, end) - low, 0)
+        reached = max(reached, other_end)
     return total
 
 

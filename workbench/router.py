@@ -100,7 +100,7 @@ class ModelRouter:
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, WorkbenchError):
                 raise answer
-            if name not in self._spreads and (spread := self._spreads.get(hosts.family(name))):
+            if (spread := self._spreads.get(hosts.family(name))) is not None:
                 spread.heard(name, answer)
             if isinstance(answer, WorkbenchError):
                 problems[name] = answer
@@ -134,9 +134,10 @@ class ModelRouter:
         candidates = [info for info in listing.models if _matches(info.name, bare)]
         if len(candidates) == 1:
             return _route(self._providers[candidates[0].provider], candidates[0].name + mark + how)
+        names = {info.name for info in candidates}
         families = {hosts.family(info.provider) for info in candidates}
-        if len({info.name for info in candidates}) == 1 and families <= self._spreads.keys():
-            name = candidates[0].name
+        if len(names) == 1 and families <= self._spreads.keys():
+            name = names.pop()
             host = await self._spreads[families.pop()].choose(name)
             return _route(host, name + mark + how, chosen=True)
         if candidates:
@@ -155,7 +156,7 @@ class ModelRouter:
         names: dict[str, list[str]] = {}
         for info in listing.models:
             names.setdefault(info.name, []).append(info.id)
-        like = difflib.get_close_matches(model, [*names], n=3, cutoff=0.45)
+        like = difflib.get_close_matches(model, [*names], cutoff=0.45)
         near = [one for name in like for one in names[name]][:3]
         others = [known for known in ids if not known.startswith("scripted/")][:3]
         fix = "Run: workbench models pull demo."
@@ -184,4 +185,4 @@ def _route(provider: Provider, name: str, *, chosen: bool = False) -> Route:
 
 
 def _matches(name: str, wanted: str) -> bool:
-    return wanted in (name, name.removesuffix(":latest"), name.rsplit("/", 1)[-1])
+    return wanted in (name, name.removesuffix(":latest"), name.rpartition("/")[2])

@@ -86,7 +86,7 @@ class Spread:
         """Ask a host, once for all who want to know."""
         if name not in self._asking:
             task = asyncio.create_task(self._list(name), name=f"list {name}")
-            task.add_done_callback(lambda done: self._asking.pop(name, None))
+            task.add_done_callback(lambda done: self._asking.pop(name))
             self._asking[name] = task
         return self._asking[name]
 

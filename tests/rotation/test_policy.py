@@ -248,6 +248,7 @@ def test_what_others_hold_is_in_nobodys_way_but_counts() -> None:
     assert "which other programs hold" in reason(planned, 9)
     told = estimate(short, planned.order, planned.waits, {}, {}, Speeds())
     assert told == {}, "when they give it back nobody knows"
+    assert planned.waits[9].foreseeable is False
     assert "theirs 0 MB" in reason(planned, 9)
     assert "WORKBENCH_EVICT_OTHERS" in reason(planned, 9)
 
@@ -463,6 +464,15 @@ def test_exclusive_waits_for_silence_and_is_not_passed() -> None:
     assert reason(begins, 2) == "another request runs alone"
     beside = plan(snapshot([later], exclusive_running=True))
     assert reason(beside, 2) == "another request runs alone"
+
+
+def test_overdue_requests_go_first_whether_they_run_alone_or_not() -> None:
+    bounds = {Priority.INTERACTIVE: 50.0, BENCHMARK: 90.0}
+    alone = ticket(1, "a", exclusive=True, priority=BENCHMARK)
+    for later, now_s, first in ((70, 89.0, 2), (70, 100.0, 1), (45, 100.0, 1), (30, 100.0, 2)):
+        waiting = [alone, ticket(2, "b", arrived_s=later)]
+        planned = plan(snapshot(waiting, now_s=now_s, patience_s=bounds))
+        assert went(planned) == [(first, ())], "the one whose patience was over first"
 
 
 def test_model_of_the_next_exclusive_request_is_prefetched_if_both_fit() -> None:

@@ -125,3 +125,17 @@ def test_a_model_that_answers_counts_with_no_less_than_it_holds() -> None:
     room = Room(snapshot([], models, limit=10))
     room.enter(ticket(1, "a"))
     assert room.footprints["a"] == {"host": 5}
+
+
+def test_a_device_of_which_nothing_is_held_is_not_over_its_limit() -> None:
+    models = {"a": resident(size=1)}
+    room = Room(snapshot([], models, limits={"host": 2, "cuda:0": 0}))
+    assert room.trimmed([]) == ((), {})
+
+
+def test_of_those_in_use_the_one_that_went_on_first_leaves_first() -> None:
+    models = {"b": resident(2, size=5), "a": resident(1, size=5), "c": wanted(5)}
+    room = Room(snapshot([], models, limit=10))
+    room.enter(ticket(1, "a"))
+    room.enter(ticket(2, "b"))
+    assert room.victims(ticket(3, "c"), leased_too=True) == ("a",)

@@ -123,6 +123,14 @@ def test_a_runner_that_leaves_is_waited_for_by_all_its_names() -> None:
     assert "a" in plan(leaving).grants[0].after
 
 
+def test_a_runner_that_leaves_is_not_prefetched_by_another_name() -> None:
+    alone = ticket(9, "b", exclusive=True)
+    models = {"b": wanted(6, shared=TWINS), "c": resident(running=1)}
+    assert plan(snapshot([alone], models, limit=20)).prefetch is not None
+    leaving = snapshot([alone], models, limit=20, unloading={"a": {"host": 6}})
+    assert plan(leaving).prefetch is None
+
+
 def test_two_names_that_both_wait_load_once() -> None:
     models = {name: wanted(6, shared=TWINS, concurrency=2) for name in TWINS}
     planned = plan(snapshot([ticket(8, "a"), ticket(9, "b")], models, limit=10))
@@ -176,9 +184,9 @@ def test_one_model_is_made_of_all_in_a_process() -> None:
         shared=TWINS,
         foreign=True,
     )
-    c = wanted(1)
+    c = wanted(1, settled={"host": 2})
     merged, homes = together(snapshot([], {"b": b, "c": c, "a": a}))
-    assert homes == {"a": "a", "b": "a"}, "who holds the most"
+    assert homes == {"a": "a", "b": "a"}, "who holds the most; one alone is not in it"
     both = Model(
         resident=True,
         loading=True,
@@ -199,6 +207,8 @@ def test_one_model_is_made_of_all_in_a_process() -> None:
         foreign=True,
     )
     assert merged.models == {"a": both, "c": c}
+    merged, _ = together(snapshot([], {"c": c, "a": a, "b": b}))
+    assert merged.models == {"a": replace(both, tokens=(5, 6, 7)), "c": c}, "in any order"
     doomed = replace(b, doomed=True)
     assert together(snapshot([], {"a": a, "b": doomed}))[0].models["a"].doomed
 
@@ -215,6 +225,8 @@ def test_only_what_is_asked_for_counts_and_only_what_is_there_is_measured() -> N
         assert merged.models["a"].settled == {}
         assert merged.models["a"].resident
         assert [t.model for t in merged.waiting] == ["a" for _ in asked]
+    merged, _ = together(snapshot([], {"b": gone, "a": idle}))
+    assert merged.models["a"].resident, "in any order"
     busy = {**models, "a": replace(idle, running=1)}
     assert together(snapshot([ticket(1, "c")], busy))[0].models["a"].need == {"host": 4}
     absent = together(snapshot([], {"a": wanted(1, shared=TWINS), "b": gone}))[0].models["a"]
@@ -248,7 +260,8 @@ def test_a_plan_is_told_in_the_names_that_were_asked_for() -> None:
         ticket(3, "a", exclusive=True),
         ticket(4, "b", exclusive=True),
         ticket(5, "x", exclusive=True),
-        ticket(6, "b"),
+        ticket(6, "a"),
+        ticket(7, "c", exclusive=True),
     ]
     leaves = {"y": {"host": 3}, "x": {"host": 1}, "c": {"host": 2}}
     asked = snapshot(waiting, models, unloading=leaves)
@@ -268,3 +281,5 @@ def test_a_plan_is_told_in_the_names_that_were_asked_for() -> None:
     assert told.refusals == (Refusal(waiting[1], "too large"),)
     assert told.prefetch == Decision("b", "prefetched", ("x", "y")), "as the next one alone asks"
     assert apart(replace(planned, prefetch=None), asked, homes).prefetch is None
+    alone = replace(planned, order=(7, 6, 5), prefetch=Decision("c", "prefetched"))
+    assert apart(alone, asked, homes).prefetch == Decision("c", "prefetched")

@@ -44,3 +44,17 @@ def test_of_many_the_largest_that_others_make_superfluous_stay() -> None:
     assert choose(candidates(*[1] * 9, 10), {"host": 10}, 0) == ("j",)
     assert choose(candidates(2, *[1] * 7, 3), {"host": 10}, 0) == tuple("bcdefghi")
     assert choose(candidates(*[1] * 9), {"host": 9}, 9) == tuple("abcdefghi")
+    assert choose(candidates(*[1] * 9, 5), {"host": 12}, 0) == tuple("abcdefgj"), "of equals"
+
+
+def test_up_to_eight_the_fewest_bytes_go_and_of_those_the_fewest_models() -> None:
+    assert choose(candidates(1, 1, 1, 1, 1, 3, 3, 4), {"host": 12}, 0) == tuple("abfgh")
+
+
+def test_who_gives_nothing_that_is_missing_is_not_looked_at() -> None:
+    """Or they would be too many to look at all ways."""
+    elsewhere = [Candidate(name, {"cuda:0": 9}, True) for name in "stuvwxyz"]
+    assert choose([*elsewhere, *candidates(3, 2, 2, 5)], {"host": 8}, 0) == ("a", "d")
+    free = [Candidate(name, {"cuda:0": 9}, False) for name in "stuvwxyz"]
+    assert choose([*free, *candidates(3, 2, 2, 5)], {"host": 8}, 1) == ("a", "d")
+    assert choose([*elsewhere, *candidates(1)], {"host": 1}, 2) == ("s", "a")

@@ -40,6 +40,7 @@ what fits beside it when it is loaded fits when it answers too.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -82,7 +83,7 @@ class _Planner:
         self._blocked: dict[str, Wait] = {}
         """Models for which there is no room in this plan: it only becomes less."""
         due = (self._due(ticket) for ticket in snapshot.waiting)
-        self._again_s = min((at for at in due if at > snapshot.now_s), default=float("inf"))
+        self._again_s = min((at for at in due if at > snapshot.now_s), default=math.inf)
         self._wanted = Counter(ticket.model for ticket in snapshot.waiting)
         self._grants: list[Grant] = []
         self._waits: dict[int, Wait] = {}
@@ -115,15 +116,15 @@ class _Planner:
     # -- order
 
     def _due(self, ticket: Ticket) -> float:
-        return ticket.arrived_s + self._snapshot.patience_s.get(ticket.priority, float("inf"))
+        return ticket.arrived_s + self._snapshot.patience_s.get(ticket.priority, math.inf)
 
     def _overdue(self, ticket: Ticket) -> bool:
         return self._due(ticket) <= self._snapshot.now_s
 
-    def _rank(self, ticket: Ticket) -> tuple[int, float, int]:
-        if self._overdue(ticket):
-            return (0, self._due(ticket), ticket.number)
-        return (1, _RANK[ticket.priority], ticket.number)
+    def _rank(self, ticket: Ticket) -> tuple[bool, float, int]:
+        overdue = self._overdue(ticket)
+        first = self._due(ticket) if overdue else _RANK[ticket.priority]
+        return (not overdue, first, ticket.number)
 
     # -- the walk
 
@@ -176,9 +177,7 @@ class _Planner:
             for ticket in group:
                 self._place(ticket, spare=self._wanted, group=group)
 
-    def _serve_resident(
-        self, tickets: Sequence[Ticket], gate_s: float = float("inf")
-    ) -> list[Ticket]:
+    def _serve_resident(self, tickets: Sequence[Ticket], gate_s: float = math.inf) -> list[Ticket]:
         """Decide for those whose model is in memory and who arrived by then; returns the rest."""
         rest = []
         for ticket in tickets:

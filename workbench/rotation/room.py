@@ -99,7 +99,7 @@ class Room:
         pinned = self.pinned_besides(name)
         total = added((need, *pinned.values()))
         capacity = self.snapshot.capacity
-        over = [d for d, most in capacity.items() if need.get(d, 0) and total[d] > most]
+        over = [d for d, most in capacity.items() if need.get(d) and total[d] > most]
         places = sum(self.models[n].counted for n in pinned)
         full = model.counted and not there and places >= self.snapshot.max_resident
         return over, full
@@ -152,7 +152,7 @@ class Room:
         # What is there goes, even if it is not enough.
         going = choose(candidates, over, 0)
         if going is None:
-            going = tuple(c.model for c in candidates if any(c.bytes.get(d, 0) for d in over))
+            going = tuple(c.model for c in candidates if any(c.bytes.get(d) for d in over))
         return going, over
 
     def after(self, ticket: Ticket, evict: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -34,9 +34,10 @@ def together(snapshot: Snapshot) -> tuple[Snapshot, Homes]:
     wanted = {ticket.model for ticket in snapshot.waiting}
     asked: dict[str, list[Model]] = defaultdict(list)
     for name, model in snapshot.models.items():
-        groups[homes.get(name, name)].append(model)
+        home = homes.get(name, name)
+        groups[home].append(model)
         if name in wanted or model.leased:
-            asked[homes.get(name, name)].append(model)
+            asked[home].append(model)
     merged = {
         home: _merged(models, asked[home] or models) if len(models) > 1 else models[0]
         for home, models in groups.items()

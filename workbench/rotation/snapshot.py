@@ -93,9 +93,9 @@ class Model:
 
         Their keys and values stand in rows of one length, that of the longest.
         """
-        cells = len(tokens) * max(tokens, default=0)
-        if not cells or not self.token_bytes:
+        if not any(tokens):
             return self.need
+        cells = len(tokens) * max(tokens)
         cache = {device: cells * size for device, size in self.token_bytes.items()}
         return larger(self.need, added((self.answering or self.need, cache)))
 

@@ -45,11 +45,10 @@ def choose(
     Returns:
         No model if nothing is missing; None if all candidates together are not enough.
     """
-    short = {device: size for device, size in short.items() if size > 0}
     useful = [
         candidate
         for candidate in candidates
-        if (places > 0 and candidate.counted) or any(candidate.bytes.get(d, 0) for d in short)
+        if (places > 0 and candidate.counted) or any(candidate.bytes.get(d) for d in short)
     ]
     prefix: list[Candidate] = []
     for candidate in useful:
@@ -69,7 +68,8 @@ def _fewest(
         subsets = (s for size in range(len(prefix) + 1) for s in combinations(prefix, size))
         return min((s for s in subsets if _suffice(s, short, places)), key=_total)
     kept = list(prefix)
-    for candidate in sorted(prefix, key=lambda c: sum(c.bytes.values()), reverse=True):
+    by_size = sorted(prefix, key=lambda c: sum(c.bytes.values()))
+    for candidate in reversed(by_size):  # of equal ones that used last
         without = [other for other in kept if other is not candidate]
         if _suffice(without, short, places):
             kept = without

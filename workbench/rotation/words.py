@@ -27,7 +27,6 @@ def why(room: Room, ticket: Ticket, evict: Sequence[str], others: int, waited_s:
         parts.append(f"first in line after {waited_s:.0f} s")
     if others > 0:
         parts.append(f"{others + 1} requests want it")
-    beside = len(room.footprints) - len(evict)
     if evict and name in room.footprints:
         parts.append(
             f"it is in memory, but its answer may take {spoken(room.growth(ticket))} more; "
@@ -35,7 +34,7 @@ def why(room: Room, ticket: Ticket, evict: Sequence[str], others: int, waited_s:
         )
     elif evict:
         parts.append(f"in place of {', '.join(evict)}, least recently used and idle")
-    elif beside:
+    elif beside := len(room.footprints):
         parts.append(f"fits beside {beside} other{'s' if beside > 1 else ''}")
     else:
         parts.append("nothing else is in memory")
