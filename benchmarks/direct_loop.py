@@ -44,8 +44,7 @@ def main() -> None:
         told.clear()
         for number, prompt in enumerate(prompts):
             message = {"role": "user", "content": prompt}
-            threads = max(1, settings.threads // len(prompts))
-            batch.add(Generate(number, [message], options.to_dict(), 0, threads))
+            batch.add(Generate(number, [message], options.to_dict(), 0, settings.threads))
         while not batch.idle:
             batch.step()
         print(json.dumps(_figures(told, len(prompts)) | {"t_ns": time.monotonic_ns()}), flush=True)

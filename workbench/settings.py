@@ -335,9 +335,10 @@ class Settings(BaseSettings):
     0.25 %."""
     workbench_threads: int = Field(0, ge=0, le=1024)
     """Compute threads of a Hugging Face worker that runs alone; 0: one per core."""
-    workbench_wait_policy: Literal["auto", "active", "passive"] = "auto"
-    """How compute threads wait for each other: `active` spins, `passive` sleeps; `auto` sleeps on
-    up to four cores."""
+    workbench_wait_policy: Literal["auto", "active", "brief", "passive"] = "auto"
+    """How compute threads wait for each other: `active` spins for milliseconds, `brief` for the
+    microseconds between two operators, `passive` sleeps at once; `auto` is brief on up to four
+    cores."""
     workbench_hub_cache: bool = True
     """List the models in the hub's cache too; on equal names the model folder's is taken."""
     workbench_hub_timeout_s: Seconds = 30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +45,9 @@ class Answer:
     def __init__(self, loaded: LoadedModel, request: Generate, send: Send) -> None:
         self.number = request.request_id
         self.threads = request.threads
+        """The most that its passes may use."""
+        self.passes: Counter[int] = Counter()
+        """How many of its passes had how many threads."""
         self._started = time.monotonic_ns()
         self._loaded = loaded
         self._options = Options.from_mapping(request.options)
@@ -155,7 +158,7 @@ class Answer:
             "rendered_prompt_sha256": hashlib.sha256(self._prompt.text.encode()).hexdigest(),
             "context_limit": self._prompt.limit,
             "max_new_tokens": self.max_new,
-            "threads": torch.get_num_threads(),
+            "threads": max(self.passes, key=self.passes.__getitem__, default=self.threads),
             "cancelled": cancelled,
             "cache_tokens": self._loaded.runner.cells,
         }

@@ -19,6 +19,7 @@ import torch
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.answer import Answer, Send, generation_error
+from workbench.hf.cores import Threads
 from workbench.hf.fitting import give_back_memory
 from workbench.hf.loading import LoadedModel, is_out_of_memory
 from workbench.hf.protocol import Failed, Generate
@@ -30,8 +31,12 @@ _PIECE: Final = 512
 _PIECE_BESIDE: Final = 64
 """The fewest while others decode."""
 _STEPS_OF_DELAY: Final = 2.5
-"""A piece of prompt may take as long as this many decoding steps, so that nobody sees a gap of
-more than about three times the usual one."""
+"""A piece of prompt may take as long as this many steps of all who will decode then, so that nobody
+sees a gap of more than about three times the usual one."""
+_NO_REST: Final = 1.5
+"""A prompt up to this many pieces long is one piece: a short rest costs nearly as much as it."""
+_AHEAD: Final = 256
+"""Room is made for this many tokens of an answer when it begins: later, all wait for it."""
 _RECENT: Final = 0.3
 """Weight of the newest pass in the averages of their times."""
 _KEEP_BYTES: Final = 64 * 2**20
@@ -72,8 +77,10 @@ class Batch:
         self._decoding: list[Answer] = []
         self._reading: list[Answer] = []
         """Those whose prompt is being evaluated."""
-        self._step_s = 0.0
-        """How long a decoding step takes, averaged over the last ones."""
+        self._threads = Threads()
+        self._step_s: dict[int, float] = {}
+        """How long a decoding step takes, averaged over the last ones, by the bits of the number of
+        answers in it."""
         self._token_s = 0.0
         """How long a token of a prompt takes."""
 
@@ -146,6 +153,12 @@ class Batch:
             self._waiting.popleft()
             answer.admit()
             self._reading.append(answer)
+            self._make_room(answer)
+
+    def _make_room(self, answer: Answer) -> None:
+        if isinstance(self._runner, SlotRunner):
+            tokens = min(answer.tokens_at_most, len(answer.ids) + _AHEAD)
+            self._runner.cache.reserve(len(self._decoding) + len(self._reading), tokens)
 
     def _drop_cancelled(self) -> None:
         for answer in [a for a in self._everyone() if self._cancelled(a.number)]:
@@ -183,17 +196,6 @@ class Batch:
         if isinstance(self._runner, SlotRunner) and answer.evaluated:
             self._runner.cache.move(source, target, answer.evaluated)
 
-    def _set_threads(self, group: list[Answer], tokens: int) -> None:
-        """As few as the most modest request asks for, as it shares the cores with somebody.
-
-        A small pass takes one: its threads would wait for each other longer than they work.
-        """
-        threads = min(answer.threads for answer in group)
-        if tokens < self._loaded.threads_pay_from:
-            threads = 1
-        if threads != torch.get_num_threads():
-            torch.set_num_threads(threads)
-
     def _release_cache(self) -> None:
         if isinstance(self._runner, PlainRunner):
             self._runner.release()
@@ -210,12 +212,12 @@ class Batch:
         group: list[Answer] = []
         widest = 0
         for answer in self._reading:
-            left = min(len(answer.ids) - answer.evaluated, piece)
+            left = self._next_piece(answer, piece)
             if group and max(widest, left) * (len(group) + 1) > piece:
                 break
             widest = max(widest, left)
             group.append(answer)
-        parts = [a.ids[a.evaluated : a.evaluated + piece] for a in group]
+        parts = [a.ids[a.evaluated :][: self._next_piece(a, piece)] for a in group]
         begun = time.perf_counter()
         with self._left_when_cancelled(group):
             logits = self._forward(group, len(self._decoding), parts)
@@ -239,8 +241,15 @@ class Batch:
             return len(self._reading[0].ids)  # not every cache takes a prompt in pieces
         if not self._decoding or not self._token_s:
             return _PIECE_BESIDE if self._decoding else _PIECE
-        within = int(_STEPS_OF_DELAY * self._step_s / self._token_s)
+        soon = (len(self._decoding) + len(self._reading)).bit_length()
+        step_s = max((s for bits, s in self._step_s.items() if bits <= soon), default=0.0)
+        within = int(_STEPS_OF_DELAY * step_s / self._token_s)
         return max(_PIECE_BESIDE, min(within, _PIECE))
+
+    @staticmethod
+    def _next_piece(answer: Answer, piece: int) -> int:
+        left = len(answer.ids) - answer.evaluated
+        return left if left <= _NO_REST * piece else piece
 
     def _swap_reading(self, first: int, second: int) -> None:
         if first == second:
@@ -267,13 +276,21 @@ class Batch:
         if logits is not None:
             self._take(group, logits)
             spent = time.perf_counter() - begun
-            self._step_s += _RECENT * (spent - self._step_s) if self._step_s else spent
+            bits = len(group).bit_length()
+            before = self._step_s.get(bits, spent)
+            self._step_s[bits] = before + _RECENT * (spent - before)
 
     def _forward(
         self, group: list[Answer], low: int, tokens: list[list[int]]
     ) -> torch.Tensor | None:
         """One pass; None if it failed, with everything said to those it concerned."""
-        self._set_threads(group, sum(map(len, tokens)))
+        size, step = sum(map(len, tokens)), max(map(len, tokens)) == 1
+        # As few as the most modest request asks for, as it shares the cores with somebody.
+        most = min(answer.threads for answer in group)
+        threads = self._threads.choose(size, most, step=step)
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        begun = time.perf_counter()
         try:
             logits: torch.Tensor = self._runner.forward(
                 low, tokens, [answer.evaluated for answer in group]
@@ -290,8 +307,10 @@ class Batch:
                 self._remove(answer)
                 self._send(Failed(answer.number, answer.fail(error).to_dict()))
             return None
+        self._threads.took(size, threads, time.perf_counter() - begun, step=step)
         for answer, part in zip(group, tokens, strict=True):
             answer.evaluated += len(part)
+            answer.passes[threads] += 1
         return logits
 
     def _take(self, group: list[Answer], logits: torch.Tensor) -> None:

@@ -128,7 +128,6 @@ def _try_form(
         runner = SlotRunner(model, torch.float32, stored)
         runner.record()
         after = quality.paces(runner)
-        with_threads = quality.paces(runner, torch.get_num_threads())
         got = quality.logits_of(model, ids)
     except (weights.Unsuitable, RuntimeError, AttributeError, TypeError) as error:
         return Verdict(form, False, first_line(error) or type(error).__name__), None
@@ -141,7 +140,6 @@ def _try_form(
         reference=reference,
         before=before,
         after=after,
-        with_threads=with_threads,
     )
     if verdict.passed and form == "packed" and not quality.is_faster(verdict):
         verdict = replace(verdict, passed=False, problem="it is not faster on this machine")
@@ -166,13 +164,6 @@ def prompts_from(runner: Runner) -> int:
 def is_recorded(runner: Runner) -> bool:
     """Whether its steps run as one recorded graph."""
     return isinstance(runner, SlotRunner) and runner.recorded
-
-
-def threads_pay_from(fitted: Fitted) -> int:
-    """As measured for the fast form; several threads always for a model as it is."""
-    if fitted.form == "plain" or fitted.verdict is None:
-        return 1
-    return fitted.verdict.threads_pay_from
 
 
 def _refused(form: str, problem: str) -> WorkbenchError:

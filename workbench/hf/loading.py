@@ -27,7 +27,6 @@ from workbench.hf.fitting import (
     give_back_memory,
     is_recorded,
     prompts_from,
-    threads_pay_from,
 )
 from workbench.hf.footprint import FLOAT32_UP_TO_PARAMETERS
 from workbench.hf.options import LoadOptions
@@ -52,8 +51,6 @@ class LoadedModel:
     context_length: int | None
     eos_ids: frozenset[int]
     cache_bytes_per_token: int
-    threads_pay_from: int
-    """Tokens of a pass from which on several threads are worth while."""
     thinks: bool
     """Whether its answers may begin with thinking between tags."""
     description: Loaded
@@ -154,7 +151,6 @@ def load(wanted: Load) -> LoadedModel:
         context_length=context_length,
         eos_ids=eos_ids,
         cache_bytes_per_token=_cache_bytes_per_token(model, fitted.runner),
-        threads_pay_from=threads_pay_from(fitted),
         thinks=_thinks(tokenizer),
         files=wanted,
         layers=layers_of(model),

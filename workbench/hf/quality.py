@@ -38,11 +38,10 @@ LIMITS: Final[Mapping[str, tuple[float, float]]] = {
 }
 _LONGEST: Final = 160
 _SHORTEST: Final = 24
-_BATCHES: Final = (1, 8, 32)
+_BATCHES: Final = (1, 8)
 _PROMPTS: Final = (32, 64, 128)
 _PROMPTS_PAY: Final = 1.1
 _STEPS: Final = 16
-_THREADS_PAY: Final = 1.25
 _WORK: Final = 8e10
 """Parameters times tokens of the check: it shall take seconds, not minutes."""
 
@@ -64,8 +63,6 @@ class Verdict:
         reference: the type of the reference's weights.
         speedup_1: time of a step of one answer before, over the time after.
         speedup_8: the same for eight answers in a batch.
-        threads_pay_from: tokens that a pass must have for more than one thread to be worth while;
-            threads wait for each other, the longer the busier the machine is.
         made: how, one of :data:`workbench.hf.weights.FORMS`; empty if it could not be made.
         prompts_from: tokens that a pass over prompts must have to be quicker in bfloat16; 0 if it
             never is, or not right; None if it was not asked.
@@ -83,7 +80,6 @@ class Verdict:
     reference: str = ""
     speedup_1: float | None = None
     speedup_8: float | None = None
-    threads_pay_from: int = 1
     made: str = ""
     prompts_from: int | None = None
     prompts_speedup: float | None = None
@@ -109,14 +105,14 @@ def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def paces(runner: SlotRunner, threads: int = 1) -> dict[int, float]:
+def paces(runner: SlotRunner) -> dict[int, float]:
     """Seconds of a decoding step by the number of answers in it: the best of a few.
 
-    On one thread unless told otherwise: whatever else this machine does now, two threads would
-    wait for each other, and a comparison of forms would be one of luck.
+    On one thread: whatever else this machine does now, two would wait for each other, and a
+    comparison of forms would be one of luck.
     """
     usual = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     best = {}
     for n in _BATCHES:
         tokens = [[5]] * n
@@ -211,7 +207,6 @@ def judge(
     reference: str,
     before: Paces,
     after: Paces,
-    with_threads: Paces,
 ) -> Verdict:
     """Compare the fast form's logits with the reference's.
 
@@ -224,7 +219,6 @@ def judge(
         reference: type of the reference's weights.
         before: see :func:`paces`, of the model as it was loaded.
         after: of the fast form.
-        with_threads: of the fast form with as many threads as it may use.
     """
     most, least = LIMITS[form]
     one, other = _perplexity(expected, ids), _perplexity(got, ids)
@@ -244,7 +238,6 @@ def judge(
         reference=reference,
         speedup_1=before[1] / after[1],
         speedup_8=before[8] / after[8],
-        threads_pay_from=_threads_pay_from(after, with_threads),
         made=made,
     )
 
@@ -252,12 +245,6 @@ def judge(
 def is_faster(verdict: Verdict) -> bool:
     """Whether the form saves time, over one and eight answers taken together."""
     return (verdict.speedup_1 or 0) * (verdict.speedup_8 or 0) > 1
-
-
-def _threads_pay_from(one: Paces, many: Paces) -> int:
-    """The smallest batch that gains enough; prompts, which are larger, always do."""
-    paying = [n for n in _BATCHES if one[n] / many[n] >= _THREADS_PAY]
-    return min(paying, default=2 * max(_BATCHES))
 
 
 def _perplexity(logits: torch.Tensor, ids: list[int]) -> float:

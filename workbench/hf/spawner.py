@@ -23,6 +23,8 @@ from workbench.hf.protocol import Decoder, Exited, Fork, Forked, ProtocolError, 
 _TAIL_BYTES: Final = 12_000
 _STOP_S: Final = 5.0
 FEW_CORES: Final = 4
+_BRIEF: Final = "1000"
+"""Turns of the loop in which a thread of libgomp waits before it sleeps: some 10 us."""
 
 
 class OutputFile:
@@ -214,14 +216,15 @@ def waiting(policy: str) -> dict[str, str]:
     """Environment of a zygote whose workers' threads wait for each other that way.
 
     Args:
-        policy: ``active`` (threads spin, quickest on cores that nobody else wants), ``passive``
-            (they sleep), or ``auto``: passive on up to :data:`FEW_CORES` cores, where the server,
-            a browser and another runtime compete with them. A thread that spins for one that was
-            taken off its core makes small steps four to ten times slower (measured on two cores).
+        policy: ``active`` (threads spin for milliseconds), ``brief`` (for the few microseconds
+            between two operators, then they sleep), ``passive`` (they sleep at once), or ``auto``:
+            brief on up to :data:`FEW_CORES` cores, where the server, a browser and another runtime
+            want the core of a thread that has nothing to do. It is as quick as ``active``.
     """
     if policy == "auto":
-        policy = "passive" if (os.cpu_count() or 1) <= FEW_CORES else "active"
-    return {"OMP_WAIT_POLICY": "passive"} if policy == "passive" else {}
+        policy = "brief" if (os.cpu_count() or 1) <= FEW_CORES else "active"
+    ways = {"brief": {"GOMP_SPINCOUNT": _BRIEF}, "passive": {"OMP_WAIT_POLICY": "passive"}}
+    return ways.get(policy, {})
 
 
 # -- one zygote per environment, shared by all who use it ------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 FILE: Final = ".workbench-quality.json"
-_WAYS: Final = "3"
+_WAYS: Final = "4"
 """Raised when forms are made in another way, so that all models are asked again."""
 _LIBRARIES: Final = ("torch", "transformers")
 
