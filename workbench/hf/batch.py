@@ -287,7 +287,7 @@ class Batch:
         size, step = sum(map(len, tokens)), max(map(len, tokens)) == 1
         # As few as the most modest request asks for, as it shares the cores with somebody.
         most = min(answer.threads for answer in group)
-        threads = self._threads.choose(size, most, step=step)
+        threads, free = self._threads.choose(size, most, step=step)
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
         begun = time.perf_counter()
@@ -307,7 +307,8 @@ class Batch:
                 self._remove(answer)
                 self._send(Failed(answer.number, answer.fail(error).to_dict()))
             return None
-        self._threads.took(size, threads, time.perf_counter() - begun, step=step)
+        if free:
+            self._threads.took(size, threads, time.perf_counter() - begun, step=step)
         for answer, part in zip(group, tokens, strict=True):
             answer.evaluated += len(part)
             answer.passes[threads] += 1

@@ -12,12 +12,14 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
+_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 _WINDOW_S: Final = 0.2
 """What others use is read at most this often: the kernel counts in hundredths of a second."""
 _STALE_S: Final = 1.0
@@ -25,10 +27,12 @@ _STALE_S: Final = 1.0
 _SPARED: Final = 0.3
 """A core that others use less than this counts as free: the server and its client need some."""
 _NEWEST: Final = 0.3
-"""Weight of a pass that took longer than those before; a quicker one counts at once."""
+"""Weight of the newest pass in the average of their times."""
 _FIRST_LOOK: Final = 8
 _LAST_LOOK: Final = 256
-"""Passes until the number that lost is tried again, doubled each time that it loses again."""
+"""Passes until the other number is tried again, doubled each time that it loses."""
+_WINS: Final = 3
+"""It has to be quicker so often in a row."""
 
 
 class OtherPrograms:
@@ -73,29 +77,34 @@ class OtherPrograms:
 
 @dataclass(slots=True)
 class _Size:
-    """What passes of one size took, seconds a token, by whether they had several threads."""
+    """What passes of one size took."""
 
-    took: dict[bool, float] = field(default_factory=dict)
+    several: bool = True
+    """Whether several threads are the quicker here, as far as is known."""
+    usual_s: float = 0.0
+    """Seconds a token with that number, averaged over the last passes."""
+    passes: int = 0
     next_look: int = _FIRST_LOOK
     interval: int = _FIRST_LOOK
-    passes: int = 0
-    best: bool = True
+    wins: int = 0
 
 
 class Threads:
     """The number of threads of each pass of one model.
 
     Args:
-        others: what other programs use.
+        others: how many cores other programs use.
         cores: that this process may use.
     """
 
-    def __init__(self, others: Callable[[], float] | None = None, cores: int | None = None) -> None:
+    def __init__(
+        self, others: Callable[[], float] | None = None, cores: float | None = None
+    ) -> None:
         self._others = others or OtherPrograms().cores
-        self._cores = cores or _usable_cores()
+        self._cores = cores or usable_cores()
         self._sizes: dict[tuple[bool, int], _Size] = {}
 
-    def choose(self, tokens: int, most: int, *, step: bool) -> int:
+    def choose(self, tokens: int, most: int, *, step: bool) -> tuple[int, bool]:
         """How many the next pass is given.
 
         Args:
@@ -104,44 +113,54 @@ class Threads:
             step: whether it is a decoding step and not one over prompts.
 
         Returns:
-            Between 1 and ``most``.
+            A number between 1 and ``most``, and whether it was free to choose: then
+            :meth:`took` learns from the pass.
         """
         if most < 2:
-            return 1
+            return 1, False
         many = min(most, math.floor(self._cores - self._others() + _SPARED))
         if many < 2:
-            return 1
-        size = self._size(tokens, step)
+            return 1, False
+        size = self._size(tokens, step=step)
         size.passes += 1
-        if size.passes >= size.next_look:
-            return 1 if size.best else many
-        return many if size.best else 1
+        several = size.several != (size.passes >= size.next_look)
+        return (many if several else 1), True
 
     def took(self, tokens: int, threads: int, seconds: float, *, step: bool) -> None:
-        """A pass that :meth:`choose` was asked about is done."""
-        size = self._size(tokens, step)
-        several, each = threads > 1, seconds / tokens
-        before = size.took.get(several, each)
-        size.took[several] = each if each < before else before + _NEWEST * (each - before)
-        if len(size.took) < 2:
-            return
-        best = size.took[True] < size.took[False]
-        if best != size.best:
-            size.best, size.interval = best, _FIRST_LOOK
-        elif several == best:
-            return  # nothing new
-        else:
-            size.interval = min(2 * size.interval, _LAST_LOOK)
-        size.next_look = size.passes + size.interval
+        """A pass with a number that was free to choose is done.
 
-    def _size(self, tokens: int, step: bool) -> _Size:
+        The other number takes over when it was the quicker three times in a row, with passes of
+        this one in between: whatever else the machine did, it did to both.
+        """
+        size = self._size(tokens, step=step)
+        each = seconds / tokens
+        if (threads > 1) == size.several:
+            size.usual_s += _NEWEST * (each - size.usual_s) if size.usual_s else each
+            return
+        if each >= size.usual_s:
+            size.wins, size.interval = 0, min(2 * size.interval, _LAST_LOOK)
+            size.next_look = size.passes + size.interval
+            return
+        size.wins += 1
+        size.next_look = size.passes + 2
+        if size.wins == _WINS:
+            again = _FIRST_LOOK
+            self._sizes[step, tokens.bit_length()] = _Size(not size.several, each, 0, again, again)
+
+    def _size(self, tokens: int, *, step: bool) -> _Size:
         return self._sizes.setdefault((step, tokens.bit_length()), _Size())
 
 
-def _usable_cores() -> int:
+def usable_cores() -> float:
+    """Cores that this process may use: those it may run on, within its container's quota."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = float(len(os.sched_getaffinity(0)))
+    else:
+        cores = float(os.cpu_count() or 1)
+    with suppress(OSError, ValueError):
+        quota, period = _QUOTA.read_text().split()
+        cores = min(cores, int(quota) / int(period))  # "max" is no number: there is none
+    return cores
 
 
 def _busy_s() -> float:
