@@ -21,7 +21,7 @@ from workbench import logs, procfs
 
 _log = logs.get(__name__)
 
-MOST_OF_A_CORE: Final = 0.05
+MOST_OF_A_CORE: Final = 0.03
 _REMEMBERED: Final = 16
 
 

@@ -64,6 +64,9 @@ EVENT_TYPES: Final = frozenset(_EVENTS)
 """The ``type`` of every stream event there is."""
 
 
+_TOKEN_FIELDS: Final = tuple(item.name for item in fields(TokenEvent))
+
+
 def encode_request(request: ChatRequest) -> dict[str, Any]:
     """A request as JSON values."""
     values = asdict(request)
@@ -146,6 +149,9 @@ def encode_event(event: StreamEvent) -> dict[str, Any]:
         values["session"] = encode_session(event.session)
         if isinstance(event, ErrorEvent):
             values["error"] = event.error.to_dict(event.session.correlation_id)
+    elif isinstance(event, TokenEvent):
+        # One by one: asdict copies each value, which a thousand tokens a second would feel.
+        values = {name: getattr(event, name) for name in _TOKEN_FIELDS}
     else:
         values = asdict(event)
     return {"type": event.type, **values}

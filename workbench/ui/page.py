@@ -23,6 +23,7 @@ from workbench.ui.insight import InsightTab
 from workbench.ui.models import ModelsTab
 from workbench.ui.pairs import Pairs
 
+_LOOK_S: Final = 0.01
 _SCHEMAS: Final = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
 
 
@@ -32,7 +33,16 @@ class Page(gr.Blocks):  # type: ignore[misc]  # gradio has no types that mypy co
     The schemas of an API that the page has not are half of what gradio would send. And gradio's
     script goes through every component that could show that it waits, with each event of any
     handler, ten times a second while answers come; those that show nothing of the kind name none.
+    The queue of its events looks for one a thousand times a second, for as long as the server runs,
+    on the loop that stamps Ollama's tokens and beside the threads that compute: here a hundred
+    times.
     """
+
+    def queue(self, *args: Any, **options: Any) -> Any:
+        """See ``gradio.Blocks``."""
+        made = super().queue(*args, **options)
+        self._queue.sleep_when_free = _LOOK_S
+        return made
 
     def get_config_file(self) -> Any:
         """See ``gradio.Blocks``."""
