@@ -22,8 +22,10 @@ import psutil
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 _WINDOW_S: Final = 0.2
 """What others use is read at most this often: the kernel counts in hundredths of a second."""
-_STALE_S: Final = 1.0
-"""An average over longer than this says nothing about now."""
+_WORKED: Final = 0.5
+"""A process that used less than this part of a core since the last reading has rested."""
+_LOOKS: Final = 4
+_BETWEEN_LOOKS_S: Final = 0.0005
 _SPARED: Final = 0.3
 """A core that others use less than this counts as free: the server and its client need some."""
 _NEWEST: Final = 0.3
@@ -44,6 +46,7 @@ class OtherPrograms:
         running: processes and threads that want a core at this moment, one of this process among
             them; None where the system does not tell.
         now_s: a clock.
+        sleep: waits for so many seconds.
     """
 
     def __init__(
@@ -52,27 +55,43 @@ class OtherPrograms:
         own_s: Callable[[], float] = time.process_time,
         running: Callable[[], int | None] | None = None,
         now_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._busy_s, self._own_s = busy_s or _busy_s, own_s
         self._running, self._now_s = running or _running, now_s
+        self._sleep = sleep
         self._last = (-math.inf, 0.0, 0.0)
         self._cores = 0.0
 
     def cores(self) -> float:
-        """The average since the last call, or what is so at this moment if that was long ago."""
+        """The average since the last call; what is so at this moment if this process has rested.
+
+        What others did meanwhile says nothing then: it was their turn.
+        """
         at, busy, own = self._last
         now = self._now_s()
         passed = now - at
         if passed < _WINDOW_S:
             return self._cores
         self._last = (now, self._busy_s(), self._own_s())
-        if passed > _STALE_S:
-            running = self._running()
-            self._cores = float(max(0, running - 1)) if running else 0.0
+        worked = self._last[2] - own
+        if worked < _WORKED * passed:
+            self._cores = self._at_once()
         else:
-            used = (self._last[1] - busy) - (self._last[2] - own)
-            self._cores = max(0.0, used / passed)
+            self._cores = max(0.0, (self._last[1] - busy - worked) / passed)
         return self._cores
+
+    def _at_once(self) -> float:
+        """The fewest of a few looks: the server is still busy with what it has just sent."""
+        fewest = math.inf
+        for look in range(_LOOKS):
+            if look:
+                self._sleep(_BETWEEN_LOOKS_S)
+            running = self._running()
+            fewest = min(fewest, max(0, running - 1) if running else 0)
+            if not fewest:
+                break
+        return fewest
 
 
 @dataclass(slots=True)

@@ -23,8 +23,8 @@ from workbench.hf.protocol import Decoder, Exited, Fork, Forked, ProtocolError, 
 _TAIL_BYTES: Final = 12_000
 _STOP_S: Final = 5.0
 FEW_CORES: Final = 4
-_BRIEF: Final = "1000"
-"""Turns of the loop in which a thread of libgomp waits before it sleeps: some 10 us."""
+_BRIEF: Final = "5000"
+"""Turns of the loop in which a thread of libgomp waits before it sleeps: some 50 us."""
 
 
 class OutputFile:
