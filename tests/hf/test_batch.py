@@ -97,6 +97,19 @@ class Run:
         return WorkbenchError.from_dict(end.error)
 
 
+def widths(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of each slot in each pass from now on."""
+    passes: list[int] = []
+    forward = loaded.runner.forward
+
+    def counted(low: int, tokens: Any, starts: Any) -> Any:
+        passes.append(max(map(len, tokens)))
+        return forward(low, tokens, starts)
+
+    monkeypatch.setattr(loaded.runner, "forward", counted)
+    return passes
+
+
 def alone(loaded: LoadedModel, prompt: str, **options: Any) -> str:
     run = Run(loaded)
     run.add(1, prompt, **options)
@@ -168,6 +181,34 @@ def test_a_long_prompt_holds_the_others_up_by_pieces_only(loaded: LoadedModel) -
         steps_of_reading += 1
         assert run.count(1) == before + 1
     assert steps_of_reading > 3
+
+
+def test_a_prompt_little_longer_than_a_piece_is_one_piece(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short rest would cost nearly as much as the piece before it."""
+    passes = widths(loaded, monkeypatch)
+    run = Run(loaded)
+    run.add(1, max_tokens=60)
+    run.batch.step()
+    run.add(2, "x " * 60, max_tokens=2)
+    run.finish()
+    read = run.end(2).prompt_tokens
+    assert 64 < read <= 96, "or the test shows nothing"
+    assert [width for width in passes if width > 1][-1] == read
+
+
+def test_room_for_an_answer_is_made_when_it_begins(loaded: LoadedModel) -> None:
+    """Later all who are answered would wait for it."""
+    run = Run(loaded)
+    for number in range(3):
+        run.add(number, max_tokens=200, stop=())
+    run.batch.step()
+    assert isinstance(loaded.runner, SlotRunner)
+    room = loaded.runner.cells
+    run.finish()
+    assert max(run.end(number).output_tokens for number in range(3)) > 128
+    assert run.end(0).details["cache_tokens"] == room
 
 
 def test_prompts_are_read_in_the_order_they_came(loaded: LoadedModel) -> None:
