@@ -172,6 +172,10 @@ def write_folder(folder: Path, **config: Any) -> Path:
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "max_position_embeddings": 128,
+        # Or a load would make a model of the default size before it sees what the files lack.
+        **dict.fromkeys(("hidden_size", "intermediate_size"), 8),
+        **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1),
+        "vocab_size": 2,
         **config,
     }
     (folder / "config.json").write_text(json.dumps(values))
