@@ -28,8 +28,10 @@ class Rescue:
         router: ModelRouter,
         resolve: Callable[[ChatRequest, str], Awaitable[Route]],
     ) -> None:
-        self._settings = settings
         self._router = router
+        self._fallbacks = {
+            router.canonical(model): other for model, other in settings.workbench_fallbacks.items()
+        }
         self._resolve = resolve
 
     def possible(self, request: ChatRequest, route: Route, event: ErrorEvent) -> bool:
@@ -45,10 +47,9 @@ class Rescue:
             return None
         if not recovery.may_fall_back(event.error):
             return None
-        fallbacks, session = self._settings.workbench_fallbacks, event.session
-        asked = session.tried_first
+        asked = event.session.tried_first
         name = f"{family(asked)}/{asked.partition('/')[2]}"  # whichever host it is
-        return request.fallback or fallbacks.get(asked) or fallbacks.get(name)
+        return request.fallback or self._fallbacks.get(asked) or self._fallbacks.get(name)
 
     def _moved(self, session: StreamSession) -> bool:
         """Whether a session is of the model that was asked for, on another host."""

@@ -71,6 +71,17 @@ class ModelRouter:
         """Whether a model id may begin with this: a provider, or a runtime of several hosts."""
         return prefix in self._providers or prefix in self._spreads
 
+    def canonical(self, model: str) -> str:
+        """The one spelling of a full model id; as it is where no provider has its prefix.
+
+        Raises:
+            WorkbenchError: ``HF_INVALID_CONFIG``, it says what cannot be.
+        """
+        prefix, _, name = model.partition("/")
+        owners = (p for p in self._providers.values() if prefix in (p.name, hosts.family(p.name)))
+        owner = next(owners, None)
+        return model if owner is None else f"{prefix}/{owner.canonical(name)}"
+
     async def another(self, route: Route, failed: Collection[str]) -> Route | None:
         """Another host that has the model, if there is one that answers.
 

@@ -36,20 +36,29 @@ def store(path: Path) -> Iterator[Store]:
         yield opened
 
 
+MODELS = ("scripted/a", "ollama/b", "ollama/never")
+
+
 def session(chance: random.Random, at: dt.datetime) -> StreamSession:
-    """Of one of several groups, with latencies over two orders of magnitude."""
+    """Of one of several groups, with latencies over two orders of magnitude.
+
+    What failed of the second model had not come to one of its forms, and the third never answered.
+    """
     start = 5_000_000_000_000
     sent = start + chance.choice([0, chance.randrange(1, 300)]) * MS
     first = sent + round(chance.lognormvariate(3, 1) * MS) + 1
     last = first + round(chance.lognormvariate(5, 1) * MS) + 1
-    model = chance.choice(["scripted/a", "ollama/b"])
+    model = chance.choice([*MODELS[:2] * 5, MODELS[2]])
+    status = chance.choice([Status.OK] * 9 + [Status.ERROR]) if model != MODELS[2] else Status.ERROR
+    forms = {"scripted/a": (None, "bf16"), "ollama/b": ("q4", "q8")}.get(model, (None,))
+    reached = status is Status.OK or model == "scripted/a"
     return make_session(
         requested_model=model,
         model=model,
         provider=model.split("/")[0],
-        created_at=at,
-        dtype=chance.choice([None, "bf16"]),
-        status=chance.choice([Status.OK] * 9 + [Status.ERROR]),
+        created_at=at + dt.timedelta(seconds=chance.randrange(10)),
+        dtype=chance.choice(forms) if reached else None,
+        status=status,
         fallback_from=chance.choice([None] * 9 + ["ollama/gone"]),
         overlap_ns=chance.choice([0, 0, 0, MS]),
         prompt_tokens=chance.choice([None, 5, 15, 16, 64, 5000]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from typing import Any
 
@@ -179,6 +180,35 @@ def test_the_leaderboard_takes_speed_from_ok_uncontended_answers_of_the_model_it
     assert rows[slow]["tpot_p50_s"] == pytest.approx(0.04)
     assert [rows[slow][name] for name in counts] == [1, 1, 1, 0]
     assert rows[slow]["dtype"] == "bf16"
+
+
+def test_what_never_came_to_its_model_counts_in_the_row_of_the_form_used_last(
+    store: Store,
+) -> None:
+    base, never = make_session(), "scripted/never"
+
+    def at(day: int, **changes: Any) -> StreamSession:
+        return make_session(created_at=base.created_at + dt.timedelta(days=day), **changes)
+
+    for session in (
+        at(0, quantization="q4", device="cpu"),
+        at(1, quantization="q8", device="cpu"),
+        at(2, quantization="q8", device="cpu", status=Status.TIMEOUT),
+        at(0, status=Status.ERROR),
+        at(3, status=Status.REJECTED),
+        at(3, status=Status.ERROR, model=never, requested_model=never),
+    ):
+        store.log_session(session, ASKED).result()
+    rows = store.rows(
+        "SELECT model, quantization, device, sessions, sessions_ok, last_used_at "
+        "FROM model_leaderboard ORDER BY ALL"
+    )
+    assert [tuple(row.values())[:5] for row in rows] == [
+        (never, None, None, 1, 0),
+        (base.model, "q4", "cpu", 1, 1),
+        (base.model, "q8", "cpu", 4, 1),
+    ]
+    assert rows[2]["last_used_at"] == base.created_at + dt.timedelta(days=3)
 
 
 def test_p90_is_null_below_64_samples(store: Store) -> None:

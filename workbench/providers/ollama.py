@@ -98,8 +98,8 @@ class OllamaProvider:
     # -- models ------------------------------------------------------------------------------------
 
     def canonical(self, model: str) -> str:
-        """As it is: Ollama itself takes a name with and without its default tag."""
-        return model
+        """With its tag, as it is listed."""
+        return wire.tagged(model)
 
     def prewarm(self) -> None:
         """Nothing to prepare: the server is its own process."""

@@ -45,10 +45,14 @@ _LONGEST_KEEP_ALIVE_S: Final = 9e9
 """Ollama counts in 64-bit nanoseconds."""
 
 
+def tagged(name: str) -> str:
+    """The name as Ollama lists it: with its tag, by default ``latest``."""
+    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
+
+
 def canonical(name: str) -> str:
-    """The key under which Ollama finds a name: without regard to case, ``latest`` by default."""
-    tagged = name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
-    return tagged.lower()
+    """The key under which Ollama finds a name: with its tag, without regard to case."""
+    return tagged(name).lower()
 
 
 # -- requests --------------------------------------------------------------------------------------

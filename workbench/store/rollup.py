@@ -27,6 +27,7 @@ from workbench.store.summaries import (
     PROMPT_CLASS,
     PROMPT_CLASS_END,
     QUANTILES,
+    board,
 )
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ _LONGEST: Final = 1_000_000
 """Sessions that are counted in one transaction."""
 
 _PER_OCTAVE: Final = 139
-WIDTH: Final = 2 ** (1 / _PER_OCTAVE) - 1
-"""Of a bucket, relative to its lower end."""
+"""Buckets from a value to its double; each is 0.5 % wide."""
 
 _NOTHING: Final = -1_000_000
 """The bucket of zero, which has no logarithm."""
@@ -123,8 +123,7 @@ def _quantile(name: str, unit: str, one: str) -> str:
     )
 
 
-def _view(
-    name: str,
+def _rows(
     keys: str,
     counts: Mapping[str, str],
     figures: Sequence[tuple[str, str]],
@@ -133,10 +132,9 @@ def _view(
     where: str,
     columns: str,
 ) -> str:
-    """SQL for a view out of the counts and the sessions that are not counted yet.
+    """SQL for the rows of a view, out of the counts and the sessions that are not counted yet.
 
     Args:
-        name: of the view, and of the exact one that it takes the place of.
         keys: what it groups by.
         counts: column -> SQL over ``rollup_groups``.
         figures: names and units of those whose quantiles it has.
@@ -149,7 +147,6 @@ def _view(
     names = ", ".join(f"f.{figure}_{one}{unit}" for figure, unit in figures for one in wanted)
     same = " AND ".join(f"c.{key} IS NOT DISTINCT FROM f.{key}" for key in keys.split(", "))
     return f"""
-CREATE OR REPLACE VIEW {name} AS
 WITH counts AS (
     SELECT {keys}, {counted}
     FROM (FROM rollup_groups UNION ALL BY NAME {_groups(_REST)}) WHERE {where} GROUP BY {keys}
@@ -170,31 +167,31 @@ _COUNTS: Final = {
     "last_used_at": "max(last_used_at)",
 }
 
+_FORMS: Final = _rows(
+    "model, provider, dtype, quantization, device",
+    {
+        **_COUNTS,
+        "sessions_uncontended": "coalesce(sum(sessions) FILTER (alone), 0)::BIGINT",
+    },
+    BOARD,
+    BOARD_QUANTILES,
+    where="true",
+    columns="c.*, {figures}",
+)
+
+_PERCENTILES: Final = _rows(
+    "model, dtype, quantization, device, timing_mode, prompt_tokens_from",
+    {"sessions": _COUNTS["sessions"], "prompt_tokens_below": PROMPT_CLASS_END},
+    [(name, "_s") for name in DURATIONS],
+    tuple(QUANTILES),
+    where="alone",
+    columns="c.model, c.dtype, c.quantization, c.device, c.timing_mode, "
+    "c.prompt_tokens_from, c.prompt_tokens_below, c.sessions, {figures}",
+)
+
 _VIEWS: Final = (
-    _view(
-        "model_leaderboard",
-        "model, provider, dtype, quantization, device",
-        {
-            **_COUNTS,
-            "sessions_uncontended": "coalesce(sum(sessions) FILTER (alone), 0)::BIGINT",
-        },
-        BOARD,
-        BOARD_QUANTILES,
-        where="true",
-        columns="c.model, c.provider, c.dtype, c.quantization, c.device, c.sessions, "
-        "c.sessions_ok, c.sessions_uncontended, c.sessions_as_fallback, {figures}, "
-        "c.mem_peak_bytes, c.last_used_at",
-    ),
-    _view(
-        "latency_percentiles",
-        "model, dtype, quantization, device, timing_mode, prompt_tokens_from",
-        {"sessions": _COUNTS["sessions"], "prompt_tokens_below": PROMPT_CLASS_END},
-        [(name, "_s") for name in DURATIONS],
-        tuple(QUANTILES),
-        where="alone",
-        columns="c.model, c.dtype, c.quantization, c.device, c.timing_mode, "
-        "c.prompt_tokens_from, c.prompt_tokens_below, c.sessions, {figures}",
-    ),
+    f"CREATE OR REPLACE VIEW model_leaderboard AS {board(_FORMS)}",
+    f"CREATE OR REPLACE VIEW latency_percentiles AS {_PERCENTILES}",
 )
 
 

@@ -79,8 +79,55 @@ _BOARD: Final = ",\n    ".join(
     quantiles(name, unit, BOARD_QUANTILES, where="alone") for name, unit in BOARD
 )
 
-_MODEL_LEADERBOARD: Final = f"""
-CREATE OR REPLACE VIEW model_leaderboard AS
+BOARD_COUNTS: Final = (
+    "sessions",
+    "sessions_ok",
+    "sessions_uncontended",
+    "sessions_as_fallback",
+)
+
+
+def board(rows: str, counts: Sequence[str] = BOARD_COUNTS, machine: str = "") -> str:
+    """SQL for a leaderboard out of a row for each form that the log names.
+
+    A session that never came to its model (refused, not found, a load that failed) has no form. It
+    counts in the row of the form in which its model was used last; only a model that was never in
+    memory has a row without a form.
+
+    Args:
+        rows: SQL with the columns of the leaderboard.
+        counts: those of them that are added up.
+        machine: names of columns that tell machines apart, each with a comma before it.
+    """
+    sums = ",\n    ".join(f"sum({name})::BIGINT AS {name}" for name in counts)
+    names = (f"{name}_{one}{unit}" for name, unit in BOARD for one in BOARD_QUANTILES)
+    figures = ",\n    ".join(f"any_value({name}) AS {name}" for name in names)
+    # What has no form has no figures either: any_value() passes over its nulls.
+    return f"""
+SELECT
+    model, provider,
+    any_value(dtype) AS dtype,
+    any_value(quantization) AS quantization,
+    any_value(device) AS device{machine},
+    {sums},
+    {figures},
+    max(mem_peak_bytes) AS mem_peak_bytes,
+    max(last_used_at) AS last_used_at
+FROM (
+    SELECT *, CASE WHEN formless THEN 1 ELSE row_number() OVER (
+        PARTITION BY model, provider{machine}
+        ORDER BY formless, last_used_at DESC, dtype, quantization, device
+    ) END AS place
+    FROM (
+        SELECT *, sessions_ok = 0 AND coalesce(dtype, quantization, device) IS NULL AS formless
+        FROM ({rows})
+    )
+)
+GROUP BY model, provider{machine}, place
+"""  # noqa: S608
+
+
+_FORMS: Final = f"""
 WITH marked AS (SELECT *, {ALONE} AS alone FROM latencies)
 SELECT
     model, provider, dtype, quantization, device,
@@ -95,15 +142,18 @@ FROM marked
 GROUP BY model, provider, dtype, quantization, device
 """  # noqa: S608
 
+_MODEL_LEADERBOARD: Final = f"CREATE OR REPLACE VIEW model_leaderboard AS {board(_FORMS)}"
+
 # Speeds of two machines are two things: a shared log has them in rows of their own.
-_TEAM_LEADERBOARD: Final = f"""
-CREATE OR REPLACE VIEW team_leaderboard AS
+_MACHINE: Final = ", writer_id, cpu, cores, gpu"
+
+_TEAM_FORMS: Final = f"""
 WITH marked AS (
     SELECT l.*, e.cpu, e.cores, e.gpu, {ALONE} AS alone
     FROM latencies AS l LEFT JOIN environments AS e USING (environment_id)
 )
 SELECT
-    model, provider, dtype, quantization, device, writer_id, cpu, cores, gpu,
+    model, provider, dtype, quantization, device{_MACHINE},
     count(*) AS sessions,
     count(*) FILTER (status = 'ok') AS sessions_ok,
     count(*) FILTER (alone) AS sessions_uncontended,
@@ -111,8 +161,12 @@ SELECT
     max(mem_peak_bytes) AS mem_peak_bytes,
     max(created_at) AS last_used_at
 FROM marked
-GROUP BY model, provider, dtype, quantization, device, writer_id, cpu, cores, gpu
+GROUP BY model, provider, dtype, quantization, device{_MACHINE}
 """  # noqa: S608
+
+_TEAM_LEADERBOARD: Final = "CREATE OR REPLACE VIEW team_leaderboard AS " + board(
+    _TEAM_FORMS, BOARD_COUNTS[:3], _MACHINE
+)
 
 _LATENCY_PERCENTILES: Final = f"""
 CREATE OR REPLACE VIEW latency_percentiles AS
