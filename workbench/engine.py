@@ -215,7 +215,7 @@ class Engine:
 
     def active(self) -> list[dict[str, Any]]:
         """The streams that run or wait, the oldest first, each with its ``phase``."""
-        return [session.describe() for session in self._live.values()]
+        return [session.draft.describe() for session in self._live.values()]
 
     @property
     def active_sessions(self) -> list[str]:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from workbench.types import LoadingEvent, MemoryEvent, StreamEvent, TokenEvent
+from workbench.types import MemoryEvent, StreamEvent, TokenEvent
 
 
 def joined(last: TokenEvent, event: TokenEvent, chunk_size: int) -> TokenEvent | None:
@@ -42,7 +42,6 @@ class Mailbox:
         self._events: deque[StreamEvent] = deque()
         self._ready = asyncio.Event()
         self._closed = False
-        self.loading_since: int | None = None
 
     def put(self, event: StreamEvent) -> None:
         """Add an event; never blocks. Call it in the event loop's thread."""
@@ -56,8 +55,6 @@ class Mailbox:
             case MemoryEvent(), MemoryEvent():
                 self._events[-1] = event
             case _:
-                if isinstance(event, LoadingEvent):
-                    self.loading_since = event.t_ns
                 if not self._closed:
                     self._events.append(event)
         self._ready.set()

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from workbench import cutoff, hosts, logs, metrics, recovery, wire
+from workbench import cutoff, hosts, logs, recovery, wire
 from workbench.contention import Generations
+from workbench.draft import Draft
 from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
 from workbench.mailbox import Mailbox
-from workbench.memory import MemoryMonitor, MemoryReading, Watch
-from workbench.providers.base import CancellationToken, ResidentModel
-from workbench.record import (
-    journal_header,
-    journal_memory,
-    journal_tokens,
-    samples_of,
-    with_tokens,
-)
+from workbench.memory import MemoryMonitor, MemoryReading
+from workbench.providers.base import CancellationToken
+from workbench.record import journal_header, journal_memory, journal_tokens, samples_of
 from workbench.rotation import ModelRotationService, Slot, Standing
 from workbench.rotation.context import Context, prompt_bytes
 from workbench.router import Route
@@ -35,10 +29,8 @@ from workbench.types import (
     ChatRequest,
     DoneEvent,
     ErrorEvent,
-    FinishReason,
     LoadingEvent,
     MemoryEvent,
-    Phase,
     PromptEvent,
     ProviderFinish,
     ProviderToken,
@@ -46,11 +38,9 @@ from workbench.types import (
     ProviderWarning,
     QueuedEvent,
     SessionEvent,
-    Stamps,
     Status,
     StreamSession,
     TokenEvent,
-    ToolCall,
     ToolCallEvent,
     WarningEvent,
 )
@@ -87,55 +77,18 @@ class LiveSession:
         self, parts: Parts, request: ChatRequest, route: Route, fallback_from: str | None
     ) -> None:
         self._parts = parts
-        self.request = request
         self.route = route
-        self.fallback_from = fallback_from
         self.cancel = CancellationToken()
         self.mailbox = Mailbox(parts.settings.hf_stream_chunk_size)
         seed = request.options.seed
-        self.seed = seed if seed is not None else random.getrandbits(31)
-        self._images = [image.facts() for message in request.messages for image in message.images]
-        self.created_at = dt.datetime.now(dt.UTC)
-        self.queued = time.monotonic_ns()
-        self.slot: int | None = None
-        self.sent: int | None = None
-        self.load_ns = 0
-        self.retry_ns = 0
-        self.failed_attempts: list[dict[str, Any]] = []
-        self.cold = False
-        self.resident: ResidentModel | None = None
-        self.tokens: list[ProviderToken] = []
-        self.tool_calls: list[ToolCall] = []
-        self.warnings: list[ProviderWarning] = []
-        self.finish: ProviderFinish | None = None
-        self.watch: Watch | None = None
-        self.seq = 0
-        self.stopped_by: str | None = None
+        drawn = seed if seed is not None else random.getrandbits(31)
+        self.draft = Draft(request, route, fallback_from, drawn)
+        self._seq = 0
 
     @property
-    def phase(self) -> Phase:
-        """How far it has come."""
-        if self.tokens:
-            return "thinking" if self.tokens[-1].channel == "reasoning" else "answering"
-        if self.sent is not None:
-            return "prompt"
-        return "queued" if self.mailbox.loading_since is None else "loading"
-
-    def describe(self) -> dict[str, Any]:
-        """What is known of it while it runs."""
-        request = self.request
-        return {
-            "session_id": request.session_id,
-            "model": self.route.model,
-            "requested_model": self.request.model.strip(),
-            "phase": self.phase,
-            "streamed_tokens": sum(token.n_tokens for token in self.tokens),
-            "conversation_id": request.conversation_id,
-            "comparison_id": request.comparison_id,
-            "correlation_id": request.correlation_id,
-            "source": request.source,
-            "created_at": self.created_at.isoformat(),
-        }
+    def request(self) -> ChatRequest:
+        """As it is answered now: a retry may change its options."""
+        return self.draft.request
 
     async def execute(self) -> None:
         """Do it all; every outcome ends with a row and a last event."""
@@ -154,8 +107,8 @@ class LiveSession:
                     model=self.route.model,
                     provider=self.route.provider.name,
                     requested_model=self.request.model.strip(),
-                    seed=self.seed,
-                    t_ns=self.queued,
+                    seed=self.draft.seed,
+                    t_ns=self.draft.queued,
                 )
             )
             self._parts.journal.begin(
@@ -185,8 +138,8 @@ class LiveSession:
                 )
             finally:
                 # Read now: a reader that leaves while the row is written changes nothing any more.
-                self.stopped_by = self.cancel.reason
-                if error is None and self.stopped_by == "shutdown":
+                self.draft.stopped_by = reason = self.cancel.reason
+                if error is None and reason == "shutdown":
                     error = self._stopped()
                 await self._conclude(error)
 
@@ -201,8 +154,8 @@ class LiveSession:
                 again = recovery.retry(error, self.request.options)
                 if evicted is not None and again is recovery.Retry.AFTER_EVICTION:
                     raise await self._parts.rotation.refusal(error, evicted) from error
-                tried = len(self.failed_attempts) + 1 >= recovery.ATTEMPTS
-                if again is None or tried or self.tokens or self.cancel.cancelled:
+                tried = len(self.draft.failed_attempts) + 1 >= recovery.ATTEMPTS
+                if again is None or tried or self.draft.tokens or self.cancel.cancelled:
                     raise
                 if again is recovery.Retry.AFTER_EVICTION:
                     evicted = await self._parts.rotation.make_room(self.route.model)
@@ -212,7 +165,7 @@ class LiveSession:
 
     async def _begin_again(self, error: WorkbenchError, again: recovery.Retry) -> None:
         """Log the attempt that failed and start from nothing; its time is ``retry_s``."""
-        request, now = self.request, time.monotonic_ns()
+        draft, request, failed_ns = self.draft, self.request, time.monotonic_ns()
         with contextlib.suppress(WorkbenchError):  # a log that fails is told of at the end
             self._parts.store.log_error(
                 error,
@@ -220,31 +173,19 @@ class LiveSession:
                 session_id=request.session_id,
                 correlation_id=request.correlation_id,
             )
-        if self.watch is not None:
-            await asyncio.to_thread(self._parts.monitor.unwatch, self.watch)
-        self.failed_attempts.append(
-            {
-                "code": error.code,
-                "message": error.message,
-                "retry": again,
-                "seconds": (now - self.queued - self.retry_ns) / metrics.NS,
-                "load_s": self.load_ns / metrics.NS,
-                "options": request.options.to_dict(),
-            }
-        )
-        self.slot = self.sent = self.resident = self.finish = self.watch = None
-        self.load_ns, self.cold, self.mailbox.loading_since = 0, False, None
+        if draft.watch is not None:
+            await asyncio.to_thread(self._parts.monitor.unwatch, draft.watch)
+        draft.begin_again(error, again, failed_ns)
         how = ""
         if again is recovery.Retry.SAFE_SAMPLING:
-            self.request = replace(request, options=recovery.safe_options(request.options))
+            draft.request = replace(request, options=recovery.safe_options(request.options))
             how = " with temperature 0 and no repetition penalty"
         elif again is recovery.Retry.AFTER_EVICTION:
             how = " after idle models made room"
-        self.warnings.clear()  # the runtime says them again
         self._warn(
             ProviderWarning("RETRIED", f"Tried again{how}, because: {error.message}", error.details)
         )
-        self.retry_ns = time.monotonic_ns() - self.queued
+        draft.retry_ns = time.monotonic_ns() - draft.queued
 
     async def _generate(self) -> None:
         request = self.request
@@ -259,22 +200,18 @@ class LiveSession:
             cancel=self.cancel,
             queue_timeout_s=self._limit("queue_s"),
             on_standing=self._tell_standing,
-            on_loading=lambda message: self.mailbox.put(
-                LoadingEvent(request.session_id, message, time.monotonic_ns())
-            ),
+            on_loading=self._tell_loading,
         ) as slot:
-            self.slot, self.load_ns = slot.granted_ns, slot.load_ns
-            self.resident = slot.resident
-            self.cold = slot.resident.fresh
+            self.draft.granted(slot)
             await self._watch_memory()
             try:
                 await self._relay(slot)
             finally:
-                if self.finish is not None:
-                    slot.cut = self.finish.finish_reason == "length"
-                    slot.prompt_tokens = self.finish.prompt_tokens
-                    slot.cells = int(self.finish.details.get("cache_tokens", 0))
-                if self.sent is not None:
+                if (finish := self.draft.finish) is not None:
+                    slot.cut = finish.finish_reason == "length"
+                    slot.prompt_tokens = finish.prompt_tokens
+                    slot.cells = int(finish.details.get("cache_tokens", 0))
+                if self.draft.sent is not None:
                     self._parts.generations.end(request.session_id, time.monotonic_ns())
 
     @property
@@ -295,6 +232,10 @@ class LiveSession:
             )
         )
 
+    def _tell_loading(self, message: str) -> None:
+        self.draft.loading_since = now = time.monotonic_ns()
+        self.mailbox.put(LoadingEvent(self.request.session_id, message, now))
+
     async def _relay(self, slot: Slot) -> None:
         """Pass the provider's events on, stamped, within the waits allowed per phase."""
         request, route = self.request, self.route
@@ -304,10 +245,10 @@ class LiveSession:
         request = replace(request, keep_alive_s=self._keep_alive_s, parallel=together)
         loop = asyncio.get_running_loop()
         wait_s, phase = self._limit("first_token_s"), "for the first token"
-        self.sent = time.monotonic_ns()
-        self._parts.generations.begin(request.session_id, self.sent)
-        self.mailbox.put(PromptEvent(request.session_id, self.sent))
-        events = route.provider.stream(request, route.name, self.seed, self.cancel)
+        self.draft.sent = sent = time.monotonic_ns()
+        self._parts.generations.begin(request.session_id, sent)
+        self.mailbox.put(PromptEvent(request.session_id, sent))
+        events = route.provider.stream(request, route.name, self.draft.seed, self.cancel)
         try:
             async with (
                 asyncio.timeout(wait_s) as patience,
@@ -325,14 +266,14 @@ class LiveSession:
                         case ProviderWarning():
                             self._warn(event)
                         case ProviderFinish():
-                            self.finish = event
+                            self.draft.finish = event
                             self._say_what_ended_it(event)
         except TimeoutError:
             if not patience.expired():
                 raise  # the total time is over, not this wait
             self.cancel.cancel("timeout")
             raise self._timeout(phase, wait_s) from None
-        if self.finish is None and not self.cancel.cancelled:
+        if self.draft.finish is None and not self.cancel.cancelled:
             raise WorkbenchError(
                 ErrorCode.INTERNAL,
                 f"The provider {route.provider.name} ended the stream without its finish.",
@@ -342,16 +283,17 @@ class LiveSession:
             )
 
     def _say_what_ended_it(self, finish: ProviderFinish) -> None:
-        resident = self.resident.context_length if self.resident else None
-        for warning in cutoff.warnings(finish, self.request.options, self.tokens, resident):
+        draft, options = self.draft, self.request.options
+        context = draft.resident.context_length if draft.resident else None
+        for warning in cutoff.warnings(finish, options, draft.tokens, context):
             self._warn(warning)
 
     def _take(self, token: ProviderToken) -> None:
-        self.tokens.append(token)
+        self.draft.tokens.append(token)
         self.mailbox.put(
             TokenEvent(
                 session_id=self.request.session_id,
-                seq=self.seq,
+                seq=self._seq,
                 text=token.text,
                 n_tokens=token.n_tokens,
                 channel=token.channel,
@@ -359,17 +301,17 @@ class LiveSession:
                 logprobs=token.logprobs,
             )
         )
-        self.seq += 1
+        self._seq += 1
 
     def _call(self, event: ProviderToolCall) -> None:
         call = event.call
-        self.tool_calls.append(call)
+        self.draft.tool_calls.append(call)
         self.mailbox.put(
             ToolCallEvent(self.request.session_id, call.id, call.name, call.arguments, event.t_ns)
         )
 
     def _warn(self, warning: ProviderWarning) -> None:
-        self.warnings.append(warning)
+        self.draft.warnings.append(warning)
         self.mailbox.put(
             WarningEvent(
                 self.request.session_id, warning.code, warning.message, time.monotonic_ns()
@@ -391,15 +333,15 @@ class LiveSession:
 
         monitor = self._parts.monitor
         # Changing to a thread and back takes longer than all else before the request is sent.
-        self.watch = monitor.watch_at_rest(pids, show) or await asyncio.to_thread(
+        self.draft.watch = monitor.watch_at_rest(pids, show) or await asyncio.to_thread(
             monitor.watch, pids, show
         )
 
     async def _conclude(self, error: WorkbenchError | None) -> None:
         end = time.monotonic_ns()
-        if self.watch is not None:
-            await asyncio.to_thread(self._parts.monitor.unwatch, self.watch)
-        session = self._record(end, error)
+        if self.draft.watch is not None:
+            await asyncio.to_thread(self._parts.monitor.unwatch, self.draft.watch)
+        session = self.draft.row(end, error, self._overlap_ns(end))
         if (problem := await self._store(session)) is not None:
             never = problem.code is ErrorCode.INVALID_REQUEST
             what = "cannot be logged" if never else "is not in the log yet"
@@ -421,7 +363,7 @@ class LiveSession:
         self.mailbox.close()
 
     async def _store(self, session: StreamSession) -> WorkbenchError | None:
-        readings = self.watch.readings if self.watch else []
+        readings = self.draft.watch.readings if self.draft.watch else []
         samples = [row for reading in readings for row in samples_of(session, reading)]
         try:
             receipt = self._parts.store.log_session(session, self.request.messages, samples)
@@ -448,137 +390,26 @@ class LiveSession:
         if error is None or getattr(error, "code", None) is ErrorCode.INVALID_REQUEST:
             self._parts.journal.end(self.request.session_id)
 
-    def _record(self, end: int, error: WorkbenchError | None) -> StreamSession:
-        """Build the row from what happened, whatever that was."""
-        return with_tokens(self._outline(end, *self._outcome(error), error), self.tokens)
-
-    def _outline(
-        self, end: int, status: Status, termination: str | None, error: WorkbenchError | None
-    ) -> StreamSession:
-        """The row without what the tokens say."""
-        request, finish = self.request, self.finish
-        stamps = Stamps(
-            queued=self.queued,
-            intended=request.intended_ns,
-            slot=self.slot,
-            sent=self.sent,
-            end=end,
-            load_ns=self.load_ns or self._failed_load_ns(end),
-            retry_ns=self.retry_ns,
-        )
-        output_tokens = finish.output_tokens if finish else None
-        count_source = finish.count_source if finish and output_tokens is not None else None
-        overlap = (
-            self._parts.generations.overlap(request.session_id, self.sent, end)
-            if self.sent is not None
-            else 0
-        )
-        watch, resident = self.watch, self.resident
-        before = watch.before.pss_bytes if watch and watch.before else None
-        peak = watch.peak_pss_bytes if watch else None
-        return StreamSession(
-            session_id=request.session_id,
-            conversation_id=request.conversation_id,
-            correlation_id=request.correlation_id,
-            requested_model=self.request.model.strip(),
-            model=self.route.model,
-            provider=self.route.provider.name,
-            status=status,
-            created_at=self.created_at,
-            stamps=stamps,
-            options=request.options,
-            seed=self.seed,
-            timing_mode=request.timing_mode,
-            source=request.source,
-            finish_reason=self._finish_reason() if status is Status.OK else None,
-            termination_reason=termination,
-            error=error,
-            fallback_from=self.fallback_from,
-            warnings=tuple(self.warnings),
-            prompt_tokens=finish.prompt_tokens if finish else None,
-            output_tokens=output_tokens,
-            count_source=count_source,
-            runtime_ns=finish.runtime_ns if finish else {},
-            overlap_ns=overlap,
-            mem_before_bytes=before,
-            mem_peak_bytes=peak,
-            gpu_peak_bytes=watch.peak_gpu_bytes if watch else None,
-            digest=resident.digest if resident else None,
-            dtype=resident.dtype if resident else None,
-            quantization=resident.quantization if resident else None,
-            device=resident.device if resident else None,
-            threads=self._threads(),
-            cold=self.cold,
-            comparison_id=request.comparison_id,
-            run_id=request.run_id,
-            cell_id=request.cell_id,
-            trial=request.trial,
-            details={
-                **(finish.details if finish else {}),
-                **self._attempts(),
-                **self._tools(),
-                **({"images": self._images} if self._images else {}),
-                **({"raw": True} if request.raw else {}),
-                **({} if request.place is None else {"place": request.place}),
-            },
-        )
+    def _overlap_ns(self, end: int) -> int:
+        if (sent := self.draft.sent) is None:
+            return 0
+        return self._parts.generations.overlap(self.request.session_id, sent, end)
 
     def journal(
         self, position: int, readings: int
     ) -> tuple[Mapping[str, Any], list[list[Any]], list[list[Any]]]:
         """What the journal keeps of it now; called from the journal's thread."""
-        outline = self._outline(time.monotonic_ns(), Status.ACTIVE, None, None)
-        memory = self.watch.readings[readings:] if self.watch else []
+        draft, now = self.draft, time.monotonic_ns()
+        outline = draft.outline(now, Status.ACTIVE, None, None, self._overlap_ns(now))
+        memory = draft.watch.readings[readings:] if draft.watch else []
         return (
             wire.encode_session(outline),
-            journal_tokens(self.tokens[position:]),
+            journal_tokens(draft.tokens[position:]),
             journal_memory(memory),
         )
 
-    def _finish_reason(self) -> FinishReason | None:
-        """As the runtime says, which need not know that a call of a function ended its answer."""
-        if self.finish is None:
-            return None
-        called = self.tool_calls and self.finish.finish_reason == "stop"
-        return "tool_calls" if called else self.finish.finish_reason
-
-    def _tools(self) -> dict[str, Any]:
-        """The functions that were offered and asked for; nothing if there were none."""
-        offered = {"tools": list(self.request.tools)} if self.request.tools else {}
-        calls = [asdict(call) for call in self.tool_calls]
-        return {**offered, **({"tool_calls": calls} if calls else {})}
-
-    def _attempts(self) -> dict[str, Any]:
-        """What a row says of tries before its own; nothing if there were none."""
-        failed = self.failed_attempts
-        return {"attempts": len(failed) + 1, "failed_attempts": failed} if failed else {}
-
-    def _threads(self) -> int | None:
-        """Compute threads of this answer, which may be fewer than at the load."""
-        if self.finish is not None and isinstance(used := self.finish.details.get("threads"), int):
-            return used
-        return self.resident.threads if self.resident else None
-
-    def _failed_load_ns(self, end: int) -> int:
-        """A load that never ended well still took the time from its announcement on."""
-        announced = self.mailbox.loading_since
-        return end - announced if announced is not None and self.slot is None else 0
-
-    def _outcome(self, error: WorkbenchError | None) -> tuple[Status, str | None]:
-        if error is None:
-            if self.stopped_by is not None:
-                return Status.CANCELLED, self.stopped_by
-            return Status.OK, None
-        if error.code in (ErrorCode.CANCELLED, ErrorCode.SERVER_STOPPING):
-            return Status.CANCELLED, self.stopped_by
-        if error.code in TIMEOUT_CODES:
-            return Status.TIMEOUT, "timeout"
-        if error.code is ErrorCode.QUEUE_FULL:
-            return Status.REJECTED, "queue full"
-        return Status.ERROR, "error"
-
     def _stopped(self) -> WorkbenchError:
-        where = {"queued": "waited", "loading": "waited for its load"}.get(self.phase, "ran")
+        where = {"queued": "waited", "loading": "waited for its load"}.get(self.draft.phase, "ran")
         return WorkbenchError(
             ErrorCode.SERVER_STOPPING,
             f"The server was stopped while the request {where}.",
