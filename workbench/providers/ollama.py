@@ -8,10 +8,7 @@ could tell). Names that share one file of weights share one runner, and Ollama l
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import math
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
@@ -24,8 +21,9 @@ from workbench.memory import devices
 from workbench.providers import ollama_wire as wire
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
 from workbench.providers.ollama_errors import broke_off, map_error, seam
+from workbench.providers.ollama_known import Entry, KnownModels, ends_at
 from workbench.providers.ollama_lines import answer_lines
-from workbench.providers.ollama_pids import RunnerFinder, blob_of
+from workbench.providers.ollama_pids import RunnerFinder
 from workbench.providers.ollama_probe import OllamaProbe, inspection
 from workbench.providers.processes import is_loopback
 from workbench.settings import Settings
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 _log = logs.get(__name__)
 
 T = TypeVar("T")
-_Entries = Mapping[str, Mapping[str, Any]]
+_Entries = Mapping[str, Entry]
 
 _UNLOAD_S: Final = 30.0
 _GONE_S: Final = 5.0
@@ -83,17 +81,7 @@ class OllamaProvider:
         self.shares_cores = is_loopback(self._url)
         self._client: OllamaClient | None = None
         self._runners = RunnerFinder(self._url)
-        # All by canonical name. What /api/show said, with the digest it is true for:
-        self._shown: dict[str, tuple[str | None, Mapping[str, Any]]] = {}
-        # the file of weights that it named:
-        self._blobs: dict[str, str | None] = {}
-        # what was listed last: names as they were created, and what they stand for:
-        self._spelled: dict[str, str] = {}
-        self._digests: dict[str, str | None] = {}
-        # what is in memory, and until when (monotonic seconds) if nobody uses it:
-        self._resident: dict[str, tuple[ResidentModel, float]] = {}
-        self._streams: Counter[str] = Counter()
-        self._loading: Counter[str] = Counter()
+        self._known = KnownModels()
 
     # -- models ------------------------------------------------------------------------------------
 
@@ -109,7 +97,7 @@ class OllamaProvider:
         with self._guard("list_models"):
             tags, running = await self._tags_and_ps()
             listed = [
-                self._info(wire.name_of(tag), tag, self._entry(key, tag, running))
+                self._info(wire.name_of(tag), tag, self._known.entry(key, tag, running))
                 for key, tag in tags.items()
             ]
             deleted = [
@@ -130,8 +118,8 @@ class OllamaProvider:
             shown = await self._call("POST", "/api/show", {"model": model})
             tags, running = await self._tags_and_ps()
             tag = tags.get(key, {})
-            self._remember(key, tag.get("digest"), shown)
-            return self._info(model, tag, self._entry(key, tag, running), shown)
+            self._known.described(key, tag.get("digest"), shown)
+            return self._info(model, tag, self._known.entry(key, tag, running), shown)
 
     async def check(self, model: str) -> None:
         """Raise ``OLLAMA_MODEL_NOT_FOUND``, or why the server does not answer."""
@@ -159,24 +147,20 @@ class OllamaProvider:
             tag = tags.get(key, {})
             digest = tag.get("digest")
             shown = await self._describe(key, model, tag)
-            before = self._entry(key, tag, running)
+            before = self._known.entry(key, tag, running)
             pids = await self._find_runner(key)
-            self._loading[key] += 1
-            try:
+            with self._known.loading(key):
                 chat = _empty_chat(model, stay, num_ctx)
                 await self._call("POST", "/api/chat", chat, read_s=None)
-            finally:
-                self._loading[key] -= 1
-                self._loading += Counter()  # leaves out what is 0
-            until = _deadline(stay)
-            entry = self._entry(key, tag, wire.models_by_name(await self._call("GET", "/api/ps")))
+            until = ends_at(stay)
+            loaded = wire.models_by_name(await self._call("GET", "/api/ps"))
+            entry = self._known.entry(key, tag, loaded)
             new_pids = await self._find_runner(key)
             # Ollama goes on listing a model whose runner was killed, so a new process counts too;
             # that of another machine is not seen, but a new context length tells.
             fresh = before is None or new_pids != pids or wire.context_changed(before, entry)
             resident = wire.resident_model(model, digest, entry, shown, new_pids, fresh=fresh)
-            self._resident[key] = (replace(resident, fresh=False), until)
-            self._stays(key, until)
+            self._known.loaded(key, resident, until)
             return resident
 
     async def unload(self, model: str) -> None:
@@ -186,7 +170,7 @@ class OllamaProvider:
         stays known as resident.
         """
         key = wire.canonical(model)
-        pids = await self._find_runner(key) if self._blob(key) else ()
+        pids = await self._find_runner(key) if self._known.blob(key) else ()
         try:
             with self._guard("unload", model):
                 await self._call("POST", "/api/chat", _empty_chat(model, 0), read_s=_UNLOAD_S)
@@ -194,7 +178,7 @@ class OllamaProvider:
             # A model that was deleted while in memory has no name left to unload it by.
             if error.code is not ErrorCode.OLLAMA_MODEL_NOT_FOUND or await self._listed(key):
                 raise
-        self._forget(key)
+        self._known.forget(key)
         await asyncio.to_thread(self._runners.wait_gone, pids, _GONE_S)
         deadline = time.monotonic() + _GONE_S
         with suppress(WorkbenchError):  # a server that is gone holds no model
@@ -213,13 +197,7 @@ class OllamaProvider:
 
         That is so too if it was another name of its weights that had brought it in.
         """
-        names = self._names(wire.canonical(model))
-        busy = any(self._streams[key] for key in names)
-        for key in names:
-            known, _ = self._resident.get(key, (None, 0.0))
-            if known is not None and (busy or self._there(key)):
-                return known if key == names[0] else replace(known, name=model)
-        return None
+        return self._known.resident(model)
 
     def pids(self, model: str) -> Sequence[int]:
         """The model's runner process if the server is on this machine, else empty.
@@ -227,17 +205,15 @@ class OllamaProvider:
         Cheap enough for a sampler. Before the first load or show of a model its weights are
         unknown, so then the answer is the only runner there is, if there is one only.
         """
-        return self._runners.find(self._blob(wire.canonical(model)))
+        return self._runners.find(self._known.blob(wire.canonical(model)))
 
     def residents(self) -> Sequence[str]:
         """Those its server listed when last asked, whoever loaded them, and those on their way."""
-        keys = dict.fromkeys([*self._resident, *self._loading])
-        return [self._spelled.get(key, key) for key in keys]
+        return self._known.residents()
 
     def sharing(self, model: str) -> Sequence[str]:
         """Names of the same file of weights, of those that were listed, described or in memory."""
-        key = wire.canonical(model)
-        return [self._spelled.get(one, one) for one in self._names(key) if one != key]
+        return self._known.sharing(wire.canonical(model))
 
     async def footprint(self, model: str, num_ctx: int | None = None) -> Footprint | None:
         """From what its server says of the files; nothing for a server on another machine.
@@ -253,7 +229,7 @@ class OllamaProvider:
                 shown = await self._describe(key, model, tags.get(key, {}))
         except WorkbenchError:
             return None
-        entry = self._entry(key, tags.get(key, {}), running)
+        entry = self._known.entry(key, tags.get(key, {}), running)
         size = wire.peak_bytes(tags.get(key, {}), shown, num_ctx, entry)
         if size is None:
             return None
@@ -271,7 +247,7 @@ class OllamaProvider:
             for key, entry in running.items():
                 # By its weights its runner is found; one that was deleted has no description.
                 with suppress(WorkbenchError), self._guard("show"):
-                    if key not in self._shown:
+                    if not self._known.is_described(key):
                         await self._describe(key, wire.name_of(entry), tags.get(key, {}))
 
     async def close(self) -> None:
@@ -304,24 +280,21 @@ class OllamaProvider:
             else:
                 path, body = "/api/chat", wire.chat_body(request, model, seed, stay)
             key = wire.canonical(model)
-            self._streams[key] += 1
-            try:
-                if request.forced:
-                    probe = OllamaProbe(self._call_once, body)  # its time is measured
-                    events = probe.score(request.forced, request.options.logprobs, cancel)
-                else:
-                    events = self._events(path, body, cancel, request.options.overflow)
-                async with aclosing(events):
-                    async for event in events:
-                        yield event
-            except Exception as error:
-                problem = map_error(error, "stream", self._url, model, self.name)
-                if problem.code is ErrorCode.OLLAMA_STREAM_BROKEN:
-                    await self._after_break(key, problem)
-                raise
-            finally:
-                self._streams[key] -= 1
-                self._stays(key, _deadline(stay))
+            with self._known.answering(key, stay):
+                try:
+                    if request.forced:
+                        probe = OllamaProbe(self._call_once, body)  # its time is measured
+                        events = probe.score(request.forced, request.options.logprobs, cancel)
+                    else:
+                        events = self._events(path, body, cancel, request.options.overflow)
+                    async with aclosing(events):
+                        async for event in events:
+                            yield event
+                except Exception as error:
+                    problem = map_error(error, "stream", self._url, model, self.name)
+                    if problem.code is ErrorCode.OLLAMA_STREAM_BROKEN:
+                        await self._after_break(key, problem)
+                    raise
 
     async def inspect(self, request: ChatRequest, model: str) -> Inspection:
         """What the server tells of its own; see :mod:`ollama_probe` for how."""
@@ -337,7 +310,7 @@ class OllamaProvider:
             if rendered is not None and cut is None:
                 ids, cut = await self._whole(probe.token_ids(rendered))
             version = (await self._call("GET", "/api/version")).get("version")
-            entry = self._entry(key, tag, running)
+            entry = self._known.entry(key, tag, running)
             digest = tag.get("digest")
             known = (f"{self.name}/{model}", body, shown, entry, rendered, ids, cut)
             return inspection(*known, digest, version)
@@ -411,7 +384,7 @@ class OllamaProvider:
             if error.code is ErrorCode.OLLAMA_UNREACHABLE:
                 self._server_gone(error)
             elif model is not None and error.code in _LOST:
-                self._forget(wire.canonical(model))
+                self._known.forget(wire.canonical(model))
             raise
 
     async def _after_break(self, key: str, error: WorkbenchError) -> None:
@@ -422,24 +395,17 @@ class OllamaProvider:
             if map_error(problem, "ps", self._url).code is ErrorCode.OLLAMA_UNREACHABLE:
                 self._server_gone(error)
             return
-        known, _ = self._resident.get(key, (None, 0.0))
-        if known is not None and self._entry(key, {}, wire.models_by_name(running)) is None:
-            self._forget(key)
+        known = self._known.in_memory(key)
+        if known is not None and self._known.entry(key, {}, wire.models_by_name(running)) is None:
+            self._known.forget(key)
             if self.on_death is not None:
                 self.on_death(known.name, error)
 
     def _server_gone(self, error: WorkbenchError) -> None:
         """Its models have gone with it."""
-        lost = [known.name for key, (known, _) in self._resident.items() if self._there(key)]
-        self._resident.clear()
-        for name in lost:
+        for name in self._known.forget_all():
             if self.on_death is not None:
                 self.on_death(name, error)
-
-    def _there(self, key: str) -> bool:
-        """Whether its stay has not run out, under just this name."""
-        _, until = self._resident.get(key, (None, 0.0))
-        return time.monotonic() < until or self._streams[key] > 0
 
     async def _connect(self) -> OllamaClient:
         if self._client is None:
@@ -486,80 +452,25 @@ class OllamaProvider:
         """Models on disk and in memory by canonical name; what is known as resident follows."""
         tags = wire.models_by_name(await self._call("GET", "/api/tags"))
         running = wire.models_by_name(await self._call("GET", "/api/ps"))
-        self._spelled = {key: wire.name_of(entry) for key, entry in {**running, **tags}.items()}
-        self._digests = {key: tag.get("digest") for key, tag in tags.items()}
-        now = dt.datetime.now(dt.UTC)
-        for key, (known, _) in list(self._resident.items()):
-            entry = self._entry(key, tags.get(key, {}), running)
-            if entry is not None:
-                self._resident[key] = (known, _deadline(wire.seconds_left(entry, now)))
-            elif not self._streams[key]:
-                del self._resident[key]
-        for key, entry in running.items():
-            if key not in self._resident:
-                shown = self._shown.get(key, (None, {}))[1]
-                made = wire.resident_model(wire.name_of(entry), None, entry, shown, ())
-                self._resident[key] = (made, _deadline(wire.seconds_left(entry, now)))
+        self._known.listed(tags, running)
         return tags, running
 
-    async def _describe(self, key: str, model: str, tag: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _describe(self, key: str, model: str, tag: Entry) -> Entry:
         """What ``/api/show`` says, asked once for each digest."""
         digest = tag.get("digest")
-        known_digest, shown = self._shown.get(key, (None, {}))
-        if digest is None or digest != known_digest:
+        shown = self._known.description(key, digest)
+        if shown is None:
             shown = await self._call("POST", "/api/show", {"model": model})
-            self._remember(key, digest, shown)
+            self._known.described(key, digest, shown)
         return shown
-
-    def _remember(self, key: str, digest: str | None, shown: Mapping[str, Any]) -> None:
-        self._shown[key] = (digest, shown)
-        self._blobs[key] = blob_of(str(shown.get("modelfile")))
-
-    def _names(self, key: str) -> list[str]:
-        """All names of the same file of weights, this one first."""
-        same, blob = self._named(key), self._blob(key)
-        described = [one for one, its in list(self._blobs.items()) if blob and its == blob]
-        return [*dict.fromkeys([*same, *described])]
-
-    def _stays(self, key: str, until: float) -> None:
-        """The time of its runner begins anew, whoever used it by which name."""
-        for one in self._names(key):
-            if (known := self._resident.get(one)) is not None:
-                self._resident[one] = (known[0], until)
-
-    def _forget(self, key: str) -> None:
-        for one in self._names(key):
-            self._resident.pop(one, None)
 
     async def _find_runner(self, key: str) -> Sequence[int]:
         # In a thread, because finding a new process looks at all processes of the machine.
-        return await asyncio.to_thread(self._runners.find, self._blob(key), now=True)
+        return await asyncio.to_thread(self._runners.find, self._known.blob(key), now=True)
 
     async def _listed(self, key: str) -> bool:
         with self._guard("unload"):
             return key in wire.models_by_name(await self._call("GET", "/api/ps"))
-
-    def _entry(
-        self, key: str, tag: Mapping[str, Any], running: _Entries
-    ) -> Mapping[str, Any] | None:
-        """What ``/api/ps`` says of a model; of models that share weights it lists only one."""
-        if key in running:
-            return running[key]
-        digest, blob = tag.get("digest"), self._blob(key)
-        for other, entry in running.items():
-            if (digest and digest == entry.get("digest")) or (blob and blob == self._blob(other)):
-                return entry
-        return None
-
-    def _blob(self, key: str) -> str | None:
-        """The file of its weights, of a name that was described or is another of one that was."""
-        return next((blob for one in self._named(key) if (blob := self._blobs.get(one))), None)
-
-    def _named(self, key: str) -> list[str]:
-        """The names that its server lists for the same model, this one first."""
-        digest = self._digests.get(key)
-        same = [one for one, its in list(self._digests.items()) if digest and its == digest]
-        return [key, *(one for one in same if one != key)]
 
 
 def _make_client(url: str) -> OllamaClient:
@@ -573,8 +484,3 @@ def _empty_chat(model: str, keep_alive_s: float, num_ctx: int | None = None) -> 
     stay = wire.keep_alive(keep_alive_s)
     options = {"options": {"num_ctx": num_ctx}} if num_ctx is not None else {}
     return {"model": model, "messages": [], "stream": False, "keep_alive": stay, **options}
-
-
-def _deadline(seconds: float) -> float:
-    """Monotonic seconds at which a stay of that length ends; negative: never."""
-    return math.inf if seconds < 0 else time.monotonic() + seconds
