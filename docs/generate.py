@@ -22,7 +22,8 @@ from pydantic import BeforeValidator
 
 from workbench import metrics
 from workbench.errors import HTTP_STATUS, ErrorCode
-from workbench.settings import Settings, data_folder, load_settings
+from workbench.folders import data_folder
+from workbench.settings import Settings, load_settings
 from workbench.store.migrations import MIGRATIONS
 
 FOLDER: Final = Path(__file__).parent / "reference"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.settings import shipped
+from workbench.folders import shipped
 from workbench.setups import MAX_TEXT_CHARS, Setup
 
 MAX_ENTRIES: Final = 500

@@ -14,139 +14,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-import platformdirs
 import psutil
 from dotenv import dotenv_values
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workbench import endpoints, hosts
 from workbench.errors import ErrorCode, WorkbenchError
-
-_NAME: Final = "llm-workbench"
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*$", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-
-
-def parse_size(value: object) -> object:
-    """Bytes from ``12GB`` or ``12g`` (powers of 1000, as they are shown), ``12 GiB`` (of 1024)."""
-    if isinstance(value, str) and value.strip():
-        match = _SIZE.match(value)
-        if match is None:
-            raise ValueError("give a size such as 12GB or 800MB")
-        return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].lower()])
-    return None if value == "" else value
-
-
-def _ollama_url(value: str) -> str:
-    """Normalise OLLAMA_HOST as Ollama reads it: scheme and port are optional."""
-    text = value.strip().rstrip("/")
-    if not text:
-        text = "127.0.0.1:11434"
-    if "://" not in text:
-        text = f"http://{text}"
-    match = re.match(r"^(https?)://(\[[0-9a-fA-F:]+\]|[\w.-]+)(?::(\d{1,5}))?$", text)
-    if match is None or not 0 < int(match[3] or 1) < 65536:
-        raise ValueError("give host:port or a URL, for example http://127.0.0.1:11434")
-    scheme, host = match[1], match[2]
-    port = match[3] or ("443" if scheme == "https" else "11434")
-    # A server may listen on every address; a client cannot connect to "every address".
-    everywhere = host == "0.0.0.0"  # noqa: S104
-    return f"{scheme}://{'127.0.0.1' if everywhere else host}:{port}"
-
-
-def _server_url(value: str | None) -> str | None:
-    """The address of another workbench's server."""
-    if not (text := (value or "").strip().rstrip("/")):
-        return None
-    if not re.fullmatch(r"https?://(\[[0-9a-fA-F:]+\]|[\w.-]+)(:\d{1,5})?", text):
-        raise ValueError("give scheme, host and port, for example http://192.0.2.7:7860")
-    return text
-
-
-def checkout() -> Path | None:
-    """The checkout this package runs from; None where it was installed from a wheel."""
-    folder = Path(__file__).parent.parent
-    return folder if (folder / "pyproject.toml").is_file() else None
-
-
-def data_folder() -> Path:
-    """Where models and log are unless a setting says otherwise: ``data/`` of the checkout.
-
-    Without one it is the user's data folder as the platform has it, on Linux
-    ``~/.local/share/llm-workbench``. Never the working directory: notebooks run in their own
-    folder, and they must find the same models and the same log.
-    """
-    folder = checkout()
-    return folder / "data" if folder else platformdirs.user_data_path(_NAME, appauthor=False)
-
-
-def shipped(folder: str) -> Path:
-    """A folder of data files that come with the workbench.
-
-    Args:
-        folder: its path in the checkout, ``data/datasets`` for example; a wheel has its last part
-            in the package.
-    """
-    root = checkout()
-    return root / folder if root else Path(__file__).parent / "shipped" / Path(folder).name
-
-
-_MODEL_ID = re.compile(r"^[^\s/=,]+/[^\s=,]+$")
-
-
-def _fallbacks(value: object) -> object:
-    """``huggingface/a=ollama/b,...`` as a mapping from the model that failed to who answers."""
-    if not isinstance(value, str):
-        return value
-    pairs: dict[str, str] = {}
-    for item in filter(None, (part.strip() for part in value.split(","))):
-        model, _, fallback = (part.strip() for part in item.partition("="))
-        if not (_MODEL_ID.match(model) and _MODEL_ID.match(fallback)):
-            raise ValueError(
-                f"{item!r} is no pair of model ids; give provider/model=provider/model"
-            )
-        if model == fallback:
-            raise ValueError(f"{model} cannot be its own fallback")
-        if model in pairs:
-            raise ValueError(f"{model} has two fallbacks")
-        pairs[model] = fallback
-    return pairs
-
-
-Fallbacks = Annotated[dict[str, str], NoDecode, BeforeValidator(_fallbacks)]
-OllamaUrl = Annotated[str, AfterValidator(_ollama_url)]
-OllamaHosts = Annotated[dict[str, OllamaUrl], NoDecode, BeforeValidator(hosts.read)]
-Endpoints = Annotated[
-    endpoints.Endpoints,
-    NoDecode,
-    BeforeValidator(endpoints.read),
-    AfterValidator(endpoints.distinct),
-]
-Size = Annotated[int | None, Field(ge=2**20), BeforeValidator(parse_size)]
-Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_size)]
-Reserve = Annotated[int, Field(ge=0), BeforeValidator(lambda value: parse_size(value) or 0)]
-OptionalReserve = Annotated[
-    int | None,
-    Field(ge=0),
-    BeforeValidator(lambda v: None if v is None or v == "" else parse_size(v) or 0),
-]
-Share = Annotated[float, Field(gt=0, le=1)]
-Budget = Annotated[int, Field(ge=2**26), BeforeValidator(parse_size)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-
-
-ENV_FILES: Final = (
-    (checkout() or platformdirs.user_config_path(_NAME, appauthor=False)) / ".env",
-    Path(".env"),
+from workbench.folders import config_folder, data_folder
+from workbench.setting_kinds import (
+    Budget,
+    Bytes,
+    Endpoints,
+    Fallbacks,
+    OllamaHosts,
+    OllamaUrl,
+    OptionalReserve,
+    Reserve,
+    Seconds,
+    ServerUrl,
+    Share,
+    Size,
 )
+
+ENV_FILES: Final = (config_folder() / ".env", Path(".env"))
 """Read in this order; the later one wins, and a variable of the environment over both."""
 
 
@@ -388,7 +279,7 @@ class Settings(BaseSettings):
     """What its readers must show, 16 characters or more. Default: a new one at each start."""
     workbench_writer_id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")
     """Name of this workbench in a shared log. Default: the machine's name."""
-    workbench_shared_log: Annotated[str | None, AfterValidator(_server_url)] = None
+    workbench_shared_log: ServerUrl = None
     """Address of the server whose log a team shares, for example `http://192.0.2.7:7860`."""
     workbench_shared_log_key: str | None = None
     """That server's `WORKBENCH_API_KEY`."""

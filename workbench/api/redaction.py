@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workbench.api.security import credentials, matches
 from workbench.discovery import database
-from workbench.settings import Settings, data_folder
+from workbench.folders import data_folder
+from workbench.settings import Settings
 
 _TEXT: Final = ("application/json", "application/problem+json", "text/event-stream", "text/plain")
 

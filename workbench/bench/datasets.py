@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from workbench.bench.items import Item
 from workbench.errors import WorkbenchError, invalid
-from workbench.settings import shipped
+from workbench.folders import shipped
 from workbench.types import Message
 
 if TYPE_CHECKING:

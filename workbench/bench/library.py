@@ -16,7 +16,7 @@ from workbench.bench.faults import placed
 from workbench.bench.patterns import Sweep, Trace
 from workbench.bench.workload import workloads
 from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.settings import shipped
+from workbench.folders import shipped
 
 if TYPE_CHECKING:
     from workbench.settings import Settings

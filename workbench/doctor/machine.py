@@ -20,7 +20,8 @@ from packaging.requirements import Requirement
 
 from workbench.discovery import database, server_file
 from workbench.doctor.findings import Finding
-from workbench.settings import Settings, checkout
+from workbench.folders import checkout
+from workbench.settings import Settings
 
 _DISTRIBUTION: Final = "llm-workbench"
 _SHOWN: Final = ("torch", "transformers", "gradio", "duckdb", "ollama")

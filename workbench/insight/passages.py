@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from workbench.errors import invalid
-from workbench.settings import shipped
+from workbench.folders import shipped
 
 SHIPPED: Final = "english"
 MAX_PASSAGES: Final = 1_000
