@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
@@ -17,7 +17,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 Server = Literal[
     "auto", "openai", "vllm", "sglang", "tgi", "llama.cpp", "transformers", "workbench"
 ]
-SERVERS: Final[tuple[Server, ...]] = get_args(Server)
 
 RESERVED: Final = frozenset({"ollama", "huggingface", "scripted"})
 _NAME: Final = re.compile(r"^[a-z0-9][a-z0-9_-]{0,39}$")

@@ -243,7 +243,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
         receipts = {}
         ballast = small_disk / "ballast"
         ballast.write_bytes(b"x" * 18_000_000)
-        while store.healthy:
+        while store.last_error is None:
             session = make_session(text="x" * 20_000)
             receipts[session.session_id] = store.log_session(session, ASKED)
             with suppress(TimeoutError):
@@ -254,7 +254,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
         ballast.unlink()
         late.stored.result(timeout=30)
         store.flush(30)
-        assert store.healthy
+        assert store.last_error is None
         assert set(receipts) <= set(ids(store))
         codes = {row["code"] for row in store.rows("SELECT code FROM errors")}
         assert codes == {"DISK_FULL"}
@@ -288,7 +288,7 @@ def test_a_database_that_gives_up_is_opened_anew_while_serving_goes_on(
         for receipt in late:
             receipt.stored.result(30)
         assert ids(store) == [session.session_id for session in sessions]
-        assert store.healthy
+        assert store.last_error is None
         assert len(opened) == 2
         assert database.checkpoint()
         assert all(check.status != "bad" for check in store.verify())
@@ -313,7 +313,7 @@ def test_a_log_that_is_deleted_while_it_is_used_says_so_and_comes_back(
             shutil.rmtree(path.parent)
         store.log_session(sessions[2], ASKED).stored.result(30)
         deadline = time.monotonic() + 60
-        while store.healthy:
+        while store.last_error is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert store.last_error is not None
@@ -384,7 +384,6 @@ def test_a_disk_that_turns_read_only_loses_nothing_that_was_acknowledged(
         with pytest.raises(WorkbenchError, match=r"(?i)read-only"):
             store.flush(2)
         assert not late.done(), "nobody is told that it is on disk"
-        assert not store.healthy
         assert store.last_error is not None
         assert store.last_error.code is ErrorCode.STORE_UNAVAILABLE
         assert store.last_error.fix

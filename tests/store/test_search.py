@@ -10,6 +10,7 @@ from tests.store.conftest import make_session
 from workbench.errors import WorkbenchError
 from workbench.store import MemorySample, Store
 from workbench.store import search as searching
+from workbench.store.rows import columns_of
 from workbench.store.search import Wanted, facets, search
 from workbench.types import Message, Status
 
@@ -108,7 +109,8 @@ def test_a_search_that_runs_out_of_time_says_how_far_it_came_and_goes_on(
 
 def test_deleted_sessions_leave_nothing_and_the_log_is_whole(store: Store) -> None:
     ids = fill(store, 12)
-    store.log_memory([MemorySample(t_ns=1, scope="host", session_id=ids[3])]).result()
+    sample = MemorySample(t_ns=1, scope="host", session_id=ids[3])
+    store.insert("memory_samples", columns_of(sample)).result()
     gone = [ids[3], ids[4], ids[11], "ses_none"]
     counted = store.delete_sessions(gone, dry_run=True)
     assert (counted["stream_sessions"], counted["messages"]) == (3, 6)

@@ -16,7 +16,7 @@ from workbench.store import Environment, MemorySample, ModelEvent, Store
 from workbench.store.entries import Encoder, columns_in
 from workbench.store.inserts import Inserter
 from workbench.store.migrations import migrate
-from workbench.store.rows import SessionItem
+from workbench.store.rows import SessionItem, columns_of
 from workbench.types import (
     Message,
     Options,
@@ -279,7 +279,7 @@ def test_memory_samples_and_model_events_come_back(store: Store) -> None:
         at=at,
     )
     store.log_session(session, ASKED, [sample]).result()
-    store.log_memory([idle]).result()
+    store.insert("memory_samples", columns_of(idle)).result()
     store.log_model_event(event).result()
 
     first, second = store.rows("FROM memory_samples ORDER BY t_ns DESC")

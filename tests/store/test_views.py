@@ -14,6 +14,7 @@ from tests.store.conftest import MS, make_session
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.metrics import PHASES
 from workbench.store import MemorySample, Store
+from workbench.store.rows import columns_of
 from workbench.types import Message, Stamps, Status, StreamSession, TokenTimeline
 
 ASKED = [Message("user", "hi")]
@@ -231,7 +232,8 @@ def test_memory_by_session_adds_up_the_processes_of_one_reading(store: Store) ->
     host = MemorySample(10, "host", session.session_id, pss_bytes=999, host_available_bytes=7)
     samples = [sample(10, 1, 5), sample(10, 2, 6), sample(30, 1, 20), sample(20, 1, 2), host]
     store.log_session(session, ASKED, samples).result()
-    store.log_memory([MemorySample(1, "host", pss_bytes=1)]).result()
+    alone = MemorySample(1, "host", pss_bytes=1)
+    store.insert("memory_samples", columns_of(alone)).result()
     (row,) = store.rows("FROM memory_by_session")
     assert row["session_id"] == session.session_id
     names = "readings", "pss_peak_bytes", "pss_min_bytes", "pss_first_bytes", "pss_last_bytes"

@@ -128,7 +128,7 @@ def test_a_bad_item_fails_alone_and_leaves_no_trace(store: Store) -> None:
         (3, last.session_id),
     ]
     assert store.rows("SELECT count(*) AS n FROM messages") == [{"n": 6}]
-    assert store.healthy
+    assert store.last_error is None
 
 
 class Gate:
@@ -249,17 +249,14 @@ def test_a_store_that_cannot_write_says_so(store: Store, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(writing, "RETRY_S", 0.001)
     monkeypatch.setattr(Inserter, "commit", flaky)
-    assert store.healthy
     event = store.log_model_event(ModelEvent("scan", "ollama", 1))
     with pytest.raises(WorkbenchError, match="DISK_FULL: No space left") as caught:
         store.flush(0.1)
     assert caught.value is store.last_error
-    assert not store.healthy
     assert store.queue_depth == 1
     failing = False
     event.result()
     store.flush()
-    assert store.healthy
     assert store.last_error is None
     assert len(store.rows("FROM model_events")) == 1
     (told,) = store.rows("FROM errors")
@@ -281,7 +278,6 @@ def test_closing_writes_what_is_queued_and_may_be_repeated(path: Path) -> None:
     store.close()
     assert all(future.exception(timeout=0) is None for future in futures)
     assert not path.with_name(f"{path.name}.wal").exists()
-    assert not store.healthy
     late = store.log_session(make_session(), ASKED).exception(timeout=0)
     assert isinstance(late, WorkbenchError)
     assert late.code is ErrorCode.STORE_UNAVAILABLE

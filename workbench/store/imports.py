@@ -17,7 +17,7 @@ from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.jobs import Reporter
 from workbench.store import failures, rollup
 from workbench.store.exchange import FORMAT, MANIFEST
-from workbench.store.files import IMPORT_NAME, IMPORTS, exchange_folder
+from workbench.store.files import IMPORT_NAME, IMPORTS, attach_import, exchange_folder
 from workbench.store.migrations import LATEST, MIGRATIONS, migrate
 from workbench.store.views import create_views
 
@@ -26,21 +26,60 @@ _TAKEN: Final = frozenset(
 )
 
 
-def build(log: Path, source: Path, name: str, report: Reporter, cancelled: threading.Event) -> Path:
-    """Make the file of an import out of an export; it is not in its place yet.
+def bring_in(
+    connection: duckdb.DuckDBPyConnection,
+    log: Path,
+    source: Path,
+    name: str,
+    report: Reporter,
+    cancelled: threading.Event,
+) -> dict[str, Any]:
+    """Make an export readable beside the log, in place of an earlier one of that name.
 
     Args:
-        log: the log beside which it will be.
+        connection: to the open log.
+        log: its path.
         source: the folder that :func:`workbench.store.exchange.export` made.
         name: what it will be called in queries.
         report: hears which table is read.
         cancelled: stops it between two tables.
 
+    Returns:
+        ``name``, ``sessions``, ``log_id``, ``environments``, ``path``.
+
     Raises:
         WorkbenchError: ``INVALID_REQUEST``: no export, one of a newer workbench, or damaged.
     """
     manifest = read_manifest(source)
-    check_name(name, log)
+    made = _build(log, manifest, source, name, report, cancelled)
+    file = made.with_name(f"{name}.duckdb")
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(f"DETACH DATABASE IF EXISTS {name}")
+            made.replace(file)
+            attach_import(cursor, name, file)
+        except duckdb.Error as error:
+            made.unlink(missing_ok=True)
+            raise failures.exchanging(error, source) from error
+    return {
+        "name": name,
+        "sessions": manifest["tables"]["stream_sessions"]["rows"],
+        "log_id": manifest.get("log_id"),
+        "environments": manifest.get("environments", []),
+        "path": str(file),
+    }
+
+
+def _build(
+    log: Path,
+    manifest: dict[str, Any],
+    source: Path,
+    name: str,
+    report: Reporter,
+    cancelled: threading.Event,
+) -> Path:
+    """Make the file of an import out of an export; it is not in its place yet."""
+    _check_name(name, log)
     folder = exchange_folder(log) / IMPORTS
     folder.parent.mkdir(exist_ok=True, mode=0o700)
     folder.mkdir(exist_ok=True, mode=0o700)
@@ -60,7 +99,7 @@ def build(log: Path, source: Path, name: str, report: Reporter, cancelled: threa
     return made
 
 
-def check_name(name: str, log: Path) -> None:
+def _check_name(name: str, log: Path) -> None:
     """Refuse names that SQL or the log itself needs."""
     if not IMPORT_NAME.match(name) or name in _TAKEN or name == log.stem.lower():
         raise invalid(

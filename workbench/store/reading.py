@@ -69,6 +69,13 @@ class Limits:
             raise too_many_rows(self.max_rows)
 
 
+_COLUMNS: Final = """
+SELECT table_name AS name, list(column_name ORDER BY column_index) AS columns,
+    table_name IN (SELECT view_name FROM duckdb_views()) AS is_view
+FROM duckdb_columns() WHERE NOT internal AND database_name = current_database()
+GROUP BY table_name ORDER BY is_view, name"""
+
+
 class Reader:
     """Runs queries against a database that this process has open.
 
@@ -117,6 +124,28 @@ class Reader:
             found = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
         limits.check(len(found))
         return found
+
+    def tables(self) -> list[dict[str, Any]]:
+        """What can be queried: ``name``, ``kind`` (table or view), ``rows``, ``columns``.
+
+        ``columns`` is a list of names. ``rows`` is None for views: counting computes them.
+        """
+        found = self.rows(_COLUMNS, None, Limits())
+        counting = " UNION ALL ".join(
+            f"SELECT '{item['name']}' AS name, count(*) AS rows FROM {item['name']}"  # noqa: S608
+            for item in found
+            if not item["is_view"]
+        )
+        counts = {item["name"]: item["rows"] for item in self.rows(counting, None, Limits())}
+        return [
+            {
+                "name": item["name"],
+                "kind": "view" if item["is_view"] else "table",
+                "rows": counts.get(item["name"]),
+                "columns": item["columns"],
+            }
+            for item in found
+        ]
 
     def trusted(self, sql: str) -> pd.DataFrame:
         """The result of a statement of our own, which needs no gate."""

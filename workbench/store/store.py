@@ -190,11 +190,6 @@ class Store:
             SessionItem(session, tuple(messages), tuple(samples), self._environment_id)
         )
 
-    def log_memory(self, samples: Sequence[MemorySample]) -> Receipt:
-        """Log memory readings taken between sessions."""
-        rows = [columns_of(sample) for sample in samples]
-        return self.submit(RowsItem("memory_samples", rows))
-
     def log_model_event(self, event: ModelEvent) -> Receipt:
         """Log that a model was found, downloaded, loaded, unloaded or evicted."""
         logs.get(__name__).info(
@@ -239,11 +234,6 @@ class Store:
     def environment_id(self) -> str | None:
         """Id of the environment that sessions get."""
         return self._environment_id
-
-    @property
-    def healthy(self) -> bool:
-        """Whether what is logged reaches the disk."""
-        return not self._closed and self.last_error is None
 
     @property
     def last_error(self) -> WorkbenchError | None:
@@ -335,27 +325,8 @@ class Store:
 
         ``columns`` is a list of names. ``rows`` is None for views: counting computes them.
         """
-        found = self.rows(
-            "SELECT table_name AS name, list(column_name ORDER BY column_index) AS columns, "
-            "table_name IN (SELECT view_name FROM duckdb_views()) AS is_view "
-            "FROM duckdb_columns() WHERE NOT internal AND database_name = current_database() "
-            "GROUP BY table_name ORDER BY is_view, name"
-        )
-        counting = " UNION ALL ".join(
-            f"SELECT '{item['name']}' AS name, count(*) AS rows FROM {item['name']}"  # noqa: S608
-            for item in found
-            if not item["is_view"]
-        )
-        counts = {item["name"]: item["rows"] for item in self.rows(counting)}
-        return [
-            {
-                "name": item["name"],
-                "kind": "view" if item["is_view"] else "table",
-                "rows": counts.get(item["name"]),
-                "columns": item["columns"],
-            }
-            for item in found
-        ]
+        self._catch_up()
+        return self._reader.tables()
 
     # -- the whole of it ---------------------------------------------------------------------------
 
@@ -384,32 +355,13 @@ class Store:
         report: Reporter = _silent,
         cancelled: threading.Event | None = None,
     ) -> dict[str, Any]:
-        """Make an export readable as ``name.latencies`` and so on, in place of an earlier one.
+        """Make an export readable as ``name.latencies`` and so on.
 
-        Returns:
-            ``name``, ``sessions``, ``log_id``, ``environments``, ``path``.
-
-        Raises:
-            WorkbenchError: see :func:`workbench.store.imports.build`.
+        See :func:`workbench.store.imports.bring_in`.
         """
-        manifest = imports.read_manifest(source)
-        made = imports.build(self.path, source, name, report, cancelled or threading.Event())
-        file = made.with_name(f"{name}.duckdb")
-        with self._connection.cursor() as cursor:
-            try:
-                cursor.execute(f"DETACH DATABASE IF EXISTS {name}")
-                made.replace(file)
-                attach_import(cursor, name, file)
-            except duckdb.Error as error:
-                made.unlink(missing_ok=True)
-                raise failures.exchanging(error, source) from error
-        return {
-            "name": name,
-            "sessions": manifest["tables"]["stream_sessions"]["rows"],
-            "log_id": manifest.get("log_id"),
-            "environments": manifest.get("environments", []),
-            "path": str(file),
-        }
+        return imports.bring_in(
+            self._connection, self.path, source, name, report, cancelled or threading.Event()
+        )
 
     def prune(self, before: dt.datetime, keep: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
         """Delete what is older, or count it; see :mod:`workbench.store.retention`."""
