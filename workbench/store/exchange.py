@@ -37,42 +37,116 @@ _OWN: Final = ("schema_migrations", "log_position", *rollup.TABLES)
 _WATCH_S: Final = 0.2
 
 
-def snapshot(
-    connection: duckdb.DuckDBPyConnection,
-    log: Path,
-    target: Path,
-    report: Reporter,
-    cancelled: threading.Event,
-) -> dict[str, Any]:
-    """Copy the log, as it is at one moment, into a file of its own.
+class Exchange:
+    """Makes copies of an open log: each is whole, or there is none.
 
     Args:
         connection: to the open log.
         log: its path.
-        target: the file to make; must not exist.
         report: hears how much is written.
         cancelled: stops it; nothing is left behind then.
-
-    Returns:
-        ``path``, ``size_bytes``, ``sessions``.
-
-    Raises:
-        WorkbenchError: ``INVALID_REQUEST`` for a target that exists, ``DISK_FULL``, ``CANCELLED``.
     """
-    target = _fresh(target)
-    with _workshop(log) as folder, _explained(target), connection.cursor() as cursor:
-        made = folder / target.name
-        connect(made).close()  # an empty log of the same version, to be filled
-        name = f"snapshot_{uuid.uuid4().hex}"
-        cursor.execute(f"ATTACH '{_quoted(made)}' AS {name}")
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        log: Path,
+        report: Reporter,
+        cancelled: threading.Event,
+    ) -> None:
+        self._connection = connection
+        self._log = log
+        self._report = report
+        self._cancelled = cancelled
+
+    def snapshot(self, target: Path) -> dict[str, Any]:
+        """Copy the log, as it is at one moment, into a file of its own.
+
+        Args:
+            target: the file to make; must not exist.
+
+        Returns:
+            ``path``, ``size_bytes``, ``sessions``.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST`` for a target that exists, ``DISK_FULL``,
+                ``CANCELLED``.
+        """
+        target = _fresh(target)
+        with self._made(target) as (cursor, made):
+            connect(made).close()  # an empty log of the same version, to be filled
+            name = f"snapshot_{uuid.uuid4().hex}"
+            cursor.execute(f"ATTACH '{_quoted(made)}' AS {name}")
+            try:
+                with self._watched(cursor, made):
+                    sessions = _fill(cursor, name)
+            finally:
+                cursor.execute(f"DETACH {name}")
+            made.chmod(0o600)
+            _put(made, target)
+        return {"path": str(target), "size_bytes": target.stat().st_size, "sessions": sessions}
+
+    def export(self, target: Path) -> dict[str, Any]:
+        """Write the log as Parquet, a folder a table and a month, with a manifest.
+
+        Args:
+            target: the folder to make; must not exist.
+
+        Returns:
+            The manifest, and ``path``.
+
+        Raises:
+            WorkbenchError: as for :meth:`snapshot`.
+        """
+        target = _fresh(target)
+        with self._made(target) as (cursor, made):
+            made.mkdir(mode=0o700)
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            tables = _tables(cursor)
+            with self._watched(cursor, made):
+                for table, columns in tables.items():
+                    _export_table(cursor, table, columns, made)
+            manifest = _manifest(cursor, tables)
+            cursor.execute("ROLLBACK")
+            (made / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
+            for file in made.rglob("*"):
+                file.chmod(0o700 if file.is_dir() else 0o600)
+            _put(made, target)
+        return {**manifest, "path": str(target), "size_bytes": _size(target)}
+
+    @contextmanager
+    def _made(self, target: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+        """A cursor, and where the copy is made before it is put in its place."""
+        with (
+            _workshop(self._log) as folder,
+            _explained(target),
+            self._connection.cursor() as cursor,
+        ):
+            yield cursor, folder / target.name
+
+    @contextmanager
+    def _watched(self, cursor: duckdb.DuckDBPyConnection, made: Path) -> Iterator[None]:
+        """Report how large it is while it grows, and stop it when that is wanted."""
+        expected_bytes, ended = self._log.stat().st_size, threading.Event()
+
+        def look() -> None:
+            while not ended.wait(_WATCH_S):
+                done = _size(made)
+                self._report(made.name, done, max(done, expected_bytes))
+                if self._cancelled.is_set():
+                    cursor.interrupt()
+
+        watcher = threading.Thread(target=look, name="exchange-watch", daemon=True)
+        watcher.start()
         try:
-            with _watched(cursor, made, log.stat().st_size, report, cancelled):
-                sessions = _fill(cursor, name)
+            yield
+        except duckdb.InterruptException:
+            raise WorkbenchError(
+                ErrorCode.CANCELLED, "It was stopped; nothing was left behind.", operation="export"
+            ) from None
         finally:
-            cursor.execute(f"DETACH {name}")
-        made.chmod(0o600)
-        _put(made, target)
-    return {"path": str(target), "size_bytes": target.stat().st_size, "sessions": sessions}
+            ended.set()
+            watcher.join()
 
 
 def _fill(cursor: duckdb.DuckDBPyConnection, name: str) -> int:
@@ -92,46 +166,6 @@ def _fill(cursor: duckdb.DuckDBPyConnection, name: str) -> int:
             cursor.execute("ROLLBACK")
         raise
     return int(sessions)
-
-
-def export(
-    connection: duckdb.DuckDBPyConnection,
-    log: Path,
-    target: Path,
-    report: Reporter,
-    cancelled: threading.Event,
-) -> dict[str, Any]:
-    """Write the log as Parquet, a folder a table and a month, with a manifest.
-
-    Args:
-        connection: to the open log.
-        log: its path.
-        target: the folder to make; must not exist.
-        report: hears how much is written.
-        cancelled: stops it; nothing is left behind then.
-
-    Returns:
-        The manifest, and ``path``.
-
-    Raises:
-        WorkbenchError: as for :func:`snapshot`.
-    """
-    target = _fresh(target)
-    with _workshop(log) as folder, _explained(target), connection.cursor() as cursor:
-        made = folder / target.name
-        made.mkdir(mode=0o700)
-        cursor.execute("BEGIN TRANSACTION READ ONLY")
-        tables = _tables(cursor)
-        with _watched(cursor, made, log.stat().st_size, report, cancelled):
-            for table, columns in tables.items():
-                _export_table(cursor, table, columns, made)
-        manifest = _manifest(cursor, tables)
-        cursor.execute("ROLLBACK")
-        (made / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
-        for file in made.rglob("*"):
-            file.chmod(0o700 if file.is_dir() else 0o600)
-        _put(made, target)
-    return {**manifest, "path": str(target), "size_bytes": _size(target)}
 
 
 def _export_table(
@@ -238,37 +272,6 @@ def _put(made: Path, target: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _watched(
-    cursor: duckdb.DuckDBPyConnection,
-    made: Path,
-    expected_bytes: int,
-    report: Reporter,
-    cancelled: threading.Event,
-) -> Iterator[None]:
-    """Report how large it is while it grows, and stop it when that is wanted."""
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(_WATCH_S):
-            done = _size(made)
-            report(made.name, done, max(done, expected_bytes))
-            if cancelled.is_set():
-                cursor.interrupt()
-
-    watcher = threading.Thread(target=look, name="exchange-watch", daemon=True)
-    watcher.start()
-    try:
-        yield
-    except duckdb.InterruptException:
-        raise WorkbenchError(
-            ErrorCode.CANCELLED, "It was stopped; nothing was left behind.", operation="export"
-        ) from None
-    finally:
-        ended.set()
-        watcher.join()
 
 
 @contextmanager

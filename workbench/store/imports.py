@@ -39,7 +39,7 @@ def bring_in(
     Args:
         connection: to the open log.
         log: its path.
-        source: the folder that :func:`workbench.store.exchange.export` made.
+        source: the folder that :meth:`workbench.store.exchange.Exchange.export` made.
         name: what it will be called in queries.
         report: hears which table is read.
         cancelled: stops it between two tables.

@@ -15,9 +15,10 @@ import duckdb
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.jobs import Reporter
-from workbench.store import exchange, failures, imports, retention, serving
+from workbench.store import failures, imports, retention, serving
 from workbench.store.blocks import DatabaseFile
 from workbench.store.database import Database, Durability
+from workbench.store.exchange import Exchange
 from workbench.store.files import (
     attach_import,
     imported,
@@ -333,20 +334,19 @@ class Store:
     def snapshot(
         self, target: Path, report: Reporter = _silent, cancelled: threading.Event | None = None
     ) -> dict[str, Any]:
-        """Copy the log into a file of its own; see :func:`workbench.store.exchange.snapshot`."""
+        """Copy the log into a file of its own; see :class:`workbench.store.exchange.Exchange`."""
         self._catch_up()
-        return exchange.snapshot(
-            self._connection, self.path, target, report, cancelled or threading.Event()
-        )
+        return self._exchange(report, cancelled).snapshot(target)
 
     def export(
         self, target: Path, report: Reporter = _silent, cancelled: threading.Event | None = None
     ) -> dict[str, Any]:
-        """Write the log as Parquet; see :func:`workbench.store.exchange.export`."""
+        """Write the log as Parquet; see :class:`workbench.store.exchange.Exchange`."""
         self._catch_up()
-        return exchange.export(
-            self._connection, self.path, target, report, cancelled or threading.Event()
-        )
+        return self._exchange(report, cancelled).export(target)
+
+    def _exchange(self, report: Reporter, cancelled: threading.Event | None) -> Exchange:
+        return Exchange(self._connection, self.path, report, cancelled or threading.Event())
 
     def import_export(
         self,
