@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.cli.options import AsJson
 from workbench.cli.shared import confirm, open_workbench, print_json
 from workbench.errors import ErrorCode, WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.client import Workbench
+    from workbench.jobs import Job
 
 app = typer.Typer(help="The log: every answer, latency and memory figure, in DuckDB.")
 
@@ -72,15 +76,12 @@ def db_snapshot(
 ) -> None:
     """Copy the log, as it is at this moment, into a file of its own; logging goes on."""
     from workbench import figures
-    from workbench.terminal import JobBar
 
-    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
-        done = wb.snapshot(path, on_progress=bar.update)
-    if as_json:
-        print_json(done)
-    else:
+    def said(done: Mapping[str, Any]) -> str:
         size = figures.size(done["size_bytes"])
-        typer.echo(f"{done['path']}: {done['sessions']} sessions, {size}")
+        return f"{done['path']}: {done['sessions']} sessions, {size}"
+
+    _do(lambda wb, tell: wb.snapshot(path, on_progress=tell), said, as_json)
 
 
 @app.command("export")
@@ -89,16 +90,13 @@ def db_export(
 ) -> None:
     """Write the log as Parquet, a folder a table and a month, with a manifest."""
     from workbench import figures
-    from workbench.terminal import JobBar
 
-    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
-        done = wb.export(folder, on_progress=bar.update)
-    if as_json:
-        print_json(done)
-        return
-    rows = sum(table["rows"] for table in done["tables"].values())
-    size = figures.size(done["size_bytes"])
-    typer.echo(f"{done['path']}: {len(done['tables'])} tables, {rows} rows, {size}")
+    def said(done: Mapping[str, Any]) -> str:
+        rows = sum(table["rows"] for table in done["tables"].values())
+        size = figures.size(done["size_bytes"])
+        return f"{done['path']}: {len(done['tables'])} tables, {rows} rows, {size}"
+
+    _do(lambda wb, tell: wb.export(folder, on_progress=tell), said, as_json)
 
 
 @app.command("import")
@@ -108,27 +106,21 @@ def db_import(
     as_json: AsJson = False,
 ) -> None:
     """Make another's export readable as NAME.latencies; it never mixes with the log itself."""
-    from workbench.terminal import JobBar
 
-    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
-        done = wb.import_export(folder, name, on_progress=bar.update)
-    if as_json:
-        print_json(done)
-    else:
-        typer.echo(f"{done['sessions']} sessions: workbench db query 'FROM {name}.latencies'")
+    def said(done: Mapping[str, Any]) -> str:
+        return f"{done['sessions']} sessions: workbench db query 'FROM {name}.latencies'"
+
+    _do(lambda wb, tell: wb.import_export(folder, name, on_progress=tell), said, as_json)
 
 
 @app.command("share")
 def db_share(as_json: AsJson = False) -> None:
     """Send new sessions, prompts and answers included, to the log of WORKBENCH_SHARED_LOG."""
-    from workbench.terminal import JobBar
 
-    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
-        done = wb.share(on_progress=bar.update)
-    if as_json:
-        print_json(done)
-    else:
-        typer.echo(f"{done['sessions']} sessions sent to {done['url']} as {done['writer_id']}")
+    def said(done: Mapping[str, Any]) -> str:
+        return f"{done['sessions']} sessions sent to {done['url']} as {done['writer_id']}"
+
+    _do(lambda wb, tell: wb.share(on_progress=tell), said, as_json)
 
 
 @app.command("prune")
@@ -162,6 +154,28 @@ def db_prune(
         freed = done["freed_bytes"] + compact(log.expanduser().absolute())
         done = {**done, "freed_bytes": freed, "free_bytes": 0}
     _show_pruned(done, as_json)
+
+
+def _do(
+    work: Callable[[Workbench, Callable[[Job], None]], Mapping[str, Any]],
+    said: Callable[[Mapping[str, Any]], str],
+    as_json: bool,
+) -> None:
+    """Do a job with a bar, and say what came of it.
+
+    Args:
+        work: does it with a workbench, and tells how far it is.
+        said: its result in words.
+        as_json: print the result as it is.
+    """
+    from workbench.terminal import JobBar
+
+    with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
+        done = work(wb, bar.update)
+    if as_json:
+        print_json(done)
+    else:
+        typer.echo(said(done))
 
 
 def _show_pruned(pruned: Mapping[str, Any], as_json: bool) -> None:
