@@ -63,6 +63,17 @@ def rollup(pid: int) -> Rollup | None:
     return Rollup(fields["Rss"], fields["Pss"], fields.get("Pss_File", 0))
 
 
+def held_bytes(pid: int) -> int | None:
+    """What a process holds, shared pages by share; None if it is gone.
+
+    Where the kernel does not tell, they are counted in full.
+    """
+    if (pages := rollup(pid)) is not None:
+        return pages.pss_bytes
+    public = status(pid)
+    return public.rss_bytes if public is not None else None
+
+
 def _fields(path: str) -> dict[str, int]:
     try:
         text = Path(path).read_text()

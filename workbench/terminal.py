@@ -207,20 +207,18 @@ def pruned_text(pruned: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class LiveTable:
-    """Answers side by side in the terminal while they stream.
+class OnScreen:
+    """What is drawn anew on a terminal while a block runs, and gone after it.
 
     Args:
-        models: one column each.
+        console: where.
         enabled: False shows nothing at all (for ``--json``).
     """
 
-    def __init__(self, models: Sequence[str], *, enabled: bool) -> None:
-        self._panes = [LiveAnswer(model) for model in models]
+    def __init__(self, console: Console, *, enabled: bool) -> None:
+        self._console = console
         self._enabled = enabled
-        self._console = Console()
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._drawn = 0.0
+        self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
         if self._enabled and self._console.is_terminal:
@@ -234,6 +232,28 @@ class LiveTable:
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
+
+
+class LiveTable(OnScreen):
+    """Answers side by side in the terminal while they stream.
+
+    Args:
+        models: one column each.
+        enabled: False shows nothing at all (for ``--json``).
+    """
+
+    def __init__(self, models: Sequence[str], *, enabled: bool) -> None:
+        super().__init__(Console(), enabled=enabled)
+        self._panes = [LiveAnswer(model) for model in models]
+        self._drawn = 0.0
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
         if self._enabled and error is None:
             self._console.print(self._table(whole=True))
 

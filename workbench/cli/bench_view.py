@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 from workbench import figures
 from workbench.bench.evidence import short
 from workbench.bench.progress import Outcome, Progress
+from workbench.terminal import OnScreen
 
 _LINE_EVERY_S: Final = 10.0
 _ROWS: Final = 30
@@ -24,7 +23,7 @@ _FIGURES_COLUMNS: Final = 64
 _WIDEST: Final = 10_000
 
 
-class RunView:
+class RunView(OnScreen):
     """A table of the cells on standard error; without a terminal a line now and then.
 
     Args:
@@ -32,23 +31,8 @@ class RunView:
     """
 
     def __init__(self, *, enabled: bool) -> None:
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self._enabled = enabled
+        super().__init__(Console(stderr=True), enabled=enabled)
         self._told_s = 0.0
-
-    def __enter__(self) -> Self:
-        if self._enabled and self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
 
     def update(self, progress: Progress) -> None:
         """Show where the run is."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 import psutil
 import tenacity
 
-from workbench import logs
+from workbench import logs, procfs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import converted, files, footprint
 from workbench.hf.client import WorkerClient
@@ -173,7 +173,7 @@ class HuggingFaceModelManager:
         data = self.counters(name)
         worker = self.get(name)
         data.is_loaded = worker is not None
-        data.memory_usage = pss_bytes(worker.client.pid) if worker is not None else None
+        data.memory_usage = procfs.held_bytes(worker.client.pid) if worker is not None else None
         return data
 
     def cache_status(self) -> CacheStatus:
@@ -187,7 +187,7 @@ class HuggingFaceModelManager:
             loaded=tuple(loaded),
             loading=tuple(self._loading),
             max_cached_models=self._settings.hf_max_cached_models,
-            memory_usage=sum(pss_bytes(pid) or 0 for pid in loaded.values()),
+            memory_usage=sum(procfs.held_bytes(pid) or 0 for pid in loaded.values()),
         )
 
     async def load(self, name: str) -> LoadedWorker:
@@ -445,23 +445,6 @@ def check_context(name: str, info: ModelInfo) -> None:
             provider="huggingface",
             details={"num_ctx": wanted, "context_length": most},
         )
-
-
-def pss_bytes(pid: int) -> int | None:
-    """Proportional set size of a process: its own memory and its share of what it shares.
-
-    None if the process is gone. Where the system does not tell, the resident set size.
-    """
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None
 
 
 def _device(gpu: str, wanted: str) -> str:

@@ -11,15 +11,11 @@ from contextlib import aclosing, suppress
 from dataclasses import asdict, replace
 from typing import Final, cast
 
+from workbench import procfs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf.client import GenerationMessage
 from workbench.hf.found import model_id
-from workbench.hf.manager import (
-    HuggingFaceModelManager,
-    LoadedWorker,
-    check_context,
-    pss_bytes,
-)
+from workbench.hf.manager import HuggingFaceModelManager, LoadedWorker, check_context
 from workbench.hf.options import canonical, split_name
 from workbench.hf.protocol import Called, Finished, Token, Warned
 from workbench.inspection import Inspection
@@ -231,7 +227,7 @@ class HuggingFaceProvider:
             context_length=loaded.context_length,
             details={**info.details, **loaded.details}
             | ({"digest_on_disk": info.digest} if changed else {}),
-            memory_bytes=await asyncio.to_thread(pss_bytes, worker.client.pid),
+            memory_bytes=await asyncio.to_thread(procfs.held_bytes, worker.client.pid),
             loaded_at=metadata.loaded_at,
             last_used_at=metadata.last_used_at,
         )
