@@ -23,6 +23,7 @@ from workbench.errors import WorkbenchError
 from workbench.memory import read_tree
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes
+from workbench.rotation.alarm import Alarm
 from workbench.rotation.changes import Residency, ResidencyChange
 from workbench.rotation.patience import first_of, given_up
 from workbench.rotation.places import Place
@@ -82,7 +83,7 @@ class Residents:
         self._on_change = on_change
         self._decide = decide
         self._prefetching: dict[str, asyncio.Task[None]] = {}
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._expire)
 
     def runner(self, model: str) -> frozenset[str]:
         """All names of the process that it is in, or would be in, its own among them."""
@@ -159,8 +160,7 @@ class Residents:
         What lies in our memory is unloaded, and so is a model of another runtime that we loaded
         and that would never expire. One that was there before us gets ``keep_alive_s``.
         """
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.cancel()
         for task in self._prefetching.values():
             task.cancel()
         under_way = [*self.unloading.values(), *self._prefetching.values()]
@@ -241,13 +241,7 @@ class Residents:
             if not prefetch.done():
                 raise given_up(route, cancel, timeout_s)
         started, seen = self._begins(wanted)
-        load = asyncio.ensure_future(
-            route.provider.load(
-                route.name,
-                keep_alive_s=self.stay_s(route.model, wanted.keep_alive_s),
-                num_ctx=wanted.num_ctx,
-            )
-        )
+        load = asyncio.ensure_future(self._load(wanted))
         try:
             await first_of(load, cancel, timeout_s)
             if not load.done():
@@ -270,6 +264,11 @@ class Residents:
         await self._loaded(route, resident, started, seen, reason)
         # Who waited for a load that another began has waited for a load.
         return replace(resident, fresh=True) if prefetch is not None else resident
+
+    def _load(self, wanted: Wanted) -> Awaitable[ResidentModel]:
+        """The owner's own loading, not begun yet."""
+        route, stay_s = wanted.route, self.stay_s(wanted.route.model, wanted.keep_alive_s)
+        return route.provider.load(route.name, keep_alive_s=stay_s, num_ctx=wanted.num_ctx)
 
     def _heir(self, wanted: Wanted) -> contextvars.Context | None:
         """Who gets the load that its only user gives up: the first that waits for such a one."""
@@ -314,12 +313,7 @@ class Residents:
             raise
         self.loading.pop(route.model, None)
         started, seen = self._begins(wanted)
-        load = route.provider.load(
-            route.name,
-            keep_alive_s=self.stay_s(route.model, wanted.keep_alive_s),
-            num_ctx=wanted.num_ctx,
-        )
-        await self._finish(wanted, load, started, seen, reason, prefetch=True)
+        await self._finish(wanted, self._load(wanted), started, seen, reason, prefetch=True)
 
     async def _finish(
         self,
@@ -462,17 +456,8 @@ class Residents:
     # -- time
 
     def _wake_at_expiry(self) -> None:
-        """Set the alarm for the model whose time ends first."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        ends = (place.expires_at for name, place in self.places.items() if self.idle(name))
-        if math.isfinite(nearest := min(ends, default=math.inf)):
-            pause = max(nearest - time.monotonic(), 0.0)
-            # In a context of its own: what it unloads is nobody's request.
-            self._alarm = asyncio.get_running_loop().call_later(
-                pause, self._expire, context=contextvars.Context()
-            )
+        """At the time of the model that ends first."""
+        self._alarm.set(place.expires_at for name, place in self.places.items() if self.idle(name))
 
     def _expire(self) -> None:
         """Unload idle models whose keep_alive has passed.
@@ -480,7 +465,6 @@ class Residents:
         Ollama keeps its own time (we send it the same keep_alive), so only models whose memory
         is ours are unloaded here; the others are forgotten, unless somebody else keeps them.
         """
-        self._alarm = None
         now = time.monotonic()
         for model, place in list(self.places.items()):
             if not self.idle(model) or place.expires_at > now:
