@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live import LiveServer
+from tests.live import LiveServer, free_port, run_cli
 from workbench import Workbench
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.types import DoneEvent, TokenEvent
@@ -198,20 +198,20 @@ def test_facade_is_the_same_over_http(
 
 
 def test_second_server_says_why_it_cannot_start(server: LiveServer) -> None:
-    done = server.cli("serve")
+    elsewhere = {**server.environment, "WORKBENCH_PORT": str(free_port())}
+    done = run_cli("serve", "--port", str(server.port), env=elsewhere)  # wins over the variable
     assert done.returncode == 1
     assert "PORT_IN_USE" in done.stderr
+    assert f"127.0.0.1:{server.port}" in done.stderr
     assert "WORKBENCH_PORT" in done.stderr
-    other = {**server.environment, "WORKBENCH_PORT": "0"}
-    assert other["WORKBENCH_PORT"] == "0"
 
 
 def test_open_address_needs_a_key(tmp_path: Path) -> None:
-    from tests.live import run_cli
-
     done = run_cli(
         "serve",
-        env={**os.environ, "WORKBENCH_HOST": "0.0.0.0", "WORKBENCH_DB": str(tmp_path / "x.duckdb")},
+        "--host",
+        "0.0.0.0",
+        env={**os.environ, "WORKBENCH_DB": str(tmp_path / "x.duckdb")},
     )
     assert done.returncode == 1
     assert "WORKBENCH_API_KEY" in done.stderr

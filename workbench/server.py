@@ -280,7 +280,7 @@ def _bind(settings: Settings) -> socket.socket:
             ErrorCode.PORT_IN_USE,
             f"Cannot listen on {settings.workbench_host}:{settings.workbench_port} "
             f"({error.strerror}).",
-            fix="Stop what uses it, or set WORKBENCH_PORT to another port.",
+            fix="Stop what uses it, or take another port: --port, or WORKBENCH_PORT.",
             operation="serve",
         ) from None
     return listening

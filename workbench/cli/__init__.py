@@ -52,12 +52,21 @@ def _workbench(
 
 
 @app.command()
-def serve() -> None:
-    """Start the page and the API (WORKBENCH_HOST, WORKBENCH_PORT, WORKBENCH_DB)."""
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on, in place of WORKBENCH_HOST.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Port to listen on, in place of WORKBENCH_PORT."),
+    ] = None,
+) -> None:
+    """Start the page and the API, with the log of WORKBENCH_DB."""
     from workbench import logs
     from workbench.settings import load_settings, unknown_variables
 
-    settings = load_settings()
+    given = {"workbench_host": host, "workbench_port": port}
+    settings = load_settings(**{name: one for name, one in given.items() if one is not None})
     logs.configure(settings.workbench_log_level)
     for name, meant in unknown_variables().items():
         logs.get(__name__).warning("unknown_variable", variable=name, meant=meant)
