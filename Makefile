@@ -71,7 +71,7 @@ coverage: install demo browser ## lines and branches that the tests run, by pack
 	  $(BIN)/python -m coverage json -q -o benchmarks/out/coverage/report.json && \
 	  $(BIN)/python -m benchmarks.coverage_table benchmarks/out/coverage/report.json; exit $$status
 
-# ARGS="'workbench.router*'" is of one module; an hour of one core for all. Each survivor is shown.
+# ARGS="'workbench.router*'" is of one module; some minutes for all. Each survivor is shown.
 mutants: install ## changes to metrics, router and rotation policy that no test notices
 	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[reliability]'
 	@$(BIN)/python -m tests.reliability.mutants $(ARGS)

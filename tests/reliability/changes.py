@@ -23,8 +23,15 @@ class Mutant:
     """As ``workbench.rotation.room.Room.after:14``."""
     module: str
     function: str
+    was: str
     source: str
-    diff: str
+
+    @property
+    def diff(self) -> str:
+        """The lines that differ."""
+        was, now = self.was.splitlines(), self.source.splitlines()
+        lines = difflib.unified_diff(was, now, n=0, lineterm="")
+        return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
 
 def mutants(path: str) -> Iterator[Mutant]:
@@ -33,12 +40,12 @@ def mutants(path: str) -> Iterator[Mutant]:
     changes = group_by_top_level_node(mutations)
     module = path.removesuffix(".py").replace("/", ".")
     for function, node in _functions(tree):
-        was, seen = _code(node), {_code(node)}
+        was = _code(node)
+        seen = {was}
         for change in changes.get(node, ()):
             source = _code(deep_replace(node, change.original_node, change.mutated_node))
             if source not in seen:
-                name = f"{module}.{function}:{len(seen)}"
-                yield Mutant(name, module, function, source, _diff(was, source))
+                yield Mutant(f"{module}.{function}:{len(seen)}", module, function, was, source)
             seen.add(source)
 
 
@@ -70,11 +77,6 @@ def _code(node: Any) -> str:
     return cst.Module([node]).code
 
 
-def _diff(was: str, source: str) -> str:
-    lines = difflib.unified_diff(was.splitlines(), source.splitlines(), n=0, lineterm="")
-    return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
-
-
 def found(module: str, function: str) -> FunctionType:
     """The function itself, under whatever decorates it."""
     it: Any = importlib.import_module(module)
@@ -85,12 +87,11 @@ def found(module: str, function: str) -> FunctionType:
     return unwrapped
 
 
-def put(mutant: Mutant) -> None:
-    """Make a change in this process, wherever the function is known."""
-    scope = dict(vars(importlib.import_module(mutant.module)))
+def put(module: str, function: str, source: str) -> None:
+    """Exchange the code of a function in this process, wherever it is known."""
+    scope = dict(vars(importlib.import_module(module)))
     flags = annotations.compiler_flag
-    exec(compile(mutant.source, mutant.name, "exec", flags, dont_inherit=True), scope)
-    changed = scope[mutant.function.rpartition(".")[2]]
-    function = found(mutant.module, mutant.function)
-    function.__code__ = changed.__code__
-    function.__defaults__, function.__kwdefaults__ = changed.__defaults__, changed.__kwdefaults__
+    exec(compile(source, f"{module}.{function}", "exec", flags, dont_inherit=True), scope)
+    new, old = scope[function.rpartition(".")[2]], found(module, function)
+    old.__code__ = new.__code__
+    old.__defaults__, old.__kwdefaults__ = new.__defaults__, new.__kwdefaults__

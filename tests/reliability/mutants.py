@@ -128,9 +128,14 @@ class Trial:
         return True
 
     def _look(self, items: Sequence[pytest.Item], notes: Path) -> int:
-        """Run all tests once; note what each takes, and which tests run which functions."""
-        names = {(mutant.module, mutant.function) for mutant in self.tried}
-        by_code = {id(found(*name).__code__): ".".join(name) for name in names}
+        """Run all tests once; note what each takes, and which tests run which functions.
+
+        Each function is exchanged here too, by itself: that must make no difference.
+        """
+        by_code = {}
+        for module, function, was in {(one.module, one.function, one.was) for one in self.tried}:
+            put(module, function, was)
+            by_code[id(found(module, function).__code__)] = f"{module}.{function}"
         known, ran = set(sys.modules), set[str]()
         _hush()
 
@@ -160,7 +165,7 @@ class Trial:
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
         resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-        put(mutant)
+        put(mutant.module, mutant.function, mutant.source)
         self._changed = True
         _hush()
         own = self._folder / str(os.getpid())

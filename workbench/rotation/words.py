@@ -76,9 +76,10 @@ def too_large(room: Room, ticket: Ticket, over: Sequence[str]) -> str:
         return f"needs a place, but all {snapshot.max_resident} are taken by pinned models"
     pinned = room.pinned_besides(ticket.model)
     held = f", of which pinned ones hold {spoken(added(pinned.values()))}"
-    need, most = room.needed(ticket, alone=True), {d: snapshot.capacity[d] for d in over}
+    need = room.needed(ticket, alone=True)
+    most = {d: snapshot.capacity[d] for d in over}
     return (
-        f"{_needs(room, ticket, over)}; all models may hold {spoken(most)}"
+        f"{_needs(room.model(ticket), ticket, need, over)}; all models may hold {spoken(most)}"
         f"{_by_how_much(need, most)}{held if pinned else ''}"
     )
 
@@ -91,9 +92,8 @@ def busy(model: Model, running: int) -> str:
     return f"{what} is answering {running} requests, as many as it takes"
 
 
-def _needs(room: Room, ticket: Ticket, devices: Sequence[str]) -> str:
+def _needs(model: Model, ticket: Ticket, need: DeviceBytes, devices: Sequence[str]) -> str:
     """What a request needs on these devices, and how much of it for its context."""
-    model, need = room.model(ticket), room.needed(ticket, alone=True)
     text = f"needs {spoken({d: need[d] for d in devices})} at its peak"
     cache = {d: ticket.tokens * model.token_bytes.get(d, 0) for d in devices}
     # No word of it where it is the load that does not fit.
