@@ -185,6 +185,24 @@ async def test_a_connection_cut_inside_a_chunk_keeps_what_had_come() -> None:
     assert [event.text for event in seen if isinstance(event, ProviderToken)] == ["Hi"]
 
 
+@pytest.mark.parametrize("closings", [1, 2])
+async def test_a_connection_that_is_closed_in_place_of_an_answer_is_tried_once_more(
+    closings: int,
+) -> None:
+    """llama.cpp's server keeps no connection after a stream, whatever it says."""
+    replies = [b""] * closings + [events_of(says("Hi"), ends(), usage(1, 1))] * 2
+    asked = iter(replies)
+    async with serving(lambda body: next(asked)) as server, connected(server.url) as provider:
+        if closings == 1:
+            events = await answer(provider, ask())
+            assert [event.text for event in events if isinstance(event, ProviderToken)] == ["Hi"]
+        else:
+            with pytest.raises(WorkbenchError) as caught:
+                await answer(provider, ask())
+            assert caught.value.code is ErrorCode.ENDPOINT_STREAM_BROKEN
+    assert len(list(asked)) == closings, "asked twice"
+
+
 async def test_a_busy_server_says_when_to_come_back() -> None:
     busy = http(said("slow down"), "429 Too Many Requests", JSON, "Retry-After: 17")
     async with serving(busy) as server, connected(server.url) as provider:

@@ -22,7 +22,7 @@ from workbench.providers import openai_wire as wire
 from workbench.providers.base import CancellationToken, ResidentModel, Weightless
 from workbench.providers.lines import Line, read_apart
 from workbench.providers.openai_dialects import recognised
-from workbench.providers.openai_errors import MalformedAnswer, plain, seam
+from workbench.providers.openai_errors import MalformedAnswer, closed_unanswered, plain, seam
 from workbench.providers.processes import Listener, is_loopback
 from workbench.providers.server_figures import ServerFigures, Tell
 from workbench.types import ChatRequest, ModelInfo, ProviderEvent, ProviderWarning
@@ -254,12 +254,23 @@ class OpenAICompatProvider(Weightless):
 
     async def _lines(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[Line, None]:
         """Each event with the monotonic ns at which it arrived; leaving closes the connection."""
-        from openai import AsyncStream
+        from openai import APIConnectionError, AsyncStream
 
         client = await self._connect()
-        stream = await client.post(
-            path, cast_to=object, body=body, stream=True, stream_cls=AsyncStream[object]
-        )
+
+        async def send() -> AsyncStream[object]:
+            return await client.post(
+                path, cast_to=object, body=body, stream=True, stream_cls=AsyncStream[object]
+            )
+
+        try:
+            stream = await send()
+        except APIConnectionError as error:
+            # llama.cpp's server promises to keep a connection and closes it after a stream: the
+            # request that meets this was not read.
+            if not closed_unanswered(error):
+                raise
+            stream = await send()
         try:
             kind = stream.response.headers.get("content-type", "")
             if "text/event-stream" not in kind:

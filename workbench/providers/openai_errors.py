@@ -64,6 +64,14 @@ def seam(
         raise map_error(error, operation, endpoint, model, listed=listed) from error
 
 
+def closed_unanswered(error: openai.APIConnectionError) -> bool:
+    """Whether the server closed the connection in place of an answer.
+
+    The client has no exception of its own for this, only words.
+    """
+    return "without sending a response" in str(error.__cause__)
+
+
 def map_error(
     error: Exception,
     operation: str,
