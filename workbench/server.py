@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from workbench import environment, logs
 from workbench.api import (
@@ -41,7 +43,7 @@ from workbench.api.feeds import Feeds
 from workbench.api.headers import SecurityHeaders
 from workbench.api.limits import Limits
 from workbench.api.redaction import Redaction
-from workbench.api.security import Guard, check_address
+from workbench.api.security import Guard, check_address, is_loopback
 from workbench.bench.service import Benchmarks
 from workbench.client.roads import LocalRoad
 from workbench.discovery import announce, server_file
@@ -175,7 +177,10 @@ def _mount_page(app: FastAPI, health: HealthMonitor, timeline: MemoryTimeline) -
 
     built = frontend.folder()
     page = build_page(app.state.engine, app.state.benchmarks, health, timeline)
-    app.mount("/assets", StaticFiles(directory=built / "assets"))
+    assets: ASGIApp = StaticFiles(directory=built / "assets")
+    if not is_loopback(app.state.settings.workbench_host):
+        assets = GZipMiddleware(assets)  # on one machine it only costs both sides time
+    app.mount("/assets", assets)
     gr.mount_gradio_app(app, page, path="/", **mount_options())
     files = frontend.needed(built, frontend.kinds(page.config))
     return frontend.head(files, page.theme_hash)

@@ -43,6 +43,7 @@ AT_ONCE: Final[dict[str, Any]] = {
 }
 
 Updates = dict[Any, Any]
+_KNOWN: Final = object()
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,27 @@ def merged(*several: Updates) -> Updates:
                 value = {**known, **value}
             whole[component] = value
     return whole
+
+
+def news(updates: Updates) -> Updates:
+    """What a page that has just been built does not show yet.
+
+    Each property that is set costs the browser a look through the whole page, or several.
+    """
+    whole = {component: _news(component, value) for component, value in updates.items()}
+    return {component: value for component, value in whole.items() if value is not _KNOWN}
+
+
+def _news(component: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        known = not isinstance(component, gr.State) and value == component.value
+        return _KNOWN if known else value
+    kept = {
+        name: new
+        for name, new in value.items()
+        if name in ("__type__", "value") or getattr(component, name, _KNOWN) != new
+    }
+    return kept if len(kept) > 1 else _KNOWN
 
 
 def by_pane(values: Sequence[Any]) -> dict[int, Any]:

@@ -15,7 +15,7 @@ from workbench.ui.arena import ArenaTab
 from workbench.ui.benchmarks import BenchmarksTab
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
-from workbench.ui.desk import KEPT, Updates
+from workbench.ui.desk import KEPT, Updates, news
 from workbench.ui.header import Header
 from workbench.ui.health import HealthTab
 from workbench.ui.history import HistoryTab
@@ -122,11 +122,8 @@ def build_page(
 
         async def opening(request: gr.Request, tab: str | None, *told: str | None) -> Updates:
             pair = pairs.join(request.session_hash, tab)
-            return {
-                **await compare.opening(request, tab, *told),
-                **arena.opening(pair),
-                **header.opening(request),
-            }
+            filled = await compare.opening(request, tab, *told)
+            return news({**filled, **arena.opening(pair), **header.opening(request)})
 
         # One event for all, and its answer in that of its own request: a page is waiting for it.
         page.load(
