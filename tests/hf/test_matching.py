@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tests.hf import tiny
 from tests.hf.asking import ask
 from tests.hf.conftest import MakeProvider
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import matching
+from workbench.hf import matching, vocabulary
+from workbench.hf.fitting import fit
 from workbench.hf.loading import load
+from workbench.hf.options import LoadOptions
 from workbench.hf.protocol import Load
 
 
@@ -170,3 +173,16 @@ async def test_a_broken_tokenizer_is_blamed_itself(
     error = await refused(make_provider, tmp_path, "mute")
     assert "tokenizer of mute cannot be read" in error.message
     assert "tokenizer.json" in str(error.fix)
+
+
+@torch.inference_mode()
+def test_weights_that_others_have_quantised_are_run_as_they_are(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "m")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.is_quantized = True  # as transformers marks it; its float() raises then
+    tokenizer = vocabulary.open_tokenizer(folder, None)
+    wanted = Load(str(folder), None, "false", 1, None)
+    fitted = fit(wanted, LoadOptions(), "cpu", tokenizer, lambda: model)
+    assert fitted.form == "plain"
+    with pytest.raises(WorkbenchError, match="quantised already"):
+        fit(wanted, LoadOptions(quantization="int8"), "cpu", tokenizer, lambda: model)

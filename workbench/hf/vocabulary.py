@@ -19,7 +19,7 @@ from workbench.hf.headers import read_gguf
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _BESIDE: Final = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _READ_WHOLE: Final = 4 * 2**20
-"""Bytes of a file up to which it is parsed at a scan: about 50 ms. Of larger ones only the ends
+"""Bytes of a file up to which it is parsed at a scan: some 0.1 s. Of larger ones only the ends
 are looked at, which finds what broke off or never was JSON."""
 _ENDS: Final = 64
 _AGAIN: Final = "Download the tokenizer's files again (tokenizer.json, tokenizer_config.json)."
