@@ -100,12 +100,11 @@ def _silent_at(lanes: Mapping[str, Sequence[_Lane]], ready: Mapping[str, float])
 
 def _fits_at(model: Model, lanes: Sequence[_Lane], tokens: int, most: DeviceBytes) -> float:
     """When so many answers of a model have ended that one more fits into what it may hold."""
-    ends = sorted(lane.end for lane in lanes)
-    for at in (0.0, *ends):
+    for at in (0.0, *sorted(lane.end for lane in lanes)):
         need = model.needed([*(lane.tokens for lane in lanes if lane.end > at), tokens])
         if all(need.get(device, 0) <= size for device, size in most.items()):
-            return at
-    return ends[-1] if ends else 0.0
+            break
+    return at
 
 
 def _room_at(
@@ -117,9 +116,9 @@ def _room_at(
 ) -> float:
     """When those that are to leave have fallen idle, else the first that may; they are gone."""
     idle_at = {
-        name: max([ready.get(name, 0.0), *(lane.end for lane in lanes.get(name, ()))])
+        name: max([ready[name], *(lane.end for lane in lanes.get(name, ()))])
         for name in resident
-        if name in going or not models[name].pinned
+        if not models[name].pinned
     }
     leaving = [name for name in going if name in idle_at]
     if not leaving and idle_at:

@@ -134,8 +134,7 @@ class Speeds:
         if progress.first_s is not None:
             return max(length - progress.streamed, 0) * pace
         firsts = [answer.first_s for answer in known if answer.first_s is not None]
-        typical_s = statistics.median(firsts) if firsts else 0.0
-        return _left_s(firsts, typical_s, ran_s) + (length - 1) * pace
+        return _left_s(firsts, 0.0, ran_s) + (length - 1) * pace
 
     def _known(self, model: str) -> Sequence[Answer]:
         """Its own; as models answer here if it never did."""
