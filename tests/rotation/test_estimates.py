@@ -131,8 +131,11 @@ def test_what_remains_of_an_answer() -> None:
     speeds = Speeds()
     assert speeds.answer_left_s("a", ran(4.0), 0) == 6.0, "a guess where nothing is known"
     assert speeds.answer_left_s("a", ran(1.0, answer_tokens=0), 0) == 0.0
+    assert speeds.load_left_s("a", 5.0, 5.0) == 2.5, "a load that took as long as it should"
     speeds.answer_took("b", Answer(10.0))
     assert speeds.answer_left_s("b", ran(10.0), 0) == 5.0, "it has outlasted it"
+    speeds.answer_took("c", Answer(0.5))
+    assert speeds.answer_left_s("c", ran(0.75), 0) == 0.375, "of its time, however short"
     for tokens in (20, 30, 40):  # 0.5 s to the first token, then 10 tokens/s
         speeds.answer_took("a", Answer(0.5 + (tokens - 1) * 0.1, 0.5, tokens))
 

@@ -128,8 +128,8 @@ class Speeds:
         if progress.first_s is not None and progress.streamed >= _TELLING_TOKENS:
             paces = [(now_s - progress.first_s) / (progress.streamed - 1)]
         if not paces or not length:
-            seconds = [answer.seconds for answer in known]
-            return _left_s(seconds, self.answer_s(model, most), ran_s)
+            guess_s = 0.0 if known else _ANSWER_S
+            return _left_s((answer.seconds for answer in known), guess_s, ran_s)
         pace = statistics.median(paces)
         if progress.first_s is not None:
             return max(length - progress.streamed, 0) * pace
