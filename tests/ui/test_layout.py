@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from tests.conftest import EngineFactory
@@ -14,6 +15,7 @@ from workbench.observe.health import HealthMonitor
 from workbench.observe.lag import LagSampler
 from workbench.observe.timeline import MemoryTimeline
 from workbench.ui import frontend
+from workbench.ui.desk import news
 from workbench.ui.page import build_page
 from workbench.ui.theme import mount_options
 
@@ -76,3 +78,14 @@ def test_what_a_page_needs_first_is_told_in_its_head(config: dict[str, Any]) -> 
         assert set(re.findall(r'(?:from|import)"\./([\w.-]+)"', text)) <= {*scripts}, name
     head = frontend.head(files, "hash")
     assert all(f"./assets/{name}" in head for name in files)
+
+
+async def test_a_fresh_page_is_sent_what_it_does_not_show_yet() -> None:
+    with gr.Blocks():
+        button, words, state = gr.Button("Go", interactive=False), gr.HTML("a"), gr.State(1)
+    known = {button: gr.update(interactive=False, visible=True), words: "a", state: 1}
+    assert news(known) == {state: 1}
+    assert news({button: gr.update(interactive=True, visible=True), words: "b"}) == {
+        button: gr.update(interactive=True),
+        words: "b",
+    }
