@@ -296,6 +296,27 @@ def test_a_database_that_gives_up_is_opened_anew_while_serving_goes_on(
         assert ids(store) == [session.session_id for session in sessions]
 
 
+def test_a_row_that_a_reopening_brings_in_while_it_waits_is_stored_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came from the spool and then again from the queue, and was refused as known already."""
+    monkeypatch.setattr(store_module, "seal", lambda connection, path: None)
+    with Store.open(path) as store:
+        database = store._database
+        assert database is not None
+        early, late = make_session(), make_session()
+        store.log_session(early, ASKED).stored.result(30)
+        database.connection.execute("SET debug_checkpoint_abort = 'before_header'")
+        with database._turn:  # the writing thread waits
+            with pytest.raises(duckdb.FatalException):
+                database.checkpoint()
+            receipt = store.log_session(late, ASKED)
+            receipt.result(30)
+            assert database.checkpoint()
+        receipt.stored.result(30)
+        assert ids(store) == [early.session_id, late.session_id]
+
+
 @pytest.mark.parametrize("harm", ["file", "folder"])
 def test_a_log_that_is_deleted_while_it_is_used_says_so_and_comes_back(
     tmp_path: Path, harm: str

@@ -153,9 +153,10 @@ class Database:
         if self._lost:
             with self._still:
                 self._reopen()
-            entries = [entry for entry in entries if entry.n > self._stored_n]
-            if not entries:
-                return
+        # Whoever opened it anew, which may have been a checkpoint, brought the spool in.
+        entries = [entry for entry in entries if entry.n > self._stored_n]
+        if not entries:
+            return
         started = time.monotonic()
         try:
             self._inserter.commit(entries)
