@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import quality, verdicts, weights
+from workbench.hf import files, quality, verdicts, weights
 from workbench.hf.loading import LoadedModel, load
 from workbench.hf.protocol import Load
 from workbench.hf.slots import SlotRunner
@@ -202,6 +203,21 @@ def test_verdicts_are_kept_for_this_machine_alone(
     assert Verdicts(tmp_path).get(None, "packed") is None
     monkeypatch.setattr(verdicts, "_machine", lambda: "another processor")
     assert Verdicts(tmp_path).get("digest", "packed") is None
+
+
+def test_a_verdict_is_on_the_weights_as_they_are_now(tiny_models: Path, tmp_path: Path) -> None:
+    """Their digest is of samples: a copy that was edited elsewhere had the verdict of the model."""
+    for name in ("one", "two"):
+        shutil.copytree(tiny_models / "org/endless", tmp_path / name)
+    one, two = (files.resolve(tmp_path, name) for name in ("one", "two"))
+    weights = two.folder / "model.safetensors"
+    assert one.info.digest == two.info.digest
+    before = two.state
+    assert before is not None
+    weights.write_bytes(weights.read_bytes())  # as an editor of tensors leaves it
+    assert two.state not in (None, before)
+    weights.unlink()
+    assert two.state != before
 
 
 def test_a_damaged_file_of_verdicts_asks_again(tmp_path: Path) -> None:

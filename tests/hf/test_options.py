@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf import options as load_options
 from workbench.hf.options import LoadOptions, canonical, split_name
 
 OPTIONS = st.builds(
@@ -47,7 +48,7 @@ def test_a_name_wins_over_the_settings() -> None:
         ("device=tpu", "cuda"),
         ("threads=-1", "1024"),
         ("threads=many", "1024"),
-        ("threads", "threads"),
+        ("threads", "given a value, as in NAME?threads=0"),
         ("engine=plain&quantization=int8", "engine"),
     ],
 )
@@ -56,6 +57,24 @@ def test_a_bad_option_names_itself_and_what_it_may_be(text: str, named: str) -> 
         LoadOptions.parse(text)
     assert caught.value.code is ErrorCode.HF_INVALID_CONFIG
     assert named in f"{caught.value.message} {caught.value.fix}"
+
+
+def test_what_the_packages_cannot_do_is_refused_before_anything_leaves_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refusal(text: str) -> str:
+        with pytest.raises(WorkbenchError) as caught:
+            LoadOptions.parse(text).check_installed()
+        assert caught.value.code is ErrorCode.HF_INVALID_CONFIG
+        return f"{caught.value.message} {caught.value.fix}"
+
+    monkeypatch.setattr(load_options, "_torch", lambda: "2.13.0+cpu")
+    monkeypatch.setattr(load_options, "find_spec", lambda name: None)
+    assert "Leave device out" in refusal("device=cuda:1")
+    assert "flash-attn" in refusal("attention=flash_attention_2")
+    LoadOptions.parse("device=cpu&attention=sdpa").check_installed()
+    monkeypatch.setattr(load_options, "_torch", lambda: "2.13.0+cu130")
+    LoadOptions.parse("device=cuda").check_installed()
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,10 @@ def test_seeds_and_the_order_of_samplers_matter_only_where_tokens_are_drawn() ->
              ("min_p", 0.0), ("temperature", 0.7))  # fmt: skip
     drawn, other = replace(PLAIN, sampler=DRAWN), replace(TWIN, sampler=llama)
     assert codes(drawn, other) == ["DRAWN_AT_RANDOM", "SAMPLER_ORDER"]
+    surest = tuple((name, 1.0 if name == "top_k" else value) for name, value in DRAWN)
+    assert codes(replace(drawn, sampler=surest), replace(drawn, sampler=surest)) == []
+    (same,) = causes(drawn, replace(drawn, model=f"{drawn.model}?threads=1"))
+    assert (same.code, same.effect) == ("DRAWN_AT_RANDOM", "some")
     narrow = replace(other, sampler=tuple((n, 0.1 if n == "min_p" else v) for n, v in llama))
     assert "SAMPLER_ON_ONE_SIDE" in codes(drawn, narrow)
     hot = replace(drawn, sampler=tuple((n, 40.0 if n == "top_k" else v) for n, v in DRAWN))

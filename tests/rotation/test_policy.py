@@ -69,7 +69,7 @@ def test_model_in_use_is_never_evicted() -> None:
     assert went(plan(snapshot([ticket(9, "c")], models, max_resident=2))) == [(9, ("a",))]
     models = {"a": resident(5, running=1), "b": resident(3, loading=True)}
     planned = plan(snapshot([ticket(9, "c")], models, max_resident=2))
-    assert reason(planned, 9) == "all places for resident models are in use"
+    assert reason(planned, 9) == "all 2 places for models (HF_MAX_CACHED_MODELS) are in use"
     assert planned.waits[9].evicts == ("b",), "who will leave for it"
     assert planned.waits[9].may_hold == {}, "it is not its own answers that must end"
 
@@ -303,7 +303,7 @@ def test_model_that_does_not_fit_beside_pinned_ones_is_refused() -> None:
     (refusal,) = plan(snapshot([ticket(9, "b")], models, limit=10 * 10**9)).refusals
     assert "of which pinned ones hold 6.00 GB" in refusal.reason
     full = snapshot([ticket(9, "b")], {"a": resident(pinned=True)}, max_resident=1)
-    assert "all 1 are taken by pinned models" in plan(full).refusals[0].reason
+    assert "are taken by pinned models" in plan(full).refusals[0].reason
 
 
 def test_limits_that_fell_are_waited_for() -> None:
@@ -524,7 +524,10 @@ def test_reasons_of_loads_say_what_decided() -> None:
     models = {"b": resident(1), "a": Model(concurrency=3)}
     waiting = [ticket(7, "a"), ticket(8, "a")]
     (first, second) = plan(snapshot(waiting, models, max_resident=1)).grants
-    assert first.reason == "2 requests want it; in place of b, least recently used and idle"
+    assert first.reason == (
+        "2 requests want it; in place of b, least recently used and idle; "
+        "all 1 places for models (HF_MAX_CACHED_MODELS) are taken"
+    )
     assert second.reason == "in memory"
     later = snapshot([ticket(1, "a", arrived_s=5)], now_s=70.0)
     assert plan(later).grants[0].reason == "nothing else is in memory"

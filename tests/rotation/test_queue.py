@@ -97,7 +97,7 @@ async def test_cancelled_in_the_queue_leaves_it() -> None:
 async def test_deadline_in_the_queue_says_what_was_waited_for() -> None:
     desk = Desk()
     async with desk.slot("a"):
-        with pytest.raises(WorkbenchError, match="as number 1: all places") as caught:
+        with pytest.raises(WorkbenchError, match="as number 1: all 1 places") as caught:
             await desk.ask("b", queue_timeout_s=0.02)
     assert caught.value.code is ErrorCode.TIMEOUT
     assert "timeouts.queue_s" in caught.value.fix

@@ -41,7 +41,10 @@ async def test_waits_for_the_lease_of_another_and_says_why() -> None:
             await asyncio.sleep(0)
         assert desk.provider.loaded == ["a"], "a leased model stays"
     await waiting
-    assert (told[0].position, told[0].reason) == (1, "all places for resident models are in use")
+    assert (told[0].position, told[0].reason) == (
+        1,
+        "all 1 places for models (HF_MAX_CACHED_MODELS) are in use",
+    )
     assert told[0].estimate_s is not None
     assert desk.provider.loaded == ["b"]
 
@@ -467,8 +470,9 @@ async def test_pinned_model_is_neither_evicted_nor_does_it_expire() -> None:
 async def test_everything_pinned_refuses_the_next() -> None:
     desk = Desk(max_resident=1)
     await desk.service.pin(desk.route("a"))
-    with pytest.raises(WorkbenchError, match="taken by pinned models"):
+    with pytest.raises(WorkbenchError, match="taken by pinned models") as caught:
         await desk.ask("b")
+    assert caught.value.fix == "Unpin a model, or raise HF_MAX_CACHED_MODELS."
     await desk.service.unload(desk.route("a"))  # by hand it goes, and its pin with it
     await desk.ask("b")
 

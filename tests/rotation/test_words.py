@@ -29,6 +29,11 @@ def test_a_load_says_beside_how_many_it_fits() -> None:
     assert words.why(room, ticket(1, "new"), ("a", "b"), 0, 0.0) == (
         "in place of a, b, least recently used and idle"
     )
+    full = Room(snapshot([], {"a": resident(), "new": wanted()}, max_resident=1))
+    assert words.why(full, ticket(1, "new"), ("a",), 0, 0.0) == (
+        "in place of a, least recently used and idle; "
+        "all 1 places for models (HF_MAX_CACHED_MODELS) are taken"
+    )
     assert words.why(room, ticket(1, "a"), (), 1, 9.6) == "in memory"
     grows = Model(resident=True, held={"host": MB}, need={"host": 3 * MB})
     room = Room(snapshot([], {"a": grows, "b": resident(), "c": resident()}))
@@ -44,7 +49,9 @@ def test_what_a_request_lacks_is_told_with_who_uses_it() -> None:
     room = Room(snapshot([], models, limit=10 * MB, max_resident=3))
     assert words.no_room(room, ticket(1, "new")) == "2 MB of memory missing, in use by b, d"
     places = Room(snapshot([], models, limit=12 * MB, max_resident=3))
-    assert words.no_room(places, ticket(1, "new")) == "all places for resident models are in use"
+    assert words.no_room(places, ticket(1, "new")) == (
+        "all 3 places for models (HF_MAX_CACHED_MODELS) are in use"
+    )
     grows = {"a": Model(resident=True, held={"host": MB}, need={"host": 3 * MB}), "b": wanted(MB)}
     room = Room(snapshot([], grows, limit=3 * MB))
     room.reserve(ticket(1, "b"), ())

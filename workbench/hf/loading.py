@@ -284,7 +284,8 @@ def _device(gpu: str, wanted: str) -> str:
             ErrorCode.HF_INVALID_CONFIG,
             "A GPU is demanded (HF_ENABLE_GPU=true or device=cuda), but torch finds "
             f"{'no CUDA device' if not available else f'no device {index}'}.",
-            fix="Set HF_ENABLE_GPU=auto, or install a CUDA build of torch and its driver.",
+            fix="Leave device=cuda out and HF_ENABLE_GPU at auto, or install a CUDA build of torch "
+            "and its driver.",
             operation="load",
             provider="huggingface",
         )

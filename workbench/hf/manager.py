@@ -111,6 +111,7 @@ class HuggingFaceModelManager:
                 operation="load",
                 provider="huggingface",
             )
+        options.check_installed()
         return options
 
     def get(self, name: str) -> LoadedWorker | None:
@@ -292,6 +293,7 @@ class HuggingFaceModelManager:
     async def _load_once(
         self, name: str, model: ModelFile, options: LoadOptions, gpu: str
     ) -> LoadedWorker:
+        state = await asyncio.to_thread(lambda: model.state)
         wanted = await self._wanted(model, options, gpu)
         limit_s = self._limit_s(options, checked=wanted.verdict is None)
         client = await self._start_worker()
@@ -301,7 +303,7 @@ class HuggingFaceModelManager:
             loaded = await asyncio.wait_for(client.load(wanted), limit_s)
             verdict = loaded.details.get("quality")
             if verdict is not None and verdict != wanted.verdict:
-                await asyncio.to_thread(Verdicts(self.root).put, model.info.digest, verdict)
+                await asyncio.to_thread(Verdicts(self.root).put, state, verdict)
         except BaseException as error:
             # Loading cannot be interrupted from inside; nobody wants this worker any more.
             client.kill()
@@ -351,7 +353,7 @@ class HuggingFaceModelManager:
     ) -> dict[str, Any] | None:
         """What is known of the form that will be asked for, None if it is to be checked."""
         form = "packed" if options.quantization == "none" else options.quantization
-        known = Verdicts(self.root).get(model.info.digest, form)
+        known = Verdicts(self.root).get(model.state, form)
         unasked = known is not None and known.get("passed") and known.get("prompts_from") is None
         return None if prompts and unasked else known
 

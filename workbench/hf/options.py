@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Self
 
 from workbench.errors import ErrorCode, WorkbenchError
@@ -81,7 +84,9 @@ class LoadOptions:
             if name in given:
                 raise _bad(name, value, "given once")
             given.add(name)
-            if name not in values or not equals:
+            if name in values and not equals:
+                raise _bad(name, "", f"given a value, as in NAME?{name}={values[name]}")
+            if name not in values:
                 raise WorkbenchError(
                     ErrorCode.HF_INVALID_CONFIG,
                     f"Unknown load option {item!r}.",
@@ -92,6 +97,23 @@ class LoadOptions:
                 )
             values[name] = _converted(name, value)
         return cls(**values)
+
+    def check_installed(self) -> None:
+        """Refuse what the installed packages cannot do, before anything leaves memory for it.
+
+        Raises:
+            WorkbenchError: ``HF_INVALID_CONFIG`` with what is missing.
+        """
+        if self.device.startswith("cuda") and _torch().endswith("+cpu"):
+            raise _missing(
+                f"device={self.device} needs a CUDA build of torch; installed is {_torch()}.",
+                "Leave device out, or install a CUDA build of torch and its driver.",
+            )
+        if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+            raise _missing(
+                "attention=flash_attention_2 needs the package flash-attn, which is not installed.",
+                "Leave attention out, or install flash-attn (for NVIDIA GPUs).",
+            )
 
     def text(self) -> str:
         """What :meth:`parse` reads, in a fixed order; empty when all is as by default."""
@@ -126,6 +148,17 @@ def _converted(name: str, value: str) -> Any:
             raise _bad(name, value, f"a number from 0 to {LoadOptions.BOUNDS[name]}")
         return int(value)
     return value
+
+
+@lru_cache(maxsize=1)
+def _torch() -> str:
+    return version("torch")
+
+
+def _missing(message: str, fix: str) -> WorkbenchError:
+    return WorkbenchError(
+        ErrorCode.HF_INVALID_CONFIG, message, fix=fix, operation="load", provider="huggingface"
+    )
 
 
 def _bad(name: str, value: object, wanted: str) -> WorkbenchError:

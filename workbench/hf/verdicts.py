@@ -32,15 +32,18 @@ class Verdicts:
     def __init__(self, root: Path) -> None:
         self._path = root / FILE
 
-    def get(self, digest: str | None, form: str) -> dict[str, Any] | None:
-        """The verdict on a model in a form, None if it has not been checked here."""
-        return self._read().get(_key(digest, form)) if digest else None
+    def get(self, state: str | None, form: str) -> dict[str, Any] | None:
+        """The verdict on weights in a form, None if these have not been checked here.
 
-    def put(self, digest: str | None, verdict: dict[str, Any]) -> None:
+        ``state`` is :attr:`workbench.hf.found.ModelFile.state`.
+        """
+        return self._read().get(_key(state, form)) if state else None
+
+    def put(self, state: str | None, verdict: dict[str, Any]) -> None:
         """Keep a verdict; its ``form`` says which form it is about."""
-        if not digest:
+        if not state:
             return
-        entries = {**self._read(), _key(digest, str(verdict["form"])): verdict}
+        entries = {**self._read(), _key(state, str(verdict["form"])): verdict}
         with (
             contextlib.suppress(OSError),
             tempfile.NamedTemporaryFile(
@@ -58,8 +61,8 @@ class Verdicts:
         return entries if isinstance(entries, dict) else {}
 
 
-def _key(digest: str | None, form: str) -> str:
-    parts = [str(digest), form, _WAYS, _machine()]
+def _key(state: str | None, form: str) -> str:
+    parts = [str(state), form, _WAYS, _machine()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

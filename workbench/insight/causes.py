@@ -223,8 +223,18 @@ def _least_bits(kind: str) -> int:
 
 
 def _draw(a: Inspection, b: Inspection) -> Iterator[Cause]:
-    temperatures = [dict(one.sampler).get("temperature") for one in (a, b)]
-    if any(temperatures):
+    samplers = [dict(one.sampler) for one in (a, b)]
+    if not any(one.get("temperature") and one.get("top_k") != 1 for one in samplers):
+        return
+    if a.model.partition("/")[0] == b.model.partition("/")[0]:
+        yield Cause(
+            "DRAWN_AT_RANDOM",
+            "some",
+            "Both draw their tokens at random. One runtime draws the same numbers for the same "
+            "seed, so they part where rounding moves a token over a border.",
+            "Set temperature 0, or give both one seed.",
+        )
+    else:
         yield Cause(
             "DRAWN_AT_RANDOM",
             "large",

@@ -171,6 +171,8 @@ class Dispatcher:
         if refused.cause == "others":
             waited_s = snapshot.now_s - ticket.arrived_s
             return refusals.kept_by_others(wanted.route, refused.reason, waited_s, prediction)
+        if refused.cause == "places":
+            return refusals.no_place(wanted.route, refused.reason)
         pinned = {n: m.footprint for n, m in snapshot.models.items() if m.pinned and m.resident}
         return refusals.too_large(
             wanted.route, refused.reason, prediction, snapshot.capacity, pinned, ticket.tokens

@@ -324,5 +324,6 @@ class _Planner:
         """Decision 1: whether no waiting will ever help."""
         over, full = self._room.over_capacity(ticket)
         if over or full:
-            self._refusals.append(Refusal(ticket, words.too_large(self._room, ticket, over)))
+            reason = words.too_large(self._room, ticket, over)
+            self._refusals.append(Refusal(ticket, reason, "size" if over else "places"))
         return bool(over or full)

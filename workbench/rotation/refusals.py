@@ -112,6 +112,22 @@ def too_large(
     )
 
 
+def no_place(route: Route, reason: str) -> WorkbenchError:
+    """The error of a request for whose model pinned ones leave no place.
+
+    Args:
+        route: the model.
+        reason: the policy's, in words.
+    """
+    return WorkbenchError(
+        _MEMORY_CODE.get(family(route.provider.name), ErrorCode.HF_MEMORY_EXCEEDED),
+        f"{route.model} {reason}. Nothing was evicted.",
+        fix="Unpin a model, or raise HF_MAX_CACHED_MODELS.",
+        operation="load",
+        provider=route.provider.name,
+    )
+
+
 def kept_by_others(
     route: Route, reason: str, waited_s: float, prediction: Prediction
 ) -> WorkbenchError:

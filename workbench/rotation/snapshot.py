@@ -152,8 +152,9 @@ class Refusal:
 
     ticket: Ticket
     reason: str
-    cause: Literal["size", "failed", "others"] = "size"
-    """It can never fit, its load just failed, or other programs kept what it lacks too long."""
+    cause: Literal["size", "places", "failed", "others"] = "size"
+    """It can never fit, pinned models have all places, its load just failed, or other programs kept
+    what it lacks too long."""
 
 
 @dataclass(frozen=True, slots=True)

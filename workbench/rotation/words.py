@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from workbench.budget import DeviceBytes
 from workbench.rotation.room import Room
-from workbench.rotation.snapshot import Model, Ticket, added, spoken
+from workbench.rotation.snapshot import Model, Snapshot, Ticket, added, spoken
 
 
 def why(room: Room, ticket: Ticket, evict: Sequence[str], others: int, waited_s: float) -> str:
@@ -34,6 +34,9 @@ def why(room: Room, ticket: Ticket, evict: Sequence[str], others: int, waited_s:
         )
     elif evict:
         parts.append(f"in place of {', '.join(evict)}, least recently used and idle")
+        short, places = room.missing(ticket)
+        if places and not short:
+            parts.append(f"{_all_places(room.snapshot)} are taken")
     elif beside := len(room.footprints):
         parts.append(f"fits beside {beside} other{'s' if beside > 1 else ''}")
     else:
@@ -46,7 +49,7 @@ def no_room(room: Room, ticket: Ticket) -> str:
     name = ticket.model
     short, places = room.missing(ticket)
     if not short and places:
-        return "all places for resident models are in use"
+        return f"{_all_places(room.snapshot)} are in use"
     holders = sorted(n for n in room.footprints if room.is_leased(n))
     if name not in room.footprints:
         return f"{spoken(short)} of memory missing, in use by {', '.join(holders) or 'others'}"
@@ -73,7 +76,7 @@ def too_large(room: Room, ticket: Ticket, over: Sequence[str]) -> str:
     """Why no waiting helps; ``over`` are devices that it needs more of, none: no place is free."""
     snapshot = room.snapshot
     if not over:
-        return f"needs a place, but all {snapshot.max_resident} are taken by pinned models"
+        return f"needs a place, but {_all_places(snapshot)} are taken by pinned models"
     pinned = room.pinned_besides(ticket.model)
     held = f", of which pinned ones hold {spoken(added(pinned.values()))}"
     need = room.needed(ticket, alone=True)
@@ -82,6 +85,10 @@ def too_large(room: Room, ticket: Ticket, over: Sequence[str]) -> str:
         f"{_needs(room.model(ticket), ticket, need, over)}; all models may hold {spoken(most)}"
         f"{_by_how_much(need, most)}{held if pinned else ''}"
     )
+
+
+def _all_places(snapshot: Snapshot) -> str:
+    return f"all {snapshot.max_resident} places for models (HF_MAX_CACHED_MODELS)"
 
 
 def busy(model: Model, running: int) -> str:
