@@ -76,8 +76,10 @@ def test_the_page_goes_by_its_own_name() -> None:
     assert gradio is not None
     assert gradio.origin is not None
     given = Path(gradio.origin).with_name("templates") / "frontend" / "index.html"
-    page = named(given.read_bytes()).decode()
+    page = named(given.read_bytes(), b"<head><title>Workbench</title><link rel='ours'>").decode()
     for foreign in ("og:", "twitter:", "githubusercontent", "Click to try"):
         assert foreign not in page
     assert page.count("<title>Workbench</title>") == 1
-    assert named(b"<html><head></head></html>") == b"<html><head></head></html>"
+    assert page.count("<link rel='ours'>") == 1
+    other = b"<html><head></head></html>"
+    assert named(other, b"<head>ours") == other
