@@ -174,15 +174,15 @@ async def test_a_verdict_that_says_nothing_of_prompts_is_asked_again(
 ) -> None:
     monkeypatch.setattr(footprint, "multiplies_bfloat16", lambda: True)
     manager = make_provider(folder.parent).manager
-    digest = (await manager.resolve(folder.name)).info.digest
+    state = (await manager.resolve(folder.name)).state
 
     async def variant(options: str = "") -> str:
         found = await manager.footprint(folder.name + options)
         assert found is not None
         return found.variant
 
-    Verdicts(folder.parent).put(digest, {"form": "packed", "passed": True})
+    Verdicts(folder.parent).put(state, {"form": "packed", "passed": True})
     assert await variant() == "check"
     assert await variant("?prompts=step") == ""
-    Verdicts(folder.parent).put(digest, {"form": "packed", "passed": True, "prompts_from": 0})
+    Verdicts(folder.parent).put(state, {"form": "packed", "passed": True, "prompts_from": 0})
     assert await variant() == ""
