@@ -11,6 +11,7 @@ import torch
 
 from tests.hf.conftest import MakeProvider
 from workbench.hf import files, footprint, quality, weights
+from workbench.hf.digest import state_of
 from workbench.hf.loading import LoadedModel, load
 from workbench.hf.options import LoadOptions
 from workbench.hf.protocol import Load
@@ -174,7 +175,7 @@ async def test_a_verdict_that_says_nothing_of_prompts_is_asked_again(
 ) -> None:
     monkeypatch.setattr(footprint, "multiplies_bfloat16", lambda: True)
     manager = make_provider(folder.parent).manager
-    state = (await manager.resolve(folder.name)).state
+    state = state_of(await manager.resolve(folder.name))
 
     async def variant(options: str = "") -> str:
         found = await manager.footprint(folder.name + options)

@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from workbench.hf.digest import mark_of
+
 FOLDER: Final = ".converted"
 _MADE: Final = 2
 """Raise it when a copy is checked or written in another way. 1 kept what files lacked as random
@@ -26,13 +28,12 @@ def folder_of(root: Path, digest: str | None, source: Path) -> Path | None:
 
     The digest is of samples: a file that was damaged elsewhere, and mended, has the same one.
     """
-    try:
-        stat = source.stat()
-    except OSError:
-        return None
     if not digest:
         return None
-    key = f"{_MADE}\0{digest}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    try:
+        key = f"{_MADE}\0{digest}\0{mark_of(source)}"
+    except OSError:
+        return None
     return root / FOLDER / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 

@@ -1,7 +1,7 @@
 """How many threads a pass is given: as many as are quicker, on cores that nobody else uses.
 
 A pass is cut into a thousand small pieces, and at the end of each all threads wait for the last of
-them. On free cores two threads take between 85 % (one token) and 58 % (32 tokens) of one thread's
+them. On free cores two threads take between 90 % (one token) and 58 % (32 tokens) of one thread's
 time; beside one busy process they take up to ten times as long. So both are looked at while the
 model answers, what others use and what passes have taken, and nothing is fixed beforehand.
 """
@@ -163,8 +163,7 @@ class Threads:
         size.wins += 1
         size.next_look = size.passes + 2
         if size.wins == _WINS:
-            again = _FIRST_LOOK
-            self._sizes[step, tokens.bit_length()] = _Size(not size.several, each, 0, again, again)
+            self._sizes[step, tokens.bit_length()] = _Size(not size.several, each)
 
     def _size(self, tokens: int, *, step: bool) -> _Size:
         return self._sizes.setdefault((step, tokens.bit_length()), _Size())

@@ -1,4 +1,4 @@
-"""The identity of weights, from samples of them."""
+"""The identity of weights, from samples of them, and whether they are still what they were."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from workbench.hf.found import ModelFile
 from workbench.hf.headers import (
     GgufHeader,
     SafetensorsHeader,
@@ -34,6 +35,36 @@ def digest_of(
             _sampled[paths[name]] = known
         total.update(f"{name}\0{size}\0".encode() + known[2])
     return f"sample-sha256:{total.hexdigest()}"
+
+
+def state_of(model: ModelFile) -> str | None:
+    """Stands for a model's weights as they are now; None for files that are gone, or no model.
+
+    The digest is of samples: size and time of each file say that it was not edited elsewhere.
+    """
+    if not model.info.digest:
+        return None
+    folders = [model.folder] if model.adapter is None else [model.folder, model.adapter]
+    try:
+        marks = [
+            mark_of(path)
+            for folder in folders
+            for path in sorted(folder.iterdir())
+            if path.name == model.gguf_file or path.suffix == ".safetensors"
+        ]
+    except OSError:
+        return None
+    return "\0".join([model.info.digest, *marks])
+
+
+def mark_of(path: Path) -> str:
+    """A file's name, size and time of its last change.
+
+    Raises:
+        OSError: if it is gone.
+    """
+    stat = path.stat()
+    return f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}"
 
 
 _sampled: dict[Path, tuple[int, int, bytes]] = {}

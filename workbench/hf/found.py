@@ -72,30 +72,6 @@ class ModelFile:
     path: Path = Path()
     place: Place | None = None
 
-    @property
-    def state(self) -> str | None:
-        """Stands for the weights as they are now; None for files that are gone, or no model.
-
-        The digest is of samples, so size and time of each file say that it is not another one,
-        edited in between.
-        """
-        if not self.info.digest:
-            return None
-        own = (self.adapter,) if self.adapter is not None else ()
-        places = [place for place in (self.folder, *own) if place.is_dir()]
-        files = sorted(
-            path
-            for place in places
-            for path in place.iterdir()
-            if path.name == self.gguf_file or path.suffix == ".safetensors"
-        )
-        try:
-            stats = [(path.name, path.stat()) for path in files]
-        except OSError:
-            return None
-        marks = [f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}" for name, stat in stats]
-        return "\0".join([self.info.digest, *marks])
-
 
 def model_id(name: str) -> str:
     """``huggingface/<name>``."""

@@ -22,6 +22,7 @@ from workbench import logs, procfs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import converted, files, footprint
 from workbench.hf.client import WorkerClient
+from workbench.hf.digest import state_of
 from workbench.hf.files import ModelFile
 from workbench.hf.metadata import CacheStatus, ModelMetadata
 from workbench.hf.options import LoadOptions, split_name
@@ -293,7 +294,7 @@ class HuggingFaceModelManager:
     async def _load_once(
         self, name: str, model: ModelFile, options: LoadOptions, gpu: str
     ) -> LoadedWorker:
-        state = await asyncio.to_thread(lambda: model.state)
+        state = await asyncio.to_thread(state_of, model)
         wanted = await self._wanted(model, options, gpu)
         limit_s = self._limit_s(options, checked=wanted.verdict is None)
         client = await self._start_worker()
@@ -353,7 +354,7 @@ class HuggingFaceModelManager:
     ) -> dict[str, Any] | None:
         """What is known of the form that will be asked for, None if it is to be checked."""
         form = "packed" if options.quantization == "none" else options.quantization
-        known = Verdicts(self.root).get(model.state, form)
+        known = Verdicts(self.root).get(state_of(model), form)
         unasked = known is not None and known.get("passed") and known.get("prompts_from") is None
         return None if prompts and unasked else known
 

@@ -35,7 +35,7 @@ class Verdicts:
     def get(self, state: str | None, form: str) -> dict[str, Any] | None:
         """The verdict on weights in a form, None if these have not been checked here.
 
-        ``state`` is :attr:`workbench.hf.found.ModelFile.state`.
+        ``state`` is :func:`workbench.hf.digest.state_of`.
         """
         return self._read().get(_key(state, form)) if state else None
 
