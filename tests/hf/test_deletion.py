@@ -214,8 +214,9 @@ def test_a_missing_file_is_found(pulled: Settings) -> None:
     assert any("tokenizer.json is missing" in problem for problem in verdict.problems)
 
 
-def test_what_has_no_recorded_hash_says_so(settings: Settings) -> None:
-    tiny.write_folder(settings.hf_model_path / "own")
+def test_what_has_no_recorded_hash_is_compared_from_the_second_check_on(settings: Settings) -> None:
+    weights = tiny.write_folder(settings.hf_model_path / "own") / "model.safetensors"
+    tiny.write_safetensors(weights, tensors=4000)
     tiny.write_gguf(settings.hf_model_path / "g" / "a.gguf")
     digest = sha256((settings.hf_model_path / "g" / "a.gguf").read_bytes())
     (settings.hf_model_path / "g" / "workbench-source.json").write_text(
@@ -224,6 +225,18 @@ def test_what_has_no_recorded_hash_says_so(settings: Settings) -> None:
     gguf, own = check(settings)
     assert (gguf.checked, gguf.problems) == (1, [])
     assert (own.checked, own.unhashed, own.problems) == (0, ["model.safetensors"], [])
+    digest, stat, data = own.model.info.digest, weights.stat(), bytearray(weights.read_bytes())
+    data[-600_000] ^= 1  # between the samples of the digest, and nobody wrote down that it was
+    weights.write_bytes(data)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    for _ in range(2):  # it stays so
+        _, own = check(settings)
+        assert own.model.info.digest == digest
+        assert (own.checked, own.unhashed) == (1, [])
+        assert "model.safetensors was changed or damaged" in own.problems[0]
+    os.utime(weights)  # written to on purpose: that is another file
+    _, own = check(settings)
+    assert (own.unhashed, own.problems) == (["model.safetensors"], [])
 
 
 def test_a_cached_blob_is_checked_against_its_name(

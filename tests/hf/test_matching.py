@@ -14,7 +14,7 @@ from tests.hf import tiny
 from tests.hf.asking import ask
 from tests.hf.conftest import MakeProvider
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import matching, vocabulary
+from workbench.hf import files, matching, vocabulary
 from workbench.hf.fitting import fit
 from workbench.hf.loading import load
 from workbench.hf.options import LoadOptions
@@ -42,6 +42,9 @@ async def test_missing_weights_are_named_and_not_made_up(
     assert "deep lacks 9 tensors" in error.message
     assert "model.layers.2.input_layernorm.weight" in error.message
     assert len(error.details["missing"]) == 9
+    (info,) = files.scan(tmp_path)  # what the load has found out is not forgotten
+    assert info.status == "unusable"
+    assert "deep lacks 9 tensors" in (info.problem or "")
 
 
 async def test_other_shapes_are_named_with_both(

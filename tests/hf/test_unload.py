@@ -14,6 +14,8 @@ import pytest
 
 from tests.hf.asking import request
 from workbench.engine import Engine
+from workbench.hf.client import WorkerClient
+from workbench.hf.protocol import Load, Loaded
 from workbench.providers.huggingface import HuggingFaceProvider
 from workbench.router import ModelRouter
 from workbench.settings import Settings
@@ -87,6 +89,33 @@ async def test_killed_worker_leaves_an_event_with_its_signal(
     assert json.loads(row["details"])["signal"] == signal.SIGKILL
     await answer(engine, "ends", max_tokens=2)
     assert events(store, "evict") == [], "nothing was left to evict"
+
+
+async def test_a_killed_load_names_memory_with_its_figures_and_may_be_asked_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = 0
+    load = WorkerClient.load
+
+    async def killed(self: WorkerClient, wanted: Load) -> Loaded:
+        nonlocal loads
+        loads += 1
+        if loads == 1:
+            os.kill(self.pid, signal.SIGKILL)
+        return await load(self, wanted)
+
+    monkeypatch.setattr(WorkerClient, "load", killed)
+    error = (await answer(engine, max_tokens=2)).error
+    assert error is not None
+    assert loads == 1, "memory that ran out runs out again"
+    assert "(SIGKILL), perhaps because memory ran out" in error.message
+    assert "it was expected to need" in error.message
+    assert "in memory: no other model" in error.message
+    assert error.details["need_bytes"]["host"] > 0
+    assert error.details["available_at_start_bytes"] > 0
+    assert "choose a smaller" in error.fix
+    assert (await answer(engine, max_tokens=2)).status is Status.OK
+    assert loads == 2
 
 
 async def test_idle_worker_that_dies_leaves_an_event_and_its_place(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,15 +142,34 @@ def save_model(
 # -- files without torch ---------------------------------------------------------------------------
 
 
-def write_safetensors(path: Path, value: int = 0, *, tensors: int = 1) -> None:
-    """A well-formed safetensors file with float32 tensors full of one byte."""
-    size = 64 * 4
-    header = {
-        f"t{n}": {"dtype": "F32", "shape": [8, 8], "data_offsets": [n * size, (n + 1) * size]}
-        for n in range(tensors)
-    }
+_LAYER = "model.layers.0."
+WHOLE = {
+    **{f"{_LAYER}self_attn.{name}_proj.weight": [8, 8] for name in "qkvo"},
+    **{f"{_LAYER}mlp.{name}_proj.weight": [8, 8] for name in ("gate", "up", "down")},
+    **{f"{_LAYER}{name}_layernorm.weight": [8] for name in ("input", "post_attention")},
+    **{f"{name}.weight": [2, 8] for name in ("model.embed_tokens", "lm_head")},
+    "model.norm.weight": [8],
+}
+"""All that the model of :func:`write_folder` needs."""
+
+
+def write_safetensors(
+    path: Path, value: int = 0, *, tensors: int = 1, named: Mapping[str, list[int]] | None = None
+) -> None:
+    """A well-formed safetensors file with float32 tensors full of one byte.
+
+    Args:
+        path: of the file.
+        value: the byte.
+        tensors: how many of 8 x 8, which belong to no model.
+        named: more of them, with their shapes.
+    """
+    header, end = {}, 0
+    for name, shape in {**{f"t{n}": [8, 8] for n in range(tensors)}, **(named or {})}.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([value]) * size * tensors)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([value]) * end)
 
 
 TOKENIZER: dict[str, Any] = {

@@ -29,10 +29,14 @@ def models_list(as_json: AsJson = False) -> None:
 @app.command("scan")
 def models_scan(as_json: AsJson = False) -> None:
     """Look through model folder and hub cache: what is there, what is broken, how to mend it."""
+    import threading
+
     from workbench.hf.files import scan
+    from workbench.hf.proving import compare_new
     from workbench.settings import load_settings
 
     settings = load_settings()
+    compare_new(settings, lambda step, *_: typer.echo(f"{step} ...", err=True), threading.Event())
     _show_models(scan(settings.hf_model_path, settings.hub_cache), {}, as_json)
 
 
@@ -112,7 +116,7 @@ def models_verify(
     model: Annotated[str | None, typer.Argument(help="All models if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every byte on disk, open the tokenizers; say what is broken and how to mend it."""
+    """Read every byte on disk, open tokenizers, compare tensors; say what is broken."""
     from workbench.terminal import JobBar, print_verdicts
 
     with open_workbench() as wb, JobBar(enabled=not as_json) as bar:

@@ -123,7 +123,7 @@ class ModelCalls(Following):
     def verify(
         self, model: str | None = None, *, on_progress: Callable[[Job], None] = lambda job: None
     ) -> Mapping[str, Any]:
-        """Read every byte of a Hugging Face model, or of all, and open its tokenizer.
+        """Read every byte of a Hugging Face model, or of all; open tokenizers, compare tensors.
 
         Returns:
             ``ok``, and ``models``: per model ``id, ok, checked, checked_bytes, unhashed,

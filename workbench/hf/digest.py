@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from workbench.hf.found import ModelFile
-from workbench.hf.headers import (
-    GgufHeader,
-    SafetensorsHeader,
-)
+from workbench.hf.headers import GgufHeader, SafetensorsHeader
 
+_CONFIGURATIONS: Final = ("config.json", "adapter_config.json", "model.safetensors.index.json")
 _SAMPLES: Final = 32
 _SAMPLE_BYTES: Final = 4096
 
@@ -40,7 +38,8 @@ def digest_of(
 def state_of(model: ModelFile) -> str | None:
     """Stands for a model's weights as they are now; None for files that are gone, or no model.
 
-    The digest is of samples: size and time of each file say that it was not edited elsewhere.
+    The digest is of samples: size and time of each file say that it was not edited elsewhere. What
+    the weights are taken for is part of it: another configuration makes another model of them.
     """
     if not model.info.digest:
         return None
@@ -50,7 +49,9 @@ def state_of(model: ModelFile) -> str | None:
             mark_of(path)
             for folder in folders
             for path in sorted(folder.iterdir())
-            if path.name == model.gguf_file or path.suffix == ".safetensors"
+            if path.name == model.gguf_file
+            or path.suffix == ".safetensors"
+            or path.name in _CONFIGURATIONS
         ]
     except OSError:
         return None

@@ -18,6 +18,7 @@ from typing import Final
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import cache
 from workbench.hf.adapters import linked
+from workbench.hf.completeness import judged
 from workbench.hf.folder import folder_model, gguf_model
 from workbench.hf.found import PROVIDER, ModelFile, Place, Unusable, broken_model, unreadable
 from workbench.hf.options import MARK
@@ -38,11 +39,11 @@ def scan(root: Path, hub_cache: Path | None = None) -> list[ModelInfo]:
         root: the model folder.
         hub_cache: the hub's cache, if that is to be looked at too.
     """
-    return [model.info for model in model_files(root, hub_cache)]
+    return [model.info for model in judged(root, model_files(root, hub_cache))]
 
 
 def model_files(root: Path, hub_cache: Path | None = None) -> list[ModelFile]:
-    """As :func:`scan`, with the places on disk."""
+    """As :func:`scan`, with the places on disk, and as the files alone say."""
     found: dict[str, ModelFile] = {}
     for place in _places(root, hub_cache):
         for model in _models(place):
@@ -57,7 +58,7 @@ def any_there(root: Path, hub_cache: Path | None = None) -> bool:
 
 
 def find(root: Path, name: str, hub_cache: Path | None = None) -> ModelFile:
-    """The model of this name, usable or not.
+    """The model of this name, usable or not, as its files alone say.
 
     Raises:
         WorkbenchError: ``FORBIDDEN_PATH`` if the name leads out of the model folder,
@@ -91,7 +92,7 @@ def resolve(root: Path, name: str, hub_cache: Path | None = None) -> ModelFile:
         WorkbenchError: as :func:`find`; ``UNSAFE_FILE`` for pickle weights or custom code,
             ``HF_MODEL_LOAD_FAILED`` if files are missing or broken.
     """
-    model = find(root, name, hub_cache)
+    (model,) = judged(root, [find(root, name, hub_cache)])
     if model.broken is not None:
         raise WorkbenchError(
             model.broken.code,

@@ -314,13 +314,7 @@ def _tokenizer(wanted: Load) -> Any:
 
 def _model(wanted: Load, options: LoadOptions, device: str) -> tuple[Any, list[dict[str, Any]]]:
     """The model, all of whose tensors come from the files, and warnings about it."""
-    common: dict[str, Any] = {
-        "local_files_only": True,
-        "trust_remote_code": False,
-        # What does not match is told, and refused in our words, not in a report on a terminal.
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,
-    }
+    common = dict(matching.REPORTING)
     if options.attention != "auto":
         common["attn_implementation"] = options.attention
     if device != "cpu":

@@ -20,10 +20,11 @@ import tenacity
 
 from workbench import logs, procfs
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import converted, files, footprint
+from workbench.hf import completeness, converted, files, footprint
 from workbench.hf.client import WorkerClient
 from workbench.hf.digest import state_of
 from workbench.hf.files import ModelFile
+from workbench.hf.found import Unusable
 from workbench.hf.metadata import CacheStatus, ModelMetadata
 from workbench.hf.options import LoadOptions, split_name
 from workbench.hf.protocol import Load
@@ -311,6 +312,8 @@ class HuggingFaceModelManager:
             await asyncio.shield(self._close_later(client))
             if isinstance(error, WorkbenchError) and "signal" in error.details and self.on_death:
                 self.on_death(name, error)
+            if isinstance(error, WorkbenchError) and "misfit" in error.details:
+                await asyncio.to_thread(self._keep_misfit, model, state, error)
             if isinstance(error, TimeoutError):
                 raise WorkbenchError(
                     ErrorCode.HF_TIMEOUT,
@@ -357,6 +360,12 @@ class HuggingFaceModelManager:
         known = Verdicts(self.root).get(state_of(model), form)
         unasked = known is not None and known.get("passed") and known.get("prompts_from") is None
         return None if prompts and unasked else known
+
+    def _keep_misfit(self, model: ModelFile, state: str | None, error: WorkbenchError) -> None:
+        """Let the list name what this load has found out."""
+        if completeness.can_be_asked(model):
+            misfit = Unusable(str(error.details["misfit"]), error.fix or "")
+            completeness.keep(self.root, state, misfit)
 
     def _limit_s(self, options: LoadOptions, *, checked: bool) -> float:
         """The longest load: with the quality check where the form has no verdict here yet."""

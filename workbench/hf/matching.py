@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,14 @@ from workbench.errors import ErrorCode, WorkbenchError
 
 UNUSED: Final = "WEIGHTS_UNUSED"
 """Code of the warning that the files hold tensors which the model has no place for."""
+REPORTING: Final[Mapping[str, Any]] = {
+    "local_files_only": True,
+    "trust_remote_code": False,
+    # What does not match is told, and refused in our words, not in a report on a terminal.
+    "output_loading_info": True,
+    "ignore_mismatched_sizes": True,
+}
+"""How transformers is asked for a model and for its report."""
 
 _SHOWN: Final = 4
 _COMPUTED: Final = re.compile(r"(^|\.)((original_)?inv_freq|position_ids)$")
@@ -37,7 +46,43 @@ _MISMATCH: Final = re.compile(
     r"size mismatch for (\S+): copying a param with shape (?:torch\.Size\()?(\[[\d, ]*\]).*?"
     r"current model is (?:torch\.Size\()?(\[[\d, ]*\])"
 )
+_ONE_REVISION: Final = (
+    "Download all files of the model again, from one revision; or choose another revision."
+)
 _PEFT_PARTS: Final = re.compile(r"^base_model\.model\.|\.default(?=\.|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a model would not be what its files are for.
+
+    ``problem`` is the end of a sentence that begins with the model; ``tensors`` are the names that
+    it is about, by the kind of what is wrong with them.
+    """
+
+    problem: str
+    fix: str
+    tensors: Mapping[str, list[str]]
+
+
+def compare(folder: Path) -> Misfit | None:
+    """What a load would find wrong, from names and shapes alone (imports transformers).
+
+    The model is made without memory for its weights, and transformers goes through the files as
+    for a load: headers are read, renamings and conversions done, weights only mapped.
+
+    Args:
+        folder: of a model in safetensors.
+
+    Raises:
+        Exception: whatever transformers raises; nothing is known then.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _, report = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype="auto", use_safetensors=True, device_map="meta", **REPORTING
+    )
+    return misfit(report)
 
 
 def check(name: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -45,41 +90,19 @@ def check(name: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     Args:
         name: of the model, for the message.
-        report: what transformers returns for ``output_loading_info=True``, tied weights done.
+        report: as for :func:`misfit`.
 
     Returns:
         Fields of a warning if the files hold more than the model takes.
 
     Raises:
-        WorkbenchError: ``HF_MODEL_LOAD_FAILED`` with the tensors that are missing, or whose shapes
-            are not those that its configuration asks for.
+        WorkbenchError: ``HF_MODEL_LOAD_FAILED`` with the tensors; ``details.misfit`` is the problem
+            as :class:`Misfit` has it.
     """
-    unread = list(_unread(report))
-    if unread:
+    found = misfit(report)
+    if found is not None:
         raise _failed(
-            f"{name} is quantised in a way that its configuration does not name, or that "
-            f"transformers does not read: {_tensors(unread)} would be left out, without which its "
-            f"weights are other numbers: {_listed(unread)}.",
-            "Download config.json again (quantization_config), or choose another form of it.",
-            unread=unread,
-        )
-    wrong = [
-        f"{key} is {_shape(has)} in the files, but {_shape(wants)} by the configuration"
-        for key, has, wants in sorted(report["mismatched_keys"])
-    ]
-    if wrong:
-        raise _failed(
-            f"{name} has tensors of other shapes than its configuration says: {_listed(wrong)}.",
-            "Download all files of the model again, from one revision.",
-            mismatched=wrong,
-        )
-    missing = sorted(key for key in report["missing_keys"] if not _COMPUTED.search(key))
-    if missing:
-        raise _failed(
-            f"{name} lacks {_tensors(missing)} of its configuration: {_listed(missing)}. "
-            "They would be random numbers.",
-            "Download all files of the model again, from one revision.",
-            missing=missing,
+            f"{name} {found.problem}.", found.fix, {"misfit": found.problem}, **found.tensors
         )
     unused = sorted(key for key in report["unexpected_keys"] if not _LEFTOVERS.search(key))
     if not unused:
@@ -89,6 +112,42 @@ def check(name: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
         f"and that were left out: {_listed(unused)}."
     )
     return [{"code": UNUSED, "message": message, "details": {"unused": unused[:100]}}]
+
+
+def misfit(report: Mapping[str, Any]) -> Misfit | None:
+    """What is missing, has another shape or would be read wrongly.
+
+    Args:
+        report: what transformers returns for :data:`REPORTING`, tied weights done.
+    """
+    unread = list(_unread(report))
+    if unread:
+        return Misfit(
+            "is quantised in a way that its configuration does not name, or that transformers does "
+            f"not read: {_tensors(unread)} would be left out, without which its weights are other "
+            f"numbers: {_listed(unread)}",
+            "Download config.json again (quantization_config), or choose another form of it.",
+            {"unread": unread},
+        )
+    wrong = [
+        f"{key} is {_shape(has)} in the files, but {_shape(wants)} by the configuration"
+        for key, has, wants in sorted(report["mismatched_keys"])
+    ]
+    if wrong:
+        return Misfit(
+            f"has tensors of other shapes than its configuration says: {_listed(wrong)}",
+            _ONE_REVISION,
+            {"mismatched": wrong},
+        )
+    missing = sorted(key for key in report["missing_keys"] if not _COMPUTED.search(key))
+    if missing:
+        return Misfit(
+            f"lacks {_tensors(missing)} of its configuration, which would be random numbers: "
+            f"{_listed(missing)}",
+            _ONE_REVISION,
+            {"missing": missing},
+        )
+    return None
 
 
 def _unread(report: Mapping[str, Any]) -> Iterator[str]:
@@ -170,12 +229,14 @@ def _listed(items: list[str]) -> str:
     return ", ".join(items[:_SHOWN]) + more
 
 
-def _failed(message: str, fix: str, **details: list[str]) -> WorkbenchError:
+def _failed(
+    message: str, fix: str, more: Mapping[str, str] | None = None, **tensors: list[str]
+) -> WorkbenchError:
     return WorkbenchError(
         ErrorCode.HF_MODEL_LOAD_FAILED,
         message,
         fix=fix,
         operation="load",
         provider="huggingface",
-        details={key: value[:100] for key, value in details.items() if value},
+        details={**(more or {}), **{kind: names[:100] for kind, names in tensors.items() if names}},
     )

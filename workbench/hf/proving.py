@@ -1,7 +1,8 @@
-"""Opening models' tokenizers in a process of its own, ``python -m workbench.hf.proving``.
+"""Asking the libraries of a load about models: ``python -m workbench.hf.proving``.
 
-Of its own, because transformers is never imported here, and because what a broken file does to the
-library that reads it is not known before. It reads a JSON line per model and answers with one.
+Their tokenizers are opened, their tensors compared with those of the architecture. In a process of
+its own, because transformers is never imported here, and because what a broken file does to the
+library that reads it is not known before. It reads a JSON line per question and answers with one.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from workbench.errors import WorkbenchError
-from workbench.hf import child, vocabulary
-from workbench.hf.found import ModelFile
+from workbench.hf import child, completeness, matching, vocabulary
+from workbench.hf.digest import state_of
+from workbench.hf.files import model_files
+from workbench.hf.found import ModelFile, Unusable
 from workbench.hf.headers import read_gguf
 from workbench.hf.verification import Verdict, stopped
 from workbench.jobs import Reporter
@@ -32,12 +35,12 @@ _POLL_S: Final = 0.1
 def prove(
     settings: Settings, verdicts: Sequence[Verdict], report: Reporter, cancelled: threading.Event
 ) -> None:
-    """Open the tokenizers of all models whose files are in order; blocking.
+    """Open the tokenizers of all models whose files are in order, compare their tensors; blocking.
 
     What is wrong is added to a model's problems.
 
     Args:
-        settings: how long a tokenizer may take (``HF_MODEL_TIMEOUT_MS``).
+        settings: the model folder; how long one question may take (``HF_MODEL_TIMEOUT_MS``).
         verdicts: of :func:`workbench.hf.verification.verify`.
         report: told which model is at work.
         cancelled: stops it soon.
@@ -45,39 +48,87 @@ def prove(
     Raises:
         WorkbenchError: ``CANCELLED``.
     """
-    reader = _Reader(settings.hf_model_timeout_ms / 1000, cancelled)
-    with contextlib.closing(reader):
+    with contextlib.closing(_Reader(settings, cancelled)) as reader:
         for verdict in verdicts:
             if not verdict.problems:
                 report(f"opening the tokenizer of {verdict.model.name}")
-                _prove(verdict, reader)
+                _open(verdict, reader)
+        for verdict in verdicts:
+            if not verdict.problems and completeness.can_be_asked(verdict.model):
+                report(f"comparing the tensors of {verdict.model.name}")
+                misfit = _compare(settings.hf_model_path, verdict.model, reader)
+                if misfit is not None:
+                    verdict.problems.append(f"It {misfit.problem}.")
+                    verdict.fix = misfit.fix
 
 
-def _prove(verdict: Verdict, reader: _Reader) -> None:
-    answer = reader.ask(_question(verdict.model))
+def compare_new(settings: Settings, report: Reporter, cancelled: threading.Event) -> None:
+    """Compare the tensors of models of which that is not known yet; blocking.
+
+    Args:
+        settings: as for :func:`prove`, and where models are.
+        report: told which model is at work.
+        cancelled: stops it soon.
+
+    Raises:
+        WorkbenchError: ``CANCELLED``.
+    """
+    root = settings.hf_model_path
+    with contextlib.closing(_Reader(settings, cancelled)) as reader:
+        for model in model_files(root, settings.hub_cache):
+            if completeness.can_be_asked(model) and not completeness.is_known(root, model):
+                report(f"comparing the tensors of {model.name}")
+                _compare(root, model, reader)
+
+
+def _open(verdict: Verdict, reader: _Reader) -> None:
+    try:
+        answer = reader.ask(_about_tokenizer(verdict.model))
+    except _NoAnswer as reason:
+        answer = {
+            "problem": f"Its tokenizer {reason}.",
+            "fix": "Download the tokenizer's files again; then see that memory is free.",
+        }
     verdict.opened = answer.get("problem") is None
     if not verdict.opened:
         verdict.problems.append(str(answer["problem"]))
         verdict.fix = str(answer["fix"])
 
 
-def _question(model: ModelFile) -> dict[str, Any]:
+def _about_tokenizer(model: ModelFile) -> dict[str, Any]:
     size = None
     if model.gguf_file is not None:
         size = read_gguf(model.folder / model.gguf_file).vocabulary
-    return {"folder": str(model.folder.resolve()), "gguf_file": model.gguf_file, "size": size}
+    folder = str(model.folder.resolve())
+    return {"ask": "tokenizer", "folder": folder, "gguf_file": model.gguf_file, "size": size}
+
+
+def _compare(root: Path, model: ModelFile, reader: _Reader) -> Unusable | None:
+    """What is wrong with a model's tensors, which is kept; None also if that cannot be told."""
+    state = state_of(model)
+    try:
+        answer = reader.ask({"ask": "tensors", "folder": str(model.folder.resolve())})
+    except _NoAnswer:
+        return None  # on a machine with more time or memory there may be one
+    misfit = Unusable(answer["problem"], answer["fix"]) if answer else None
+    completeness.keep(root, state, misfit)
+    return misfit
+
+
+class _NoAnswer(Exception):
+    """The process ended or took too long; the text says so, as the end of a sentence."""
 
 
 class _Reader:
     """The process, started for the first question and again after one that ended it.
 
     Args:
-        limit_s: the longest wait for an answer, the start included.
+        settings: the longest wait for an answer, the start included (``HF_MODEL_TIMEOUT_MS``).
         cancelled: ends a wait.
     """
 
-    def __init__(self, limit_s: float, cancelled: threading.Event) -> None:
-        self._limit_s = limit_s
+    def __init__(self, settings: Settings, cancelled: threading.Event) -> None:
+        self._limit_s = settings.hf_model_timeout_ms / 1000
         self._cancelled = cancelled
         self._process: subprocess.Popen[str] | None = None
 
@@ -85,6 +136,7 @@ class _Reader:
         """The answer: ``problem`` and ``fix``, or nothing.
 
         Raises:
+            _NoAnswer: there is none.
             WorkbenchError: ``CANCELLED``.
         """
         process = self._process or self._start()
@@ -98,11 +150,11 @@ class _Reader:
                 raise stopped()
             if time.monotonic() > deadline:
                 self.close()
-                return _odd(f"was not open after {self._limit_s:g} s")
+                raise _NoAnswer(f"was not open after {self._limit_s:g} s")
         line = process.stdout.readline()
         if not line:
             self.close()
-            return _odd("ended the process that read it")
+            raise _NoAnswer("ended the process that read it")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -125,32 +177,36 @@ class _Reader:
         return self._process
 
 
-def _odd(what: str) -> dict[str, Any]:
-    return {
-        "problem": f"Its tokenizer {what}.",
-        "fix": "Download the tokenizer's files again; then see that memory is free.",
-    }
-
-
 # -- in the process --------------------------------------------------------------------------------
 
 
 def _answers(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         question = json.loads(line)
-        try:
-            vocabulary.prove(Path(question["folder"]), question["gguf_file"], size=question["size"])
-        except WorkbenchError as error:
-            yield {"problem": error.message, "fix": error.fix}
-        except Exception as error:  # of the configuration, which is transformers' to read
-            yield {
-                "problem": f"Its configuration cannot be read: {type(error).__name__}: {error}"[
-                    :500
-                ],
-                "fix": "Download config.json again.",
-            }
-        else:
-            yield {}
+        ask = _about_tensors if question["ask"] == "tensors" else _opened
+        yield ask(question)
+
+
+def _opened(question: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        vocabulary.prove(Path(question["folder"]), question["gguf_file"], size=question["size"])
+    except WorkbenchError as error:
+        return {"problem": error.message, "fix": error.fix}
+    except Exception as error:  # of the configuration, which is transformers' to read
+        cause = f"{type(error).__name__}: {error}"[:500]
+        return {
+            "problem": f"Its configuration cannot be read: {cause}",
+            "fix": "Download config.json again.",
+        }
+    return {}
+
+
+def _about_tensors(question: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        misfit = matching.compare(Path(question["folder"]))
+    except Exception:  # whatever transformers raises; a load says it better
+        return {}
+    return {} if misfit is None else {"problem": misfit.problem, "fix": misfit.fix}
 
 
 def main() -> int:

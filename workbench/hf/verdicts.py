@@ -1,20 +1,20 @@
-"""What the quality checks of fast forms said, kept beside the models (no torch here).
+"""What checks that take long said of models, kept beside them (no torch here).
 
-A verdict holds for one model's weights, one kind of processor and one set of library versions; a
-change of any of them, or of how forms are made, asks again.
+Fast forms of the weights are checked (``hf.quality``), and whether the files hold all tensors
+(``hf.completeness``). A verdict holds for one model's weights, one kind of processor and one set of
+library versions; a change of any of them, or of how forms are made, asks again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import platform
-import tempfile
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
+
+from workbench.hf import beside
 
 FILE: Final = ".workbench-quality.json"
 _WAYS: Final = "4"
@@ -26,39 +26,25 @@ class Verdicts:
     """The verdicts of one model folder.
 
     Args:
-        root: the model folder. One that cannot be written to only means that checks are repeated.
+        root: the model folder.
     """
 
     def __init__(self, root: Path) -> None:
         self._path = root / FILE
 
     def get(self, state: str | None, form: str) -> dict[str, Any] | None:
-        """The verdict on weights in a form, None if these have not been checked here.
+        """The verdict on weights in a form, or of a check by its name; None if there is none.
 
         ``state`` is :func:`workbench.hf.digest.state_of`.
         """
-        return self._read().get(_key(state, form)) if state else None
+        return beside.read(self._path).get(_key(state, form)) if state else None
 
     def put(self, state: str | None, verdict: dict[str, Any]) -> None:
-        """Keep a verdict; its ``form`` says which form it is about."""
+        """Keep a verdict; its ``form`` says which form or check it is about."""
         if not state:
             return
-        entries = {**self._read(), _key(state, str(verdict["form"])): verdict}
-        with (
-            contextlib.suppress(OSError),
-            tempfile.NamedTemporaryFile(
-                "w", dir=self._path.parent, prefix=".quality-", delete=False
-            ) as file,
-        ):
-            json.dump(entries, file, indent=1)
-            Path(file.name).replace(self._path)
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            entries = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return entries if isinstance(entries, dict) else {}
+        entries = {**beside.read(self._path), _key(state, str(verdict["form"])): verdict}
+        beside.write(self._path, entries)
 
 
 def _key(state: str | None, form: str) -> str:

@@ -11,9 +11,11 @@ from typing import Any, Final
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import source
+from workbench.hf.digest import mark_of
 from workbench.hf.files import find, model_files
 from workbench.hf.folder import read_source
 from workbench.hf.found import PROVIDER, ModelFile
+from workbench.hf.noted import NotedHashes
 from workbench.jobs import Reporter
 from workbench.settings import Settings
 
@@ -43,7 +45,7 @@ class Verdict:
     """What is wrong with one model, and how to mend it.
 
     ``checked`` counts files whose hash was compared; ``unhashed`` names those for which nobody
-    recorded one, of which only headers and sizes could be checked. ``opened`` says whether the
+    recorded one: theirs is noted, and the next check compares. ``opened`` says whether the
     tokenizer could be opened and fits the model; None if that was not tried.
     """
 
@@ -104,15 +106,16 @@ def verify(
             raise stopped()
         report(current, done, total)
 
-    verdicts = []
+    verdicts, noted = [], NotedHashes(root)
     for model, checks in plans:
         verdict = Verdict(model, fix=_fix(model))
         current = f"checking {model.name}"
         if model.broken is not None:
             verdict.problems.append(f"It {model.broken.problem}.")
         for check in checks:
-            _compare(check, verdict, count)
+            _compare(check, verdict, noted, count)
         verdicts.append(verdict)
+    noted.save()
     report("done", total, total)
     return verdicts
 
@@ -128,18 +131,19 @@ def stopped() -> WorkbenchError:
     )
 
 
-def _compare(check: _Check, verdict: Verdict, count: source.Counter) -> None:
-    expected = check.sha256 or check.git_sha1
+def _compare(check: _Check, verdict: Verdict, noted: NotedHashes, count: source.Counter) -> None:
     try:
         if not check.path.is_file():
             verdict.problems.append(f"{check.name} is missing.")
             return
-        if expected is None:
-            verdict.unhashed.append(check.name)
-            count(check.size)
-            return
-        hash_of = source.sha256 if check.sha256 else source.git_sha1
+        expected = check.sha256 or check.git_sha1 or noted.get(check.path)
+        hash_of = source.git_sha1 if check.git_sha1 else source.sha256
+        state = mark_of(check.path)
         found = hash_of(check.path, count)
+        if expected is None:
+            noted.put(check.path, state, found)
+            verdict.unhashed.append(check.name)
+            return
     except OSError as error:
         verdict.problems.append(f"{check.name} cannot be read ({error.strerror or error}).")
         return

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from workbench.budget import DeviceBytes, Prediction
+from workbench.budget import HOST, DeviceBytes, Prediction
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hosts import family
 from workbench.router import Route
@@ -93,11 +93,9 @@ def too_large(
         pinned: pinned models, with what they hold.
         tokens: context that its prompt and answer may come to.
     """
-    loads = f"{prediction.loads} measured load{'' if prediction.loads == 1 else 's'}"
-    sources = {"files": "from its files", "loads": f"from {loads}"}
     return WorkbenchError(
         _MEMORY_CODE.get(family(route.provider.name), ErrorCode.HF_MEMORY_EXCEEDED),
-        f"{route.model} {reason} (predicted {sources[prediction.source]}). Nothing was evicted.",
+        f"{route.model} {reason} (predicted {_source(prediction)}). Nothing was evicted.",
         fix=_smaller(route, prediction, tokens, capacity, bool(pinned)),
         operation="load",
         provider=route.provider.name,
@@ -150,6 +148,12 @@ def kept_by_others(
     )
 
 
+def _source(prediction: Prediction) -> str:
+    if prediction.source == "files":
+        return "from its files"
+    return f"from {prediction.loads} measured load{'' if prediction.loads == 1 else 's'}"
+
+
 def _smaller(
     route: Route, prediction: Prediction, tokens: int, capacity: DeviceBytes, pinned: bool
 ) -> str:
@@ -180,14 +184,55 @@ def even_now(
     error: WorkbenchError, evicted: Sequence[str], figures: Mapping[str, Any]
 ) -> WorkbenchError:
     """The error of memory that ran out although idle models had left, with the figures."""
-    held = [f"{m} {size / 1e6:.0f} MB" for m, size in figures["resident_bytes"].items()]
     return WorkbenchError(
         error.code,
-        f"{error.message} The machine has {figures['host_available_bytes'] / 1e6:.0f} MB "
-        f"available; in memory: {', '.join(held) or 'no other model'}; "
+        f"{error.message} The machine has {_mb(figures['host_available_bytes'])} "
+        f"available; in memory: {_held(figures)}; "
         f"evicted: {', '.join(evicted) or 'none, as none was idle'}.",
         fix=error.fix,
         operation=error.operation,
         provider=error.provider,
         details={**error.details, **figures, "evicted": list(evicted)},
     )
+
+
+def killed(
+    error: WorkbenchError, prediction: Prediction, available: int, figures: Mapping[str, Any]
+) -> WorkbenchError:
+    """The error of a load whose process the system ended, with the figures.
+
+    Args:
+        error: of the load.
+        prediction: what the model was expected to need.
+        available: bytes of the machine that were available as the load began.
+        figures: what the others hold, as :meth:`ModelRotationService.figures` has it.
+    """
+    need = prediction.bytes.get(HOST)
+    expected = "what it needs is not known"
+    if need is not None:
+        expected = f"it was expected to need {_mb(need)} (predicted {_source(prediction)})"
+    return WorkbenchError(
+        error.code,
+        f"{error.message} As its load began, {expected}, and {_mb(available)} were available; "
+        f"in memory: {_held(figures)}.",
+        fix="Unload other models or close programs that need much memory, then ask again; or "
+        "choose a smaller or more strongly quantised model. A lower WORKBENCH_MEMORY_BUDGET lets "
+        "idle models leave earlier.",
+        operation=error.operation,
+        provider=error.provider,
+        details={
+            **error.details,
+            "need_bytes": dict(prediction.bytes),
+            "available_at_start_bytes": available,
+            **figures,
+        },
+    )
+
+
+def _held(figures: Mapping[str, Any]) -> str:
+    held = [f"{model} {_mb(size)}" for model, size in figures["resident_bytes"].items()]
+    return ", ".join(held) or "no other model"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

@@ -7,6 +7,7 @@ the dispatcher carries out.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -15,10 +16,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
-from workbench.budget import MemoryBook
+from workbench.budget import HOST, MemoryBook
 from workbench.contention import Generations
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.memory import host_available_bytes, read_tree
+from workbench.memory import devices, host_available_bytes, read_tree
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes, refusals
 from workbench.rotation.changes import ResidencyChange
@@ -459,7 +460,7 @@ class ModelRotationService:
         if route.provider.resident(route.name) is None:
             on_loading(f"loading {route.model}")
         try:
-            return await residents.bring(wanted, reason, load_timeout_s, cancel), ()
+            return await self._bring(wanted, reason, load_timeout_s, cancel), ()
         except WorkbenchError as error:
             if error.code not in _OUT_OF_MEMORY:
                 raise
@@ -471,11 +472,24 @@ class ModelRotationService:
         residents.places[route.model] = Place(route, next(self._numbers), wanted.num_ctx)
         again = "again, after idle models left"
         try:
-            return await residents.bring(wanted, again, load_timeout_s, cancel), evicted
+            return await self._bring(wanted, again, load_timeout_s, cancel), evicted
         except WorkbenchError as error:
             if error.code not in _OUT_OF_MEMORY:
                 raise
             raise await self.refusal(error, evicted) from error
+
+    async def _bring(
+        self, wanted: Wanted, reason: str, timeout_s: float | None, cancel: CancellationToken
+    ) -> ResidentModel:
+        available, need = devices()[HOST].available_bytes, UNKNOWN
+        if self._book is not None:
+            need = self._book.predict(wanted.route, wanted.num_ctx)
+        try:
+            return await self._residents.bring(wanted, reason, timeout_s, cancel)
+        except WorkbenchError as error:
+            if error.details.get("signal") != signal.SIGKILL:
+                raise
+            raise refusals.killed(error, need, available, await self.figures()) from error
 
 
 def _taken(slot: Slot) -> Answer:

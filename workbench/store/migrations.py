@@ -73,7 +73,7 @@ CREATE TABLE stream_sessions (
     model                   VARCHAR NOT NULL, -- id of the model that answered, or failed
     provider                VARCHAR NOT NULL,
     fallback_from           VARCHAR,
-    digest                  VARCHAR,
+    digest                  VARCHAR,          -- of the weights; sample-sha256: of places in them
     dtype                   VARCHAR,
     quantization            VARCHAR,
     device                  VARCHAR,

@@ -14,7 +14,8 @@ class ModelInfo:
 
     ``status`` is ``available`` (on disk), ``loading``, ``resident`` (in memory) or ``unusable``
     (``problem`` says why and how to mend it). ``size_bytes`` is on disk, ``memory_bytes`` measured
-    while resident. ``digest`` identifies the weights.
+    while resident. ``digest`` identifies the weights; one that begins with ``sample-sha256:`` is
+    of samples of them.
     """
 
     id: str

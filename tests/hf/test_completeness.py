@@ -1,0 +1,106 @@
+"""What a load would find missing is named without one, from the headers of the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.hf import tiny
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.hf import completeness, files, matching
+from workbench.hf.digest import state_of
+from workbench.hf.found import Unusable
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {"tie_word_embeddings": True},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},  # its files lack the prefix of the model
+    # Experts lie in the files one by one, and in the model as one tensor.
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+def save(folder: Path, kind: str) -> Path:
+    config = AutoConfig.for_model(kind, **{**SIZES, **KINDS[kind]})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder / "model.safetensors"
+
+
+def reported(folder: Path) -> dict[str, Any]:
+    """What a real load reports."""
+    _, report = AutoModelForCausalLM.from_pretrained(folder, **matching.REPORTING)
+    return report
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_headers_say_what_a_load_says(tmp_path: Path, kind: str) -> None:
+    weights = save(tmp_path / kind, kind)
+    assert matching.compare(tmp_path / kind) is None
+    tensors = load_file(weights)
+    name = next(key for key in sorted(tensors) if tensors[key].dim() == 2 and "attn" in key)
+    matrix = tensors.pop(name)
+    for changed in ({}, {name: torch.zeros(3, *matrix.shape[1:])}):
+        save_file({**tensors, **changed}, weights, {"format": "pt"})
+        found = matching.compare(tmp_path / kind)
+        assert found is not None
+        assert found == matching.misfit(reported(tmp_path / kind))
+
+
+def test_no_weights_are_read(tmp_path: Path) -> None:
+    """Gigabytes of nothing, of which only the header lies on the disk."""
+    rows, columns = 2**18, 2**13
+    size = 2 * rows * columns
+    sizes = {**SIZES, "vocab_size": rows, "hidden_size": columns, "num_hidden_layers": 0}
+    AutoConfig.for_model("llama", **sizes, dtype="bfloat16").save_pretrained(tmp_path)
+    entry = {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [0, size]}
+    header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from now on
+    found = matching.compare(tmp_path)
+    assert found is not None
+    assert found.tensors == {"missing": ["lm_head.weight", "model.norm.weight"]}
+    status = Path("/proc/self/status").read_text()
+    (peak_kb,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    assert int(peak_kb) * 1024 - before < size / 4
+
+
+def test_a_verdict_holds_until_the_files_change(tmp_path: Path) -> None:
+    folder = tiny.write_folder(tmp_path / "m")
+    (model,) = files.model_files(tmp_path)
+    assert not completeness.is_known(tmp_path, model)
+    completeness.keep(tmp_path, state_of(model), Unusable("lacks much", "Download it again."))
+    assert completeness.is_known(tmp_path, model)
+    (info,) = files.scan(tmp_path)
+    assert (info.status, info.problem) == ("unusable", "m lacks much. Download it again.")
+    with pytest.raises(WorkbenchError, match="m lacks much") as caught:
+        files.resolve(tmp_path, "m")
+    assert caught.value.code is ErrorCode.HF_MODEL_LOAD_FAILED
+    tiny.write_folder(tmp_path / "m", num_hidden_layers=2)
+    assert [info.status for info in files.scan(tmp_path)] == ["available"]
+    assert not completeness.is_known(tmp_path, files.resolve(tmp_path, "m"))
+    assert folder.is_dir()
+
+
+def test_of_what_others_have_quantised_nothing_is_said(tmp_path: Path) -> None:
+    tiny.write_folder(tmp_path / "q", quantization_config={"quant_method": "fp8"})
+    tiny.write_gguf(tmp_path / "g" / "m.gguf")
+    assert not any(map(completeness.can_be_asked, files.model_files(tmp_path)))
