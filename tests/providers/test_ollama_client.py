@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -176,6 +177,35 @@ async def test_text_before_the_failure_is_delivered(connect_ollama: Connect) -> 
         with pytest.raises(WorkbenchError):
             await answer(connect_ollama(server.url), ask(), each=received.append)
     assert [getattr(event, "text", None) for event in received] == ["a", "b"]
+
+
+async def test_broken_last_lines_use_up_no_connections(connect_ollama: Connect) -> None:
+    """A hundred that were never given back, and every later request waited for ever."""
+    data = ndjson(says("a"), done(eval_count="many"))
+    async with wire(lambda path, body: data) as server:
+        provider = connect_ollama(server.url)
+        async with asyncio.timeout(60):
+            for _ in range(110):
+                with pytest.raises(WorkbenchError) as caught:
+                    await answer(provider, ask())
+                assert caught.value.code is ErrorCode.OLLAMA_STREAM_BROKEN
+
+
+async def test_requests_given_up_use_up_no_connections(connect_ollama: Connect) -> None:
+    """In each moment of a request, many times; of the client's own cancelling each left one."""
+    async with wire(_loads) as server:
+        provider = connect_ollama(server.url)
+        await provider.list_models()
+        for steps in range(24):
+            for _ in range(60):
+                asked = asyncio.create_task(provider.list_models())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                asked.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asked
+        async with asyncio.timeout(60):
+            assert [info.name for info in await provider.list_models()] == [MODEL]
 
 
 async def test_line_breaks_of_unicode_do_not_break_lines(connect_ollama: Connect) -> None:

@@ -287,6 +287,17 @@ class Stage:
         assert len(runners) <= len(OLLAMA), f"runners: {runners}"
         await self.account()
         process = psutil.Process(self.server.pid)
+
+        async def all_given_back() -> bool:
+            await users.get("/api/v1/models")  # an HTTP client tidies up when it is used
+            return not any(
+                one.raddr
+                and one.raddr.port == self.gate.port
+                and one.status == psutil.CONN_CLOSE_WAIT
+                for one in process.net_connections("tcp")
+            )
+
+        await until(all_given_back, "no connection is held that Ollama has closed", 60)
         with process.oneshot():
             return {
                 "rss_mb": process.memory_info().rss / 1e6,

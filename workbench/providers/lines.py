@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
+from anyio import CancelScope
+
 from workbench.providers.base import CancellationToken
 
 Line = tuple[int, Mapping[str, Any]]
@@ -28,21 +30,28 @@ async def read_apart(
     A task of its own reads the socket: the stamps stay true when the consumer is slow, and a
     cancellation closes the connection at once, whatever the consumer does meanwhile. Closing
     it is what stops the server's decoding.
+
+    It is ended by a scope of anyio, never by ``Task.cancel``: the HTTP client gives a connection
+    back under anyio's shields, which a task's own cancellation goes through. A connection that is
+    interrupted in that moment counts as busy for ever, and after a hundred of them every request
+    waits for ever.
     """
     queue: asyncio.Queue[Line | Exception | None] = asyncio.Queue(_READ_AHEAD)
+    reading = CancelScope()
 
     async def read() -> None:
-        try:
-            async with aclosing(lines):
-                async for item in lines:
-                    await queue.put(item)
-            await queue.put(None)
-        except Exception as error:
-            await queue.put(error)
+        with reading:
+            try:
+                async with aclosing(lines):
+                    async for item in lines:
+                        await queue.put(item)
+                await queue.put(None)
+            except Exception as error:
+                await queue.put(error)
 
     async def stop() -> None:
         await cancel.wait()
-        reader.cancel()
+        reading.cancel()
         with suppress(asyncio.QueueFull):  # then the consumer is not waiting
             queue.put_nowait(None)
 
@@ -62,8 +71,6 @@ async def read_apart(
                 return
     finally:
         stopper.cancel()
-        # A second cancel would interrupt the closing of the connection, so only one is sent,
-        # and wait(), unlike gather(), passes on none that arrives here meanwhile.
-        if not reader.cancelling():
-            reader.cancel()
+        reading.cancel()
+        # wait(), unlike gather(), passes on no cancellation that arrives here meanwhile.
         await asyncio.wait({reader, stopper})

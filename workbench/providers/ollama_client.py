@@ -19,6 +19,7 @@ import ollama
 
 from workbench.providers.ollama_errors import MalformedAnswer, UnsendableRequest
 from workbench.providers.processes import is_loopback
+from workbench.providers.scoped import scoped
 
 CONNECT_S: Final = 2.0
 """An address where nothing answers must not hold up a page."""
@@ -82,11 +83,13 @@ class OllamaClient(ollama.AsyncClient):
         read_s: float | None = READ_S,
     ) -> bytes:
         """As :meth:`call`, for an answer that may be empty."""
-        response = await self._client.request(
-            method,
-            path,
-            content=None if body is None else _encode(body),
-            timeout=httpx.Timeout(read_s, connect=CONNECT_S),
+        response = await scoped(
+            self._client.request(
+                method,
+                path,
+                content=None if body is None else _encode(body),
+                timeout=httpx.Timeout(read_s, connect=CONNECT_S),
+            )
         )
         if not response.is_success:
             raise _refusal(response, response.content)

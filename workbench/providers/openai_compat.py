@@ -24,6 +24,7 @@ from workbench.providers.lines import Line, read_apart
 from workbench.providers.openai_dialects import recognised
 from workbench.providers.openai_errors import MalformedAnswer, closed_unanswered, plain, seam
 from workbench.providers.processes import Listener, is_loopback
+from workbench.providers.scoped import scoped
 from workbench.providers.server_figures import ServerFigures, Tell
 from workbench.types import ChatRequest, ModelInfo, ProviderEvent, ProviderWarning
 
@@ -287,9 +288,8 @@ class OpenAICompatProvider(Weightless):
 
     async def _get(self, path: str) -> object:
         client = await self._connect()
-        return await client.get(
-            path, cast_to=object, options={"timeout": _timeout(_READ_S), "headers": _ALONE}
-        )
+        options: Any = {"timeout": _timeout(_READ_S), "headers": _ALONE}
+        return await scoped(client.get(path, cast_to=object, options=options))
 
     async def _page_of_metrics(self, url: str) -> str:
         """The key goes nowhere but to the server that it is for."""
@@ -299,9 +299,8 @@ class OpenAICompatProvider(Weightless):
         theirs = _origin(url) != _origin(self._endpoint.base_url)
         headers: dict[str, Any] = {**_ALONE, **({"Authorization": Omit()} if theirs else {})}
         with seam("metrics", self._endpoint):
-            return await client.get(
-                url, cast_to=str, options={"timeout": _timeout(_READ_S), "headers": headers}
-            )
+            options: Any = {"timeout": _timeout(_READ_S), "headers": headers}
+            return await scoped(client.get(url, cast_to=str, options=options))
 
     async def _connect(self) -> AsyncOpenAI:
         if self._client is None:
