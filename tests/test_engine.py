@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 from dataclasses import replace
 from typing import Any
@@ -389,18 +390,28 @@ async def test_total_time_counts_the_wait_in_the_queue(make_engine: EngineFactor
     assert engine.rotation.queue.tickets == []
 
 
-async def test_a_defect_in_a_load_leaves_nothing_loading(make_engine: EngineFactory) -> None:
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (OSError("no room for this"), ErrorCode.INTERNAL),
+        (OSError(errno.EMFILE, "Too many open files"), ErrorCode.TOO_MANY_FILES),
+    ],
+)
+async def test_a_defect_in_a_load_leaves_nothing_loading(
+    make_engine: EngineFactory, failure: OSError, code: ErrorCode
+) -> None:
     """The model was "loading" for ever: it was never evicted, and its memory stayed reserved."""
 
     class Defective(ScriptedProvider):
         async def load(self, model: str, **how: Any) -> ResidentModel:
-            raise OSError("no room for this")
+            raise failure
 
     engine = make_engine({"quick": QUICK})
     engine.router.register_provider(Defective({"x": QUICK}, name="defective"))
     session = session_of(await run(engine, ChatRequest("defective/x", (Message("user", "Hi"),))))
     assert session.error is not None
-    assert session.error.code is ErrorCode.INTERNAL
+    assert session.error.code is code
+    assert session.error.fix
     async with asyncio.timeout(30):
         while engine.overview().residents:
             await asyncio.sleep(0.01)

@@ -18,13 +18,14 @@ Codes by family (``HTTP_STATUS`` has the status each is answered with)::
                STREAM_NOT_FOUND, EVENTS_GONE (of a stream, from the buffer), QUEUE_FULL,
                TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
                UNAUTHORIZED, FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL,
-               STORE_UNAVAILABLE, STORE_DAMAGED, SERVER_UNREACHABLE, SERVER_STOPPING,
-               PORT_IN_USE, CANCELLED (by who asked), INTERNAL
+               TOO_MANY_FILES (open ones, connections too), STORE_UNAVAILABLE, STORE_DAMAGED,
+               SERVER_UNREACHABLE, SERVER_STOPPING, PORT_IN_USE, CANCELLED (by who asked), INTERNAL
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import errno
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
@@ -76,6 +77,7 @@ class ErrorCode(StrEnum):
     FORBIDDEN_PATH = "FORBIDDEN_PATH"
     UNSAFE_FILE = "UNSAFE_FILE"
     DISK_FULL = "DISK_FULL"
+    TOO_MANY_FILES = "TOO_MANY_FILES"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     STORE_DAMAGED = "STORE_DAMAGED"
     SERVER_UNREACHABLE = "SERVER_UNREACHABLE"
@@ -126,6 +128,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.FORBIDDEN_PATH: 403,
     ErrorCode.UNSAFE_FILE: 422,
     ErrorCode.DISK_FULL: 507,
+    ErrorCode.TOO_MANY_FILES: 503,
     ErrorCode.STORE_UNAVAILABLE: 503,
     ErrorCode.STORE_DAMAGED: 500,
     ErrorCode.SERVER_UNREACHABLE: 503,
@@ -231,4 +234,36 @@ def invalid(message: str, *, fix: str = "", **details: Any) -> WorkbenchError:
     """An ``INVALID_REQUEST``: the commonest error, raised wherever input is checked."""
     return WorkbenchError(
         ErrorCode.INVALID_REQUEST, message, fix=fix, operation="validate", details=details
+    )
+
+
+def unforeseen(
+    error: Exception, operation: str, *, provider: str | None = None, told: bool = True
+) -> WorkbenchError:
+    """What becomes of an exception that nobody mapped; whoever calls this logs it.
+
+    ``INTERNAL``, but ``TOO_MANY_FILES`` where the process may open no more: that can happen in any
+    line that opens something, and is no defect.
+
+    Args:
+        error: the exception.
+        operation: what was being attempted.
+        provider: the provider concerned, if any.
+        told: whether its message, which may hold paths, is for whoever asked.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return WorkbenchError(
+            ErrorCode.TOO_MANY_FILES,
+            "The workbench may open no more files and connections at the moment.",
+            fix="Try again; raise the limit of open files (`ulimit -n`) if it comes back.",
+            operation=operation,
+            provider=provider,
+        )
+    name = type(error).__name__
+    return WorkbenchError(
+        ErrorCode.INTERNAL,
+        f"{name}: {error}" if told else f"{name} in the workbench.",
+        fix="This is a defect of the workbench; its log has the traceback.",
+        operation=operation,
+        provider=provider,
     )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 from workbench import logs
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, unforeseen
 from workbench.types import new_id
 
 JobStatus = Literal["queued", "running", "done", "error", "cancelled"]
@@ -205,12 +205,7 @@ class JobRegistry:
             status = "cancelled" if problem.code is ErrorCode.CANCELLED else "error"
         except Exception as problem:
             _log.error("job_failed", job=entry.job.id, exc_info=problem)
-            error = WorkbenchError(
-                ErrorCode.INTERNAL,
-                f"The {entry.job.kind} failed: {type(problem).__name__}: {problem}",
-                fix="Please report this.",
-                operation=entry.job.kind,
-            )
+            error = unforeseen(problem, entry.job.kind)
         with self._lock:
             self._running -= 1
             self._end(entry, status, error, time.monotonic() - started, result)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from workbench import cutoff, hosts, logs, recovery, wire
 from workbench.contention import Generations
 from workbench.draft import Draft
-from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
+from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError, unforeseen
 from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading
 from workbench.providers.base import CancellationToken
@@ -129,13 +129,7 @@ class LiveSession:
                 self.cancel.cancel("shutdown")
             except Exception as failure:  # a bug of ours: the row must still be written
                 _log.exception("stream_failed")
-                error = WorkbenchError(
-                    ErrorCode.INTERNAL,
-                    f"{type(failure).__name__}: {failure}",
-                    fix="This is a defect of the workbench; the log has the traceback.",
-                    operation="stream",
-                    provider=self.route.provider.name,
-                )
+                error = unforeseen(failure, "stream", provider=self.route.provider.name)
             finally:
                 # Read now: a reader that leaves while the row is written changes nothing any more.
                 self.draft.stopped_by = reason = self.cancel.reason

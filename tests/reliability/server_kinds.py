@@ -174,7 +174,7 @@ KINDS = [
     server("64-descriptors", "RLIMIT_NOFILE 64, all loads anew", descriptors(lambda _: 64), "ok"),
     server("no-descriptors", "RLIMIT_NOFILE at what is open, all loads anew",
            descriptors(lambda opened: opened + 1), "ok", "cut", "OLLAMA_UNREACHABLE",
-           "HF_PIPELINE_ERROR", "HF_MODEL_LOAD_FAILED"),
+           "HF_PIPELINE_ERROR", "HF_MODEL_LOAD_FAILED", "TOO_MANY_FILES"),
     server("database-deleted-stopped", "the file is deleted, then SIGTERM",
            without(file_of_the_log, signal.SIGTERM), *ALL_GOOD),
     server("database-deleted-killed", "the file is deleted, then SIGKILL",

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workbench import logs, wire
 from workbench.api.problems import answer
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import unforeseen
 from workbench.types import new_id
 
 _log = logs.get(__name__)
@@ -70,14 +70,4 @@ class Edge:
             except Exception as error:
                 _log.error("request_failed", path=scope["path"], exc_info=error)
                 if not started:
-                    await answer(defect(error), scope, receive, stamped)
-
-
-def defect(error: Exception) -> WorkbenchError:
-    """What a client is told of an exception that nobody expected: no message of it, no path."""
-    return WorkbenchError(
-        ErrorCode.INTERNAL,
-        f"{type(error).__name__} in the workbench.",
-        fix="This is a defect of ours; the server's log has the traceback.",
-        operation="http",
-    )
+                    await answer(unforeseen(error, "http", told=False), scope, receive, stamped)

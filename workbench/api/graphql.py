@@ -35,7 +35,7 @@ from workbench.api.graphql_types import Long, build
 from workbench.api.problems import wrong_field
 from workbench.api.streaming import while_connected
 from workbench.engine import Engine
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import WorkbenchError, invalid, unforeseen
 from workbench.settings import Settings
 from workbench.store import records
 from workbench.types import Status
@@ -321,12 +321,7 @@ def _explained(error: GraphQLError) -> GraphQLError:
         message = error.message
     else:
         _log.error("graphql_failed", path=error.path, exc_info=cause)
-        told = WorkbenchError(
-            ErrorCode.INTERNAL,
-            f"{type(cause).__name__} in the workbench.",
-            fix="This is a defect of ours; the server's log has the traceback.",
-            operation="graphql",
-        )
+        told = unforeseen(cause, "graphql", told=False)
         message = told.message
     return GraphQLError(
         message,

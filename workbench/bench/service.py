@@ -18,7 +18,7 @@ from workbench.bench.progress import Outcome, Progress
 from workbench.bench.road import Road
 from workbench.bench.runner import Runner
 from workbench.bench.spec import Spec
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import ErrorCode, WorkbenchError, invalid, unforeseen
 from workbench.procfs import is_alive
 from workbench.settings import Settings
 from workbench.types import new_id
@@ -140,12 +140,7 @@ class Benchmarks:
             raise
         except Exception as failure:
             _log.exception("benchmark_failed")
-            self.problem = WorkbenchError(
-                ErrorCode.INTERNAL,
-                f"{type(failure).__name__}: {failure}",
-                fix="This is a defect of the workbench; the log has the traceback.",
-                operation="bench",
-            )
+            self.problem = unforeseen(failure, "bench")
             raise self.problem from failure
         finally:
             self.ended += begun

@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 from workbench import logs
 from workbench.admission import rejected
 from workbench.engine import Engine
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import unforeseen
 from workbench.types import SessionEvent, Status, StreamEvent
 from workbench.ui.asking import Plan
 from workbench.ui.conversation import Turn
@@ -127,12 +127,7 @@ class Run:
                     self._take(index, event)
         except Exception as failure:  # a bug of ours: the panes must still come to an end
             _log.exception("compare_failed")
-            problem = WorkbenchError(
-                ErrorCode.INTERNAL,
-                f"{type(failure).__name__}: {failure}",
-                fix="This is a defect of the workbench; the log has the traceback.",
-                operation="compare",
-            )
+            problem = unforeseen(failure, "compare")
             for index, number in enumerate(self._panes):
                 if self.plan.answers[number].running:
                     self._take(index, rejected(requests[index], problem))
