@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import EngineFactory
 from tests.live import run_cli
-from workbench import wire
+from workbench import record, session, wire
 from workbench.contention import Generations
 from workbench.engine import build
 from workbench.providers.scripted import Schedule, steady
@@ -24,7 +24,7 @@ from workbench.record import journal_header, recover
 from workbench.settings import Settings
 from workbench.store import Store
 from workbench.store.files import spool_of
-from workbench.store.journal import Journal, interrupted
+from workbench.store.journal import Journal, drop_unread, interrupted
 from workbench.store.search import Wanted, search
 from workbench.types import ChatRequest, DoneEvent, Message, Options, TokenEvent, WarningEvent
 from workbench.ui.history import found
@@ -83,9 +83,11 @@ def killed(settings: Settings) -> set[str]:
             break
     # The journal looks every 20 ms: what it has by now is what the test asks for.
     folder = spool_of(settings.workbench_db) / "streams"
-    for path in folder.glob("*"):
-        while path.read_bytes().count(b"\n") < 4:
-            pass
+
+    def looks() -> list[int]:
+        return [path.read_bytes().count(b"\n") for path in folder.glob("*")]
+
+    wait_until(lambda: len(looks()) == 3 and min(looks()) >= 4)
     child.send_signal(signal.SIGKILL)
     child.stdout.close()
     child.wait()
@@ -140,9 +142,12 @@ async def test_killed_answers_are_logged_as_interrupted(
 
 
 async def test_an_answer_that_the_log_cannot_hold_ends_its_journal_and_stops_no_start(
-    make_engine: EngineFactory, settings: Settings, store: Store
+    make_engine: EngineFactory, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its file grew for ever, and the next start failed over it."""
+    # A starved machine takes longer to refuse a row than anybody is to wait for one.
+    monkeypatch.setattr(session, "_STORE_WAIT_S", 120.0)
+    monkeypatch.setattr(record, "_PATIENCE_S", 120.0)
     endless = Schedule(steady(3, first_s=0.01, gap_s=0.01), prompt_tokens=2**40)
     engine = make_engine({"absurd": endless}, workbench_journal_ms=20)
     request = ChatRequest("scripted/absurd", (Message("user", "Hi"),))
@@ -154,9 +159,9 @@ async def test_an_answer_that_the_log_cannot_hold_ends_its_journal_and_stops_no_
     assert list(interrupted(settings.workbench_db)) == []
 
     # Killed between its last word and its row, such an answer is in the journal.
-    session = next(event.session for event in told if isinstance(event, DoneEvent))
+    ended = next(event.session for event in told if isinstance(event, DoneEvent))
     journal = Journal(settings.workbench_db, 0.01)
-    state = wire.encode_session(session)
+    state = wire.encode_session(ended)
     journal.begin("absurd", journal_header(request.messages, None), lambda *_: (state, [], []))
     wait_until(lambda: any(interrupted(settings.workbench_db)))
     (left,) = interrupted(settings.workbench_db)
@@ -221,6 +226,33 @@ def test_a_look_that_fails_does_not_end_the_journal_of_the_others(tmp_path: Path
     journal.close()
 
 
+def test_what_a_write_that_failed_has_left_spoils_no_later_one(tmp_path: Path) -> None:
+    log = tmp_path / "log.duckdb"
+    journal = Journal(log, 0.01)
+    journal.begin("ses_1", {}, lambda position, _: ({}, [[position]], []))
+    wait_until(lambda: any(interrupted(log)))
+    (found,) = interrupted(log)
+    with found.path.open("ab") as file:
+        file.write(b'{"crc":"0123')
+    count = len(found.tokens) + 3
+    wait_until(lambda: any(len(item.tokens) >= count for item in interrupted(log)))
+    (found,) = interrupted(log)
+    assert found.tokens == [[position] for position in range(len(found.tokens))]
+    journal.close()
+
+
+def test_reading_removes_nothing_and_a_start_what_nobody_wrote_to(tmp_path: Path) -> None:
+    """Who reads may come between the making of a file and its first line."""
+    log = tmp_path / "log.duckdb"
+    folder = spool_of(log) / "streams"
+    folder.mkdir(parents=True)
+    (folder / "begun.ndjson").touch()
+    assert list(interrupted(log)) == []
+    assert [path.name for path in folder.iterdir()] == ["begun.ndjson"]
+    drop_unread(log)
+    assert list(folder.iterdir()) == []
+
+
 def test_generations_may_be_looked_at_from_another_thread() -> None:
     """The journal does, while the event loop begins and ends others."""
     generations = Generations()
@@ -248,7 +280,7 @@ def test_generations_may_be_looked_at_from_another_thread() -> None:
         sys.setswitchinterval(before)
 
 
-def wait_until(condition: Callable[[], bool], patience_s: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], patience_s: float = 120) -> None:
     until = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < until

@@ -14,7 +14,7 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.memory import MemoryReading
 from workbench.procfs import is_alive
 from workbench.store import Store
-from workbench.store.journal import Journaled, interrupted
+from workbench.store.journal import Journaled, drop_unread, interrupted
 from workbench.store.rows import MemorySample, SessionItem
 from workbench.types import Message, ProviderToken, Status, StreamSession, TokenTimeline
 
@@ -123,6 +123,7 @@ def recover(store: Store) -> int:
         How many there were.
     """
     count = 0
+    drop_unread(store.path)
     for found in interrupted(store.path):
         try:
             item = _item(found)

@@ -42,6 +42,7 @@ class _Stream:
     look: Look
     written: int = -1  # tokens; -1: not even the header
     readings: int = 0
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +145,15 @@ class Journal:
                 "tokens": tokens,
                 "memory": memory,
             }
-            lines = [_line(now)]
+            text = _line(now)
             if stream.written < 0:
-                lines.insert(0, _line({"header": stream.header}))
+                text = _line({"header": stream.header}) + text
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 stream.path.touch(mode=0o600)
             with stream.path.open("ab") as file:
-                file.write(b"".join(lines))
+                file.truncate(stream.size_bytes)  # of a write that failed, a part may be there
+                file.write(text)
+            stream.size_bytes += len(text)
             stream.written = max(stream.written, 0) + len(tokens)
             stream.readings += len(memory)
             self._broken = False
@@ -161,22 +164,43 @@ class Journal:
 
 
 def interrupted(log: Path) -> Iterator[Journaled]:
-    """The streams that a killed process has left; a journal without its header is dropped."""
-    folder = spool_of(log) / _FOLDER
-    for path in sorted(folder.glob("*.ndjson")) if folder.is_dir() else []:
-        parsed = [parse_line(line) for line in path.read_bytes().splitlines(keepends=True)]
-        looks = [item for item in parsed[1:] if item is not None]
-        if not parsed or parsed[0] is None or not looks:
+    """The streams that a killed process has left. Changes nothing: somebody may be writing."""
+    return (found for path in _files(log) if (found := _read(path)) is not None)
+
+
+def drop_unread(log: Path) -> None:
+    """Remove what was killed before its first look was written: nothing is known of it.
+
+    Nobody may be writing.
+    """
+    for path in _files(log):
+        if _read(path) is None:
             path.unlink(missing_ok=True)
-            continue
-        yield Journaled(
-            path,
-            parsed[0]["header"],
-            looks[-1]["state"],
-            looks[-1]["at_ns"],
-            [token for item in looks for token in item["tokens"]],
-            [reading for item in looks for reading in item.get("memory", ())],
-        )
+
+
+def _files(log: Path) -> list[Path]:
+    folder = spool_of(log) / _FOLDER
+    return sorted(folder.glob("*.ndjson")) if folder.is_dir() else []
+
+
+def _read(path: Path) -> Journaled | None:
+    """A stream; None without its header or any look at it."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:  # it has ended meanwhile
+        return None
+    parsed = [parse_line(line) for line in lines]
+    looks = [item for item in parsed[1:] if item is not None]
+    if not looks or parsed[0] is None or "header" not in parsed[0]:
+        return None
+    return Journaled(
+        path,
+        parsed[0]["header"],
+        looks[-1]["state"],
+        looks[-1]["at_ns"],
+        [token for item in looks for token in item["tokens"]],
+        [reading for item in looks for reading in item.get("memory", ())],
+    )
 
 
 def _line(values: Mapping[str, Any]) -> bytes:
