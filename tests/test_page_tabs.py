@@ -20,7 +20,7 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import ROOT
 from tests.live import free_port
-from tests.test_page import SOON, Pane, ask
+from tests.test_page import LOADED, SOON, Pane, ask
 from tests.test_page import browser as browser
 from tests.test_page_compare import Log, Open, ended
 from tests.test_page_compare import address as address
@@ -66,7 +66,7 @@ class Served:
 
     def end(self) -> None:
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(120)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -263,24 +263,27 @@ def test_a_server_that_restarts_gets_its_page_back(open_page: Open, served: Serv
     """The last test of this file: tokens of the first server are worth nothing afterwards."""
     page = open_page("long", "fox")
     page.get_by_role("button", name="Options and system prompt").click()
-    page.locator("#option-max_tokens input, #option-max_tokens textarea").fill("900")
+    page.locator("#option-max_tokens input, #option-max_tokens textarea").fill("2900")
     ask(page, "What is it?")
-    Pane(page, 1).expect_phase("answering")
+    Pane(page, 1).expect_phase("answering", timeout=LOADED)
+    Pane(page, 2).expect_phase("done", timeout=LOADED)
     page.locator("#prompt textarea").fill("a draft")
     served.end()
     lost = page.get_by_text("Connection to the server was lost")
-    expect(lost).to_be_visible(timeout=60_000)
-    served.start()
-    # The page loads itself anew: its answers are those of the log, its options those of its tab and
-    # not of its address, what was being typed is there, and nothing is under way.
-    expect(Pane(page, 2).chat).to_contain_text("It is red.", timeout=60_000)
-    Pane(page, 1).expect_phase(re.compile("cancelled|error"), timeout=60_000)
+    expect(lost).to_be_visible(timeout=LOADED)
+    # What it looked like before is gone when it has loaded itself anew, not sooner.
+    with page.expect_event("load", timeout=LOADED):
+        served.start()
+    # Its answers are those of the log, its options those of its tab and not of its address, what
+    # was being typed is there, and nothing is under way.
+    expect(Pane(page, 2).chat).to_contain_text("It is red.", timeout=LOADED)
+    Pane(page, 1).expect_phase(re.compile("cancelled|error"), timeout=LOADED)
     page.get_by_role("button", name="Options and system prompt").click()
     expect(page.locator("#option-max_tokens input, #option-max_tokens textarea")).to_have_value(
-        "900", timeout=SOON
+        "2900", timeout=LOADED
     )
-    expect(Pane(page, 1).model).to_have_value(re.compile("scripted/long"), timeout=SOON)
-    expect(page.locator("#prompt textarea")).to_have_value("a draft", timeout=SOON)
+    expect(Pane(page, 1).model).to_have_value(re.compile("scripted/long"), timeout=LOADED)
+    expect(page.locator("#prompt textarea")).to_have_value("a draft", timeout=LOADED)
     ask(page, "And again?")
-    expect(Pane(page, 2).chat).to_contain_text("And again?", timeout=SOON)
-    expect(Pane(page, 2).chat.get_by_text("It is red.")).to_have_count(2, timeout=SOON)
+    expect(Pane(page, 2).chat).to_contain_text("And again?", timeout=LOADED)
+    expect(Pane(page, 2).chat.get_by_text("It is red.")).to_have_count(2, timeout=LOADED)

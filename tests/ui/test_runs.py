@@ -245,3 +245,21 @@ async def test_an_end_that_comes_late_leaves_the_next_run_its_stop(
     run.stop()
     await finish(run)
     assert (await compare._end(asked))[compare.desk.composer.stop]["interactive"] is False
+
+
+async def test_a_page_that_gets_its_answers_back_has_the_histories_before_run_can_be_pressed(
+    make_engine: EngineFactory,
+) -> None:
+    """A question asked before the answers were drawn was sent without what had been said."""
+    engine = make_engine({"a": SHORT})
+    with gr.Blocks():
+        compare = CompareTab(engine, Catalogue(engine), Pairs(engine))
+    desk, page = compare.desk, cast("gr.Request", SimpleNamespace(session_hash="page"))
+    run = desk.runs.begin("tab", plan("scripted/a"))
+    updates = await compare.opening(page, "tab", None, None)
+    assert updates[desk.composer.run]["interactive"] is False
+    await finish(run)
+    updates = await compare.opening(page, "tab", None, None)
+    assert updates[desk.composer.run]["interactive"] is True
+    assert [turn.prompt for turn in updates[desk.panes[0].turns]] == ["Go."]
+    assert updates.keys() <= set(compare.opening_outputs)

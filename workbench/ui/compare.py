@@ -143,7 +143,7 @@ class CompareTab:
     def outputs(self) -> list[Any]:
         """All of the tab but the answers: what :meth:`put` speaks of."""
         desk = self._desk
-        opened = [*self._opened_outputs, *desk.busy_outputs, self._kept]
+        opened = [*self._opened_outputs, *desk.busy_outputs, *desk.turns, self._kept]
         return [*dict.fromkeys([desk.told, *opened, self._choosing.listed])]
 
     @property
@@ -256,9 +256,7 @@ class CompareTab:
         updates[desk.isolate] = gr.update(
             interactive=contended, variant="primary" if contended else "secondary"
         )
-        for one in desk.panes:
-            updates[one.turns] = run.plan.turns(one.number)
-        return updates
+        return {**updates, **desk.histories(run.plan)}
 
     @property
     def _after(self) -> list[Any]:
@@ -381,6 +379,8 @@ class CompareTab:
             self._filled(setup, models, plan.ask.own, blind),
             self._desk.layout(run, plan.shown, models),
             self._desk.busy(plan, run.running),
+            # Run is there to be pressed before the answers have been drawn.
+            {} if run.running else self._desk.histories(plan),
             {self._kept: kept.of_plan(plan)},
         )
 

@@ -128,6 +128,10 @@ class Desk:
             updates[one.remove] = gr.update(interactive=not busy and len(plan.shown) > 1)
         return updates
 
+    def histories(self, plan: Plan) -> Updates:
+        """Of all panes, with the answers of a plan."""
+        return {one.turns: plan.turns(one.number) for one in self.panes}
+
     def layout(
         self, run: Run | None, shown: tuple[int, ...], models: Sequence[str | None]
     ) -> Updates:
