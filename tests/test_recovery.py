@@ -182,7 +182,7 @@ async def test_memory_that_is_not_enough_even_then_is_refused_with_the_figures(
     assert session.error.code is ErrorCode.HF_MEMORY_EXCEEDED
     assert session.error.details["evicted"] == (["scripted/quick"] if others else [])
     assert session.error.details["host_available_bytes"] > 0
-    assert "MB available" in session.error.message
+    assert " available; in memory: " in session.error.message
     assert len(provider.asked) == 1 + others, "with nothing evicted nothing has changed"
 
 

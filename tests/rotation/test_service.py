@@ -83,6 +83,23 @@ async def test_contexts_are_estimated_as_dense_as_the_last_prompts_were() -> Non
     await desk.ask("a500", context=Context(600_000, 8000))
 
 
+async def test_its_own_pin_is_not_what_a_model_lacks() -> None:
+    desk = Desk(max_resident=4, limit=9_000)
+    assert desk.book is not None
+    desk.book.token_bytes = {"host": 1}
+    await desk.service.pin(desk.route("a500"))
+    with pytest.raises(WorkbenchError) as refused:
+        await desk.ask("a500", context=Context(6000, 8000))
+    assert refused.value.fix.startswith("Shorten the prompt")
+    assert refused.value.details["pinned"] == {}
+    await desk.service.pin(desk.route("b6000"))
+    with pytest.raises(WorkbenchError) as refused:
+        await desk.ask("a500", context=Context(6000, 5000))
+    assert refused.value.fix.startswith("Unpin a model, shorten the prompt")
+    assert "use fake/a500?num_ctx=2048" in refused.value.fix
+    assert refused.value.details["pinned"] == {"fake/b6000": {"host": 6000}}
+
+
 async def test_a_refusal_of_almost_nothing_has_figures_that_differ() -> None:
     desk = Desk(max_resident=4, limit=1_300_000_000)
     with pytest.raises(WorkbenchError, match=r"1\.30 GB at its peak.*1\.30 GB, 2 MB less"):
@@ -321,7 +338,7 @@ async def test_memory_that_ran_out_evicts_idle_models_once_and_loads_again() -> 
     assert caught.value.code is ErrorCode.HF_MEMORY_EXCEEDED
     assert caught.value.details["evicted"] == ["fake/big"]
     assert caught.value.details["host_available_bytes"] > 0
-    assert "MB available" in caught.value.message
+    assert " available; in memory: " in caught.value.message
     assert desk.provider.calls.count("load bigger") == 2
 
 

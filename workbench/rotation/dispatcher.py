@@ -21,6 +21,7 @@ from workbench.rotation.places import Place
 from workbench.rotation.policy import plan
 from workbench.rotation.queue import Entry, QueueService
 from workbench.rotation.residency import Residents
+from workbench.rotation.room import Room
 from workbench.rotation.runners import together
 from workbench.rotation.snapshot import Grant, Plan, Refusal, Snapshot
 from workbench.router import Route
@@ -173,7 +174,7 @@ class Dispatcher:
             return refusals.kept_by_others(wanted.route, refused.reason, waited_s, prediction)
         if refused.cause == "places":
             return refusals.no_place(wanted.route, refused.reason)
-        pinned = {n: m.footprint for n, m in snapshot.models.items() if m.pinned and m.resident}
+        pinned = Room(snapshot).pinned_besides(ticket.model)
         return refusals.too_large(
             wanted.route, refused.reason, prediction, snapshot.capacity, pinned, ticket.tokens
         )

@@ -1,4 +1,4 @@
-"""Why a request is refused before anything is done for it, as errors with figures."""
+"""Why a request is refused, or what it needs cannot be loaded, as errors with figures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 from workbench.budget import HOST, DeviceBytes, Prediction
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hosts import family
+from workbench.rotation.snapshot import added, spoken
 from workbench.router import Route
 
 _MEMORY_CODE: Final[Mapping[str, ErrorCode]] = {"ollama": ErrorCode.OLLAMA_MEMORY_EXCEEDED}
@@ -90,16 +91,14 @@ def too_large(
         reason: the policy's, in words: it ``needs`` so much of so much.
         prediction: what it is expected to need, and from where that is known.
         capacity: what all models together may hold, at best.
-        pinned: pinned models, with what they hold.
+        pinned: other pinned models, with what they hold at least.
         tokens: context that its prompt and answer may come to.
     """
-    return WorkbenchError(
-        _MEMORY_CODE.get(family(route.provider.name), ErrorCode.HF_MEMORY_EXCEEDED),
-        f"{route.model} {reason} (predicted {_source(prediction)}). Nothing was evicted.",
-        fix=_smaller(route, prediction, tokens, capacity, bool(pinned)),
-        operation="load",
-        provider=route.provider.name,
-        details={
+    return _refused(
+        route,
+        f"{reason} (predicted {_source(prediction)})",
+        _smaller(route, prediction, tokens, capacity, added(pinned.values())),
+        {
             "need_bytes": dict(prediction.peak(tokens)),
             "context_tokens": tokens,
             "budget_bytes": dict(capacity),
@@ -117,13 +116,7 @@ def no_place(route: Route, reason: str) -> WorkbenchError:
         route: the model.
         reason: the policy's, in words.
     """
-    return WorkbenchError(
-        _MEMORY_CODE.get(family(route.provider.name), ErrorCode.HF_MEMORY_EXCEEDED),
-        f"{route.model} {reason}. Nothing was evicted.",
-        fix="Unpin a model, or raise HF_MAX_CACHED_MODELS.",
-        operation="load",
-        provider=route.provider.name,
-    )
+    return _refused(route, reason, "Unpin a model, or raise HF_MAX_CACHED_MODELS.")
 
 
 def kept_by_others(
@@ -137,14 +130,26 @@ def kept_by_others(
         waited_s: how long it waited.
         prediction: what it is expected to need.
     """
-    return WorkbenchError(
-        _MEMORY_CODE.get(family(route.provider.name), ErrorCode.HF_MEMORY_EXCEEDED),
-        f"{route.model} waited {waited_s:.0f} s: {reason}. Nothing was evicted.",
-        fix="Close programs that need much memory, choose a smaller model, or allow a longer wait "
+    return _refused(
+        route,
+        f"waited {waited_s:.0f} s: {reason}",
+        "Close programs that need much memory, choose a smaller model, or allow a longer wait "
         "(WORKBENCH_PATIENCE_S).",
+        {"need_bytes": dict(prediction.bytes), "waited_s": round(waited_s, 3)},
+    )
+
+
+def _refused(
+    route: Route, why: str, fix: str, details: Mapping[str, Any] | None = None
+) -> WorkbenchError:
+    provider = route.provider.name
+    return WorkbenchError(
+        _MEMORY_CODE.get(family(provider), ErrorCode.HF_MEMORY_EXCEEDED),
+        f"{route.model} {why}. Nothing was evicted.",
+        fix=fix,
         operation="load",
-        provider=route.provider.name,
-        details={"need_bytes": dict(prediction.bytes), "waited_s": round(waited_s, 3)},
+        provider=provider,
+        details=details,
     )
 
 
@@ -155,28 +160,34 @@ def _source(prediction: Prediction) -> str:
 
 
 def _smaller(
-    route: Route, prediction: Prediction, tokens: int, capacity: DeviceBytes, pinned: bool
+    route: Route,
+    prediction: Prediction,
+    tokens: int,
+    capacity: DeviceBytes,
+    pinned: DeviceBytes,
 ) -> str:
-    """What to do about a request that is too large."""
-    unpin = "unpin a model, " if pinned else ""
+    """What to do about a request that is too large: each of it is enough."""
+
+    def fits(tokens: int, beside: DeviceBytes) -> bool:
+        peak = prediction.peak(tokens)
+        return all(peak.get(d, 0) + beside.get(d, 0) <= most for d, most in capacity.items())
+
     room = [
-        (most - prediction.answering.get(device, 0)) // size
+        (most - pinned.get(device, 0) - prediction.answering.get(device, 0)) // size
         for device, most in capacity.items()
-        if (size := prediction.token_bytes.get(device, 0))
+        if (size := prediction.token_bytes.get(device))
     ]
-    fits = min(room, default=0)
-    loads = all(size <= capacity.get(d, size) for d, size in prediction.peak(0).items())
-    if loads and _SHORTEST_CONTEXT <= fits < tokens:
-        context = 1 << (fits.bit_length() - 1)
+    context = min(room, default=tokens)
+    ways = ["unpin a model"] if pinned and fits(tokens, {}) else []
+    if context < tokens and fits(_SHORTEST_CONTEXT, pinned):
+        context = 1 << (context.bit_length() - 1)
         base, _, options = route.model.partition("?")
         kept = [one for one in options.split("&") if one and not one.startswith("num_ctx=")]
         name = f"{base}?{'&'.join([*kept, f'num_ctx={context}'])}"
-        less = f"lower max_tokens, use {name}"
-        fix = f"{unpin}shorten the prompt, {less}, or raise WORKBENCH_MEMORY_BUDGET."
-    elif pinned:
-        fix = f"{unpin}or choose a smaller one."
+        ways += ["shorten the prompt", "lower max_tokens", f"use {name}"]
     else:
-        fix = "choose a smaller model or quantisation, or raise WORKBENCH_MEMORY_BUDGET."
+        ways.append("choose a smaller model or quantisation")
+    fix = f"{', '.join(ways)}, or raise WORKBENCH_MEMORY_BUDGET."
     return fix[0].upper() + fix[1:]
 
 
@@ -186,7 +197,7 @@ def even_now(
     """The error of memory that ran out although idle models had left, with the figures."""
     return WorkbenchError(
         error.code,
-        f"{error.message} The machine has {_mb(figures['host_available_bytes'])} "
+        f"{error.message} The machine has {_size(figures['host_available_bytes'])} "
         f"available; in memory: {_held(figures)}; "
         f"evicted: {', '.join(evicted) or 'none, as none was idle'}.",
         fix=error.fix,
@@ -210,10 +221,10 @@ def killed(
     need = prediction.bytes.get(HOST)
     expected = "what it needs is not known"
     if need is not None:
-        expected = f"it was expected to need {_mb(need)} (predicted {_source(prediction)})"
+        expected = f"it was expected to need {_size(need)} (predicted {_source(prediction)})"
     return WorkbenchError(
         error.code,
-        f"{error.message} As its load began, {expected}, and {_mb(available)} were available; "
+        f"{error.message} As its load began, {expected}, and {_size(available)} were available; "
         f"in memory: {_held(figures)}.",
         fix="Unload other models or close programs that need much memory, then ask again; or "
         "choose a smaller or more strongly quantised model. A lower WORKBENCH_MEMORY_BUDGET lets "
@@ -230,9 +241,9 @@ def killed(
 
 
 def _held(figures: Mapping[str, Any]) -> str:
-    held = [f"{model} {_mb(size)}" for model, size in figures["resident_bytes"].items()]
+    held = [f"{model} {_size(size)}" for model, size in figures["resident_bytes"].items()]
     return ", ".join(held) or "no other model"
 
 
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
+def _size(size_bytes: int) -> str:
+    return spoken({HOST: size_bytes})
