@@ -32,21 +32,7 @@ NOTE: Final = "\n<!-- Made by docs/generate.py from the code; edit that. -->\n"
 
 def settings() -> str:
     """Every setting: default, bounds, meaning."""
-    tree = ast.parse(inspect.getsource(sys.modules[Settings.__module__]))
-    body = next(
-        node.body
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == Settings.__name__
-    )
-    meanings = {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
-    }
+    meanings = _meanings(Settings)
     for name in Settings.model_fields.keys() - meanings.keys():
         raise SystemExit(f"{name} has no meaning: write it as a string below the field")
     rows = [
@@ -55,15 +41,38 @@ def settings() -> str:
     ]
     return (
         "# Settings\n\n"
-        "Environment variables, or lines of a `.env` file in the working directory, in the "
-        "checkout, or, installed from a wheel, in `~/.config/llm-workbench/`. The environment wins "
-        "over files. A bad value stops the start with the variable's name and the fix; a variable "
-        "that looks like a setting and is none is named in the server's log. Sizes may have units "
-        "(`12GB` is of powers of 1000, `12GiB` of 1024). "
-        "`data/` is the checkout's folder; installed from a wheel it is the user's data folder, on "
-        "Linux `~/.local/share/llm-workbench`.\n\n"
+        "Settings are environment variables, or lines of a `.env` file in the working directory or "
+        "in the checkout; installed from a wheel, in `~/.config/llm-workbench/` instead of the "
+        "checkout. The environment wins over the files, and the file of the working directory over "
+        "the other.\n\n"
+        "A bad value stops the start; the message names the variable and the fix. A variable that "
+        "begins with `WORKBENCH_` and is not a setting is named in the server's log.\n\n"
+        "The end of a name is its unit: `_S` seconds, `_MS` milliseconds. Sizes are bytes, and may "
+        "have a unit: `12GB` (powers of 1000) or `12GiB` (powers of 1024). `data/` is the folder "
+        "in the checkout; installed from a wheel it is the user's data folder, on Linux "
+        "`~/.local/share/llm-workbench`.\n\n"
         "| variable | default | allowed | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
+
+
+def _meanings(of: type) -> dict[str, str]:
+    """The strings that stand below the fields of a class, which cost a start nothing."""
+    tree = ast.parse(inspect.getsource(sys.modules[of.__module__]))
+    body = next(
+        node.body
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == of.__name__
+    )
+    return {
+        ast.unparse(field.target if isinstance(field, ast.AnnAssign) else field.targets[0]): (
+            " ".join(text.value.value.split())
+        )
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign | ast.Assign)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def _default(field: Any) -> str:
@@ -109,9 +118,18 @@ def cli() -> str:
     from workbench.cli import app
 
     command = typer.main.get_command(app)
+    _say_whole(command)
     context = typer.Context(command, info_name="workbench")
     text = get_docs_for_click(obj=command, ctx=context, name="workbench", title="Command line")
     return "\n".join(line.rstrip() for line in text.splitlines()).strip() + "\n"
+
+
+def _say_whole(command: Any) -> None:
+    """Keep the first lines of commands whole in lists, which would cut them to 45 characters."""
+    command.short_help = (command.help or "").strip().partition("\n")[0]
+    command.get_short_help_str = lambda limit=45: command.short_help
+    for inner in getattr(command, "commands", {}).values():
+        _say_whole(inner)
 
 
 def rest() -> str:
@@ -242,16 +260,17 @@ def _comments() -> dict[tuple[str, str], str]:
 
 
 def errors() -> str:
-    """Every error code with its HTTP status."""
-    rows = [f"| `{code}` | {HTTP_STATUS[code]} |" for code in ErrorCode]
+    """Every error code with its HTTP status and its meaning."""
+    meanings = _meanings(ErrorCode)
+    rows = [f"| `{code}` | {HTTP_STATUS[code]} | {meanings[code]} |" for code in ErrorCode]
     return (
         "# Error codes\n\n"
-        "Every failure has a code that stays, a message that says what happened and a fix that "
-        "says what to do. Scripts may match on codes; messages change. Over HTTP an error is "
+        "Every failure has a code, a message that says what happened, and a fix that says what to "
+        "do. Codes never change, so scripts may match on them; messages may. Over HTTP an error is "
         "`application/problem+json` with `code`, `message`, `fix`, `operation`, `provider`, "
-        "`timestamp`, `details` and `correlation_id`; below `/v1` it has OpenAI's form, with ours "
-        "in `error.workbench`.\n\n"
-        "| code | HTTP status |\n|---|---|\n" + "\n".join(rows) + "\n"
+        "`timestamp`, `details` and `correlation_id`. Below `/v1` it has OpenAI's form, with these "
+        "fields in `error.workbench`.\n\n"
+        "| code | HTTP status | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
 

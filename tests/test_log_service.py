@@ -199,7 +199,7 @@ def test_another_machine_is_let_in_only_where_its_user_said_so(tmp_path: Path) -
             other.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS wb (DISABLE_SSL true)")
         with pytest.raises(duckdb.Error, match="Authentication failed"):
             other.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS wb (DISABLE_SSL true, TOKEN 'no!!')")
-        # As in the README.
+        # As in docs/how-to/shared-log.md.
         other.execute(f"ATTACH 'quack:127.0.0.1:{port}' AS wb (DISABLE_SSL true, TOKEN '{TOKEN}')")
         other.execute("CREATE TABLE latencies AS FROM wb.latencies")
         assert other.execute("SELECT count(*) FROM latencies").fetchone() == (0,)

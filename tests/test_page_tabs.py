@@ -171,6 +171,14 @@ def done(page: Page) -> int:
 def test_from_a_spec_to_its_finding_and_two_runs_compared(open_page: Open) -> None:
     page = benchmarks(open_page("fox", "cat"))
     told = page.locator("#bench-outline")
+    upload = page.locator("#bench-upload-files")
+    upload.set_input_files({"name": "x.exe", "mimeType": "text/plain", "buffer": b"MZ"})
+    expect(told).to_contain_text("neither a spec nor a dataset", timeout=SOON)
+    for name, text in (("own.jsonl", '{"prompt": "Why?"}'), ("own.toml", 'name = "own"')):
+        upload.set_input_files({"name": name, "mimeType": "text/plain", "buffer": text.encode()})
+        said = {"own.jsonl": "own.jsonl is here", "own.toml": "models"}[name]
+        expect(told).to_contain_text(said, timeout=SOON)
+    expect(page.locator("#bench-text textarea")).to_have_value('name = "own"')
     write(page, repeats='"often"')
     expect(told).to_contain_text("line 3: repeats", timeout=SOON)
     expect(told.locator(".wb-line")).to_contain_text("often")

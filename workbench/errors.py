@@ -3,23 +3,6 @@
 Every failure that a user can meet is a :class:`WorkbenchError` with a stable ``code``, a message
 that says what happened and a ``fix`` that says what to do about it. Foreign exceptions are mapped
 to it once, where they enter: in the provider, in the store, in the settings.
-
-Codes by family (``HTTP_STATUS`` has the status each is answered with)::
-
-    HF_*       the Hugging Face runtime: model not found, load failed, pipeline (worker) error,
-               generation failed, memory exceeded, timeout, invalid configuration; its hub:
-               unreachable, forbidden (gated or private), download failed
-    OLLAMA_*   the Ollama runtime: unreachable, model not found, generation failed,
-               stream broken (the connection or its framing), memory exceeded, timeout,
-               pull failed
-    ENDPOINT_* a server that speaks OpenAI's API: unreachable, key refused, model not found,
-               generation failed, stream broken, timeout
-    general    INVALID_REQUEST, MODEL_NOT_FOUND, MODEL_AMBIGUOUS, JOB_NOT_FOUND, SESSION_NOT_FOUND,
-               STREAM_NOT_FOUND, EVENTS_GONE (of a stream, from the buffer), QUEUE_FULL,
-               TIMEOUT, TOO_LARGE, RATE_LIMITED, REQUEST_TIMEOUT (the client was too slow),
-               UNAUTHORIZED, FORBIDDEN_ORIGIN, FORBIDDEN_PATH, UNSAFE_FILE, DISK_FULL,
-               TOO_MANY_FILES (open ones, connections too), STORE_UNAVAILABLE, STORE_DAMAGED,
-               SERVER_UNREACHABLE, SERVER_STOPPING, PORT_IN_USE, CANCELLED (by who asked), INTERNAL
 """
 
 from __future__ import annotations
@@ -35,56 +18,104 @@ class ErrorCode(StrEnum):
     """Stable identifiers; scripts may match on them."""
 
     HF_MODEL_NOT_FOUND = "HF_MODEL_NOT_FOUND"
+    """No Hugging Face model here has this name."""
     HF_MODEL_LOAD_FAILED = "HF_MODEL_LOAD_FAILED"
+    """The model cannot be loaded: files are missing or broken, or transformers cannot load them."""
     HF_PIPELINE_ERROR = "HF_PIPELINE_ERROR"
+    """The worker process of the model crashed, was killed or did not answer."""
     HF_GENERATION_FAILED = "HF_GENERATION_FAILED"
+    """The model failed while it computed the answer."""
     HF_MEMORY_EXCEEDED = "HF_MEMORY_EXCEEDED"
+    """There is not enough memory for the model or the request."""
     HF_TIMEOUT = "HF_TIMEOUT"
+    """A load or an answer took longer than allowed."""
     HF_INVALID_CONFIG = "HF_INVALID_CONFIG"
+    """A load option or an `HF_*` setting is wrong, or cannot be used on this machine."""
     HF_HUB_UNREACHABLE = "HF_HUB_UNREACHABLE"
+    """The hub does not answer."""
     HF_HUB_FORBIDDEN = "HF_HUB_FORBIDDEN"
+    """The model on the hub is gated or private."""
     HF_DOWNLOAD_FAILED = "HF_DOWNLOAD_FAILED"
+    """A download broke off, or a file has the wrong hash."""
 
     OLLAMA_UNREACHABLE = "OLLAMA_UNREACHABLE"
+    """The Ollama server does not answer."""
     OLLAMA_MODEL_NOT_FOUND = "OLLAMA_MODEL_NOT_FOUND"
+    """The Ollama server does not have this model."""
     OLLAMA_GENERATION_FAILED = "OLLAMA_GENERATION_FAILED"
+    """Ollama failed while it computed the answer."""
     OLLAMA_STREAM_BROKEN = "OLLAMA_STREAM_BROKEN"
+    """The connection broke off, or what came is not what Ollama sends."""
     OLLAMA_MEMORY_EXCEEDED = "OLLAMA_MEMORY_EXCEEDED"
+    """There is not enough memory for the model."""
     OLLAMA_TIMEOUT = "OLLAMA_TIMEOUT"
+    """Ollama took longer than allowed."""
     OLLAMA_PULL_FAILED = "OLLAMA_PULL_FAILED"
+    """Ollama could not download the model."""
 
     ENDPOINT_UNREACHABLE = "ENDPOINT_UNREACHABLE"
+    """No server that speaks OpenAI's API answers at the address."""
     ENDPOINT_FORBIDDEN = "ENDPOINT_FORBIDDEN"
+    """The server refused the key."""
     ENDPOINT_MODEL_NOT_FOUND = "ENDPOINT_MODEL_NOT_FOUND"
+    """The server does not have this model."""
     ENDPOINT_GENERATION_FAILED = "ENDPOINT_GENERATION_FAILED"
+    """The server failed while it computed the answer."""
     ENDPOINT_STREAM_BROKEN = "ENDPOINT_STREAM_BROKEN"
+    """The connection broke off, or what came is not what such a server sends."""
     ENDPOINT_TIMEOUT = "ENDPOINT_TIMEOUT"
+    """The server took longer than allowed."""
 
     INVALID_REQUEST = "INVALID_REQUEST"
+    """The request, a setting or a spec is wrong in itself."""
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    """No provider has a model of this name."""
     MODEL_AMBIGUOUS = "MODEL_AMBIGUOUS"
+    """Several providers have a model of this name; the message lists them."""
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
+    """There is no job of this id, or it ended long ago."""
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    """The log has no session of this id."""
     STREAM_NOT_FOUND = "STREAM_NOT_FOUND"
+    """There is no stream of this id, or it ended long ago."""
     EVENTS_GONE = "EVENTS_GONE"
+    """The stream no longer has the events that are asked for."""
     QUEUE_FULL = "QUEUE_FULL"
+    """Too many requests wait; `Retry-After` says when to try again."""
     TIMEOUT = "TIMEOUT"
+    """A limit of time was reached that belongs to no runtime, such as that of the queue."""
     TOO_LARGE = "TOO_LARGE"
+    """The request is larger than allowed."""
     RATE_LIMITED = "RATE_LIMITED"
+    """One address sends too many requests."""
     REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
+    """The client was too slow in sending its request."""
     UNAUTHORIZED = "UNAUTHORIZED"
+    """The key or token is missing or wrong."""
     FORBIDDEN_ORIGIN = "FORBIDDEN_ORIGIN"
+    """Host or Origin do not name this server."""
     FORBIDDEN_PATH = "FORBIDDEN_PATH"
+    """A name or path leads out of where it may, or the path is not served."""
     UNSAFE_FILE = "UNSAFE_FILE"
+    """A model file is of a kind that is never loaded, such as a pickle, or its header is wrong."""
     DISK_FULL = "DISK_FULL"
+    """There is not enough space on the disk."""
     TOO_MANY_FILES = "TOO_MANY_FILES"
+    """The process may open no more files or connections at the moment."""
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    """The log cannot be opened, read or written now."""
     STORE_DAMAGED = "STORE_DAMAGED"
+    """The log is damaged."""
     SERVER_UNREACHABLE = "SERVER_UNREACHABLE"
+    """No workbench server answers."""
     SERVER_STOPPING = "SERVER_STOPPING"
+    """The server is being stopped."""
     PORT_IN_USE = "PORT_IN_USE"
+    """Another program listens on the port."""
     CANCELLED = "CANCELLED"
+    """Whoever asked stopped it."""
     INTERNAL = "INTERNAL"
+    """A defect of the workbench; the log has the traceback."""
 
 
 HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {

@@ -52,29 +52,29 @@ class Settings(BaseSettings):
     hf_model_path: Path = Field(default_factory=lambda: data_folder() / "models/huggingface")
     """Folder of Hugging Face models."""
     hf_max_cached_models: int = Field(3, ge=1, le=1000)
-    """How many Hugging Face models may be resident, beside the memory budget."""
+    """The most Hugging Face models in memory at once, besides the memory budget."""
     hf_default_task: Literal["text-generation"] = "text-generation"
     """The only task so far."""
     hf_enable_gpu: Literal["auto", "true", "false"] = "auto"
     """`true` insists on a GPU, `false` never uses one."""
     hf_model_timeout_ms: int = Field(30_000, ge=100, le=3_600_000)
-    """Longest load."""
+    """Longest load of a model."""
     hf_quality_timeout_ms: int = Field(120_000, ge=0, le=3_600_000)
-    """How much longer a load may take where a fast form is checked first, as at a model's first
+    """How much longer a load may take if a fast form is checked first, as at a model's first
     load."""
     hf_stream_chunk_size: int = Field(50, ge=1, le=100_000)
-    """Most characters joined into one event for a slow reader."""
+    """The most characters joined into one event if the reader is slower than the model."""
     hf_load_options: str = ""
     """How models are loaded unless their name says otherwise, for example
     `quantization=int8&threads=2`."""
     hf_max_batch: int = Field(32, ge=1, le=1024)
-    """Requests to one model answered at once; more wait."""
+    """Requests that one model answers at once; more wait."""
     hf_kv_cache_budget: Size = None
     """Memory for keys and values of one model; requests beyond it wait. Default: a quarter of free
     memory."""
     hf_prompt_weights_limit: Reserve = 2 * 10**9
-    """Largest weight file whose matrices are kept in bfloat16 too, so that prompts are read
-    faster; `0` is never."""
+    """Largest weight file whose matrices are also kept in bfloat16, so that prompts are read
+    faster; `0`: never."""
     hf_home: Path | None = None
     """The folder above the hub's cache, as for huggingface_hub; default `~/.cache/huggingface`."""
     hf_hub_cache: Path | None = None
@@ -86,67 +86,69 @@ class Settings(BaseSettings):
     ollama_host: OllamaUrl = "http://127.0.0.1:11434"
     """The Ollama server."""
     ollama_hosts: OllamaHosts = Field(default_factory=dict)
-    """Several Ollama servers by name, in its place: `name=host:port`, several with commas."""
+    """Several Ollama servers by name, instead of `OLLAMA_HOST`: `name=host:port`, separated by
+    commas."""
 
     # servers that speak OpenAI's API
     openai_compat_endpoints: Endpoints = ()
-    """Servers that speak OpenAI's API, as providers: `name=url`, several with commas, or a JSON
+    """Servers that speak OpenAI's API, as providers: `name=url`, separated by commas, or a JSON
     list, see [Other servers](../how-to/servers.md)."""
 
     # the workbench itself
     workbench_db: Path = Field(default_factory=lambda: data_folder() / "workbench.duckdb")
-    """The log."""
+    """The log, a DuckDB file."""
     workbench_host: str = "127.0.0.1"
-    """Where the server listens; other than loopback needs a key."""
+    """Address where the server listens; any but loopback needs a key."""
     workbench_port: int = Field(7860, ge=1, le=65_535)
     """Port where the server listens."""
     workbench_api_key: str | None = None
-    """Key that clients must send."""
+    """Key that clients must send; without one the server listens on loopback only."""
     workbench_memory_budget: Size = None
-    """What all models together may hold on the host, for example `12GB` (powers of 1000, as all
-    sizes are shown; `12GiB` of 1024). Default: what is free at start less the reserve."""
+    """What all models together may hold in the host's memory, for example `12GB`. Default: what is
+    free at start less the reserve."""
     workbench_gpu_memory_budget: Size = None
-    """What all models together may hold on each GPU."""
+    """What all models together may hold on each GPU. Default: what is free at start less the
+    reserve."""
     workbench_memory_reserve: OptionalReserve = None
     """Memory that models leave to other programs. Default: a tenth of each device."""
     workbench_memory_high: Share = 0.9
-    """Share of a device's memory in use that gives an alert."""
+    """Share of a device's memory whose use raises an alert."""
     workbench_memory_critical: Share = 0.95
-    """Share that gives a critical alert."""
+    """Share whose use raises a critical alert."""
     workbench_memory_band: Annotated[float, Field(ge=0, le=0.5)] = 0.03
-    """How far below its share an alert ends."""
+    """How far below its share use must fall before an alert ends."""
     workbench_memory_watch_s: Seconds = 1.0
-    """Time between two looks at who holds how much, while a model is in memory."""
+    """Time between two readings of who holds how much memory, while a model is in memory."""
     workbench_runtime_watch_s: Seconds = 5.0
-    """Time between two looks at what each runtime has in memory; beside a generation none is
-    taken."""
+    """Time between two questions to each runtime about what it has in memory; none is asked during
+    a generation."""
     workbench_evict_others: bool = False
-    """May Ollama models that another program loaded be evicted too."""
+    """Whether Ollama models that another program loaded may be evicted too."""
     workbench_max_queue: int = Field(64, ge=1, le=100_000)
-    """Requests that may wait; one more is refused with the time after which to try again."""
+    """Requests that may wait; one more is refused, with a time after which to try again."""
     workbench_max_queue_per_model: int = Field(32, ge=1, le=100_000)
     """Requests for one model that may wait."""
     workbench_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """`DEBUG`, `INFO`, `WARNING`, `ERROR`."""
+    """Least severe lines in the server's log."""
     workbench_log_lines: int = Field(5_000, ge=0, le=1_000_000)
-    """Last log lines that a server keeps in memory for its Health tab; 0: none."""
+    """How many of its last log lines a server keeps in memory for the Health tab; 0: none."""
     workbench_timeline_s: Seconds = 5
     """Time between two readings of the memory plot on the Health tab."""
     workbench_timeline_readings: int = Field(720, ge=2, le=100_000)
-    """How many readings of it are kept."""
+    """How many readings the memory plot keeps."""
     workbench_offline: bool = False
     """Never ask the hub."""
     workbench_fallbacks: Fallbacks = Field(default_factory=dict)
-    """Who answers when a model fails before its first token: `huggingface/a=ollama/b`, several
-    with commas; a request's own `fallback` wins."""
+    """Which model answers if another fails before its first token: `huggingface/a=ollama/b`,
+    separated by commas. A request's own `fallback` wins."""
 
     # bounds and waits
     workbench_max_prompt_bytes: int = Field(262_144, ge=1)
-    """The most bytes of a request."""
+    """The most bytes of text in a request."""
     workbench_max_image_bytes: Bytes = 20 * 10**6
-    """Images of one conversation together."""
+    """The most bytes of all images in a conversation."""
     workbench_max_history: int = Field(400, ge=1)
-    """The most messages of a request."""
+    """The most messages in a request."""
     workbench_max_body: Bytes = 8 * 2**20
     """Largest body of an HTTP request."""
     workbench_max_header_bytes: int = Field(16_384, ge=1024, le=2**20)
@@ -158,17 +160,18 @@ class Settings(BaseSettings):
     workbench_client_connections: int = Field(256, ge=1, le=100_000)
     """Open connections from one address."""
     workbench_rate_limit: float = Field(100, ge=0, le=1e6, allow_inf_nan=False)
-    """Requests a second from one address in the long run, ten seconds' worth at once; 0: any."""
+    """Requests per second from one address in the long run; ten seconds' worth may come at once.
+    0: no limit."""
     workbench_health_timeout_s: Seconds = 2
-    """Longest wait for a part's answer when health is asked."""
+    """Longest wait for the answer of a part when health is asked."""
     workbench_low_memory: Reserve = 2**30
-    """With less memory free, health says `degraded`."""
+    """With less free memory than this, health says `degraded`."""
     workbench_low_disk: Reserve = 2 * 2**30
-    """With less disk free, health says `degraded`."""
+    """With less free disk space than this, health says `degraded`."""
     workbench_lag_warning_ms: int = Field(250, ge=1, le=60_000)
-    """With the event loop later than this, health says `degraded`."""
+    """If the event loop is later than this, health says `degraded`."""
     workbench_graphql_introspection: bool = True
-    """`false` keeps the GraphQL schema to itself."""
+    """`false` hides the GraphQL schema from clients."""
     workbench_graphql_max_depth: int = Field(10, ge=1, le=1000)
     """Deepest GraphQL query."""
     workbench_graphql_max_aliases: int = Field(15, ge=0, le=10_000)
@@ -176,9 +179,9 @@ class Settings(BaseSettings):
     workbench_graphql_max_tokens: int = Field(2000, ge=10, le=1_000_000)
     """The most tokens in a GraphQL query."""
     workbench_detach_grace_s: Seconds = 60
-    """How long a detached stream goes on without a reader."""
+    """How long a detached stream, or a page's answers, go on without a reader."""
     workbench_arena_chars_per_s: int = Field(400, ge=10, le=1_000_000)
-    """How fast the arena shows both answers."""
+    """Characters per second at which the arena shows both answers."""
     workbench_stream_buffer: int = Field(4096, ge=16, le=10_000_000)
     """Events of a stream held for readers who come back."""
     workbench_stream_keep_s: Seconds = 120
@@ -192,58 +195,58 @@ class Settings(BaseSettings):
     workbench_queue_timeout_s: Seconds = 600
     """Longest wait in the queue."""
     workbench_patience_s: Seconds = 180
-    """After this time in the queue a request is overtaken by none that comes later, and refused if
-    it is other programs that hold the memory it lacks."""
+    """After this time in the queue a request is no longer overtaken by later ones; it is refused if
+    other programs hold the memory it lacks."""
     workbench_benchmark_patience_s: Seconds = 480
-    """The patience of benchmarks' requests."""
+    """The same for requests of benchmarks."""
     workbench_failed_load_s: float = Field(60, ge=0, le=86_400, allow_inf_nan=False)
-    """How long after a load failed for a lasting reason none is evicted to try it again."""
+    """How long after a load failed for a lasting reason no model is evicted to try it again."""
     workbench_first_token_timeout_s: Seconds = 300
     """Longest wait for the first token."""
     workbench_token_timeout_s: Seconds = 60
     """Longest wait between two tokens."""
     workbench_total_timeout_s: Seconds = 1800
-    """Longest answer in all."""
+    """Longest time of a request in all, queue and load included."""
     workbench_cancel_grace_s: Seconds = 10
-    """A worker that does not stop, or does not give its memory back after an unload, within this
-    time is killed."""
+    """A worker that does not stop, or does not give back its memory after an unload, is killed
+    after this time."""
     workbench_memory_interval_ms: int = Field(200, ge=20, le=60_000)
     """Time between memory readings while a model answers."""
     workbench_journal_ms: int = Field(500, ge=20, le=60_000)
-    """Time between two looks at a running answer, for the case that the process is killed."""
+    """Time between two copies of a running answer to the journal, in case the process is killed."""
     workbench_checkpoint_s: float = Field(60, gt=0, allow_inf_nan=False)
-    """The write-ahead log is put into the database file so long after its first entry."""
+    """How long after its first entry the write-ahead log is put into the database file."""
     workbench_checkpoint_size: Bytes = 16 * 2**20
-    """The write-ahead log is put into the database file when it is larger than this."""
+    """Size at which the write-ahead log is put into the database file."""
     workbench_check_size: Reserve = 256 * 2**20
-    """A start reads every block of a database file up to this size."""
+    """A start checks every block of a database file up to this size."""
     workbench_copy_size: Reserve = 2 * 2**30
-    """A database file up to this size has a copy of its last checkpoint in the folder of the
-    spool, which takes its place when it is damaged; 0: never."""
+    """For a database file up to this size a copy of its last checkpoint is kept in the folder of
+    the spool, and takes its place if it is damaged; 0: never."""
     workbench_exact_sessions: int = Field(2_000_000, ge=0, le=2**40)
-    """Percentiles of `model_leaderboard` and `latency_percentiles` are computed from every session
-    of a log up to this size; those of a larger one from counts that the writer keeps, within
+    """In a log with up to this many sessions the percentiles of `model_leaderboard` and
+    `latency_percentiles` are computed from every session; in a larger one from counts, to within
     0.25 %."""
     workbench_threads: int = Field(0, ge=0, le=1024)
-    """Compute threads of a Hugging Face worker that runs alone; 0: one per core."""
+    """Compute threads of a Hugging Face worker that runs alone; 0: one per physical core."""
     workbench_wait_policy: Literal["auto", "active", "brief", "passive"] = "auto"
     """How compute threads wait for each other: `active` spins for milliseconds, `brief` for the
     microseconds between two operators, `passive` sleeps at once; `auto` is brief on up to four
     cores."""
     workbench_hub_cache: bool = True
-    """List the models in the hub's cache too; on equal names the model folder's is taken."""
+    """List models in the hub's cache too; of equal names the one in the model folder is taken."""
     workbench_hub_timeout_s: Seconds = 30
-    """Longest silence of the hub."""
+    """Longest silence of the hub during a download."""
     workbench_max_downloads: int = Field(2, ge=1, le=64)
     """Models downloaded at the same time."""
     workbench_download_files: int = Field(4, ge=1, le=32)
     """Files of one model downloaded at the same time."""
     workbench_download_attempts: int = Field(5, ge=1, le=100)
-    """How often in a row a broken connection is taken up again without a new byte."""
+    """How often in a row a broken connection is tried again without a new byte."""
     workbench_disk_reserve: Reserve = 2**30
-    """What a download must leave free."""
+    """Disk space that a download must leave free."""
     workbench_job_history: int = Field(100, ge=1, le=100_000)
-    """Ended jobs that are remembered."""
+    """How many ended jobs (downloads, checks, exports) are remembered."""
 
     # datasets, and what code that models wrote may take
     workbench_dataset_max_size: Bytes = 64 * 2**20
@@ -251,13 +254,12 @@ class Settings(BaseSettings):
     workbench_dataset_max_items: int = Field(100_000, ge=1, le=10_000_000)
     """Largest dataset in items."""
     workbench_benchmarks: Path = Field(default_factory=lambda: data_folder() / "benchmarks")
-    """Folder of your own specs and datasets, listed on the Benchmarks tab; a spec from the page
-    may read no other files."""
+    """Folder of your own specs and datasets, listed on the Benchmarks tab; a spec on the page may
+    read no other files."""
     workbench_bench_max_in_flight: int = Field(1024, ge=1, le=100_000)
-    """Requests of an open loop under way at once; a further one waits, and its time counts."""
+    """The most requests of an open load under way at once; more wait, and the wait counts."""
     workbench_bench_regex_s: Seconds = 1
-    """The longest search for a pattern of a dataset in one answer; after that the answer has no
-    score."""
+    """Longest search for a dataset's pattern in one answer; after that the answer has no score."""
     workbench_bench_code_s: Seconds = 10
     """How long code that a model wrote may run when it is tested."""
     workbench_bench_code_memory: Budget = 512 * 2**20
@@ -265,18 +267,19 @@ class Settings(BaseSettings):
     workbench_bench_code_output: Bytes = 65_536
     """How much such code may print."""
     workbench_bench_uncontained_code: bool = False
-    """Run code that a model wrote also where this machine cannot cut it off from files and
+    """Whether code that a model wrote runs even if this machine cannot cut it off from files and
     network."""
 
     # the log served to other processes, and SQL from outside
     workbench_log_serving: bool = True
-    """Serve the log over DuckDB's Quack protocol."""
+    """Whether the log is served over DuckDB's Quack protocol."""
     workbench_log_host: str = "127.0.0.1"
-    """Address to serve the log at; other than loopback lets other machines in and needs a token."""
+    """Address where the log is served; any but loopback lets others in, and needs a token."""
     workbench_log_port: int = Field(0, ge=0, le=65_535)
     """Port where the log is served; 0: a free one."""
     workbench_log_token: str | None = Field(None, min_length=16, max_length=200)
-    """What its readers must show, 16 characters or more. Default: a new one at each start."""
+    """Token that readers of the served log must send, 16 characters or more. Default: a new one at
+    each start."""
     workbench_writer_id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")
     """Name of this workbench in a shared log. Default: the machine's name."""
     workbench_shared_log: ServerUrl = None
@@ -284,18 +287,18 @@ class Settings(BaseSettings):
     workbench_shared_log_key: str | None = None
     """That server's `WORKBENCH_API_KEY`."""
     workbench_share_s: float = Field(0, ge=0, le=86_400, allow_inf_nan=False)
-    """Time between two looks of a server for sessions to share, beside a generation none; 0: only
+    """How often a server sends new sessions to the shared log, never during a generation; 0: only
     when asked (`workbench db share`)."""
     workbench_query_timeout_s: Seconds = 30
-    """The longest that one query to a server may take."""
+    """Longest time that one query to a server may take."""
     workbench_query_max_rows: int = Field(1_000_000, ge=1, le=1_000_000_000)
-    """The most rows of a query's result."""
+    """The most rows in the result of a query."""
     workbench_query_memory: Budget = 2**30
     """The most memory that a query may take."""
     workbench_page_query_rows: int = Field(10_000, ge=1, le=1_000_000)
-    """Rows that the page's SQL box takes of a result."""
+    """The most rows of a result that the page's SQL box takes."""
     workbench_search_s: Seconds = 3
-    """How long History looks for words before it says how far it came."""
+    """How long the History tab searches for words before it says how far it came."""
 
     @field_validator("hf_enable_gpu", "workbench_log_level", mode="before")
     @classmethod

@@ -45,7 +45,9 @@ def _print_version(wanted: bool) -> None:
 def _workbench(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Say it, and end."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -77,7 +79,7 @@ def serve(
 
 @app.command()
 def queue(as_json: AsJson = False) -> None:
-    """Who is in the running server's memory, who waits and how long, who would leave next."""
+    """Show what is in the server's memory, who waits and how long, what would be evicted next."""
     with open_workbench(remote=True) as wb:
         overview = wb.queue()
     if as_json:
@@ -90,7 +92,7 @@ def queue(as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is well, what is not, and what to do about it."""
+    """Check the installation; say how to fix what is wrong. Exit code 1 if something is."""
     from workbench.doctor import examine
 
     findings = examine()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workbench.bench.progress import Outcome, Progress
     from workbench.client import Workbench
 
-app = typer.Typer(help="Benchmarks from spec files; what they find is in the log.")
+app = typer.Typer(help="Benchmarks from spec files; results are in the log.")
 app.command("report")(bench_report.report)
 app.command("diff")(bench_report.diff)
 
@@ -27,13 +27,13 @@ _SENTENCES = 3
 """Findings that a run ends with; its report has all of them."""
 
 RunName = Annotated[
-    str, typer.Argument(help="Id of a run or its beginning, the name of its spec, or `last`.")
+    str, typer.Argument(help="A run's id or its beginning, its spec's name, or `last`.")
 ]
 
 
 @app.command("init")
 def init(
-    path: Annotated[Path, typer.Argument(help="The file to make.")] = Path("bench.toml"),
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("bench.toml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
 ) -> None:
     """Write a spec with a comment on every key."""
@@ -60,16 +60,16 @@ def run(
 
 @app.command("resume")
 def resume(name: RunName, as_json: AsJson = False) -> None:
-    """Go on with a run that was stopped or killed; exit codes as of run."""
+    """Continue a run that was stopped or killed; exit codes as for run."""
     _run(lambda wb, show: wb.resume_bench(name, on_progress=show), as_json=as_json)
 
 
 @app.command("list")
 def list_runs(
     as_json: AsJson = False,
-    limit: Annotated[int, typer.Option(help="The most runs.")] = 20,
+    limit: Annotated[int, typer.Option(help="Show at most this many.")] = 20,
 ) -> None:
-    """The runs in the log, the newest first."""
+    """List the runs in the log, newest first."""
     from workbench.bench.listing import runs
 
     with open_workbench() as wb:
@@ -85,11 +85,11 @@ def list_runs(
 @app.command("export")
 def export(
     name: RunName,
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    folder: Annotated[Path, typer.Argument(help="New folder.")],
     form: Annotated[str, typer.Option("--format", help="parquet or csv.")] = "parquet",
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's trials, cells and scores, a file each, and run.json with its spec."""
+    """Write a run's trials, cells and scores to files, and its spec to run.json."""
     from workbench.bench.listing import export_run
 
     with open_workbench() as wb:

@@ -18,7 +18,7 @@ FORMS: Final = (".html", ".md", ".csv", ".parquet")
 _NOT_COMPARABLE: Final = 2
 
 Run = Annotated[
-    str, typer.Argument(help="Id of a run or its beginning, the name of its spec, or `last`.")
+    str, typer.Argument(help="A run's id or its beginning, its spec's name, or `last`.")
 ]
 
 
@@ -31,7 +31,7 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a run found, with intervals, and what its figures are not good for."""
+    """Report what a run found, with intervals, and what its figures must not be used for."""
     from workbench.bench.evidence import gather
 
     if html and markdown:
@@ -60,16 +60,16 @@ def diff(
     before: Annotated[str, typer.Argument(help="The older run.")],
     after: Annotated[str, typer.Argument(help="The newer one.")],
     tolerance: Annotated[
-        float, typer.Option(help="What does not count as worse: 0.05 is 5 %, or 5 points.")
+        float, typer.Option(help="Changes up to this do not count: 0.05 is 5 %, or 5 points.")
     ] = 0.05,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Judge figures that must not be compared too.")
+        bool, typer.Option("--anyway", help="Judge also what must not be compared.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What changed from one run to another.
+    """Show what changed from one run to another.
 
-    Exit code 0: nothing got worse, 1: something did, 2: they must not, or cannot, be compared.
+    Exit code 0: nothing got worse, 1: something did, 2: the runs cannot be compared.
     """
     from workbench.bench.diff import diff as compared
     from workbench.bench.evidence import gather

@@ -19,7 +19,7 @@ _INTERRUPTED = 130
 
 Models = Annotated[list[str], typer.Option("--model", "-m", help="Model id; give two.")]
 Prompt = Annotated[str, typer.Argument(help="The message.")]
-Repeats = Annotated[int, typer.Option(help="Further answers of each, to see if it is steady.")]
+Repeats = Annotated[int, typer.Option(help="Further answers of each, to see if it varies.")]
 
 _SAMPLING: Final = ("temperature", "top_p", "top_k", "repetition_penalty", "system", "num_ctx")
 
@@ -32,7 +32,7 @@ def parity(
     *,
     request: dict[str, Any],
 ) -> None:
-    """What two models make of one prompt, and named reasons why they will answer differently."""
+    """Show what two models make of one prompt, and why their answers will differ."""
     first, second = _two(model)
     with open_workbench() as wb:
         sheet = wb.parity(first, second, prompt, **request)
@@ -51,7 +51,7 @@ def diverge(
     *,
     request: dict[str, Any],
 ) -> None:
-    """Where two answers part, and whether that was a coin toss or another model."""
+    """Find where two answers part, and whether chance, rounding or another model explains it."""
     first, second = _two(model)
     with open_workbench() as wb:
         found = wb.diverge(first, second, prompt, repeats=repeats, **request)
@@ -67,11 +67,11 @@ def ladder(
         typer.Option("--model", "-m", help="Model id of a form, the best first; give two or more."),
     ],
     passages: Annotated[
-        Path | None, typer.Option(help="JSONL with id, prompt, text; default: ours.")
+        Path | None, typer.Option(help="JSONL with id, prompt, text. Default: built in.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """One model in several forms, the best first: quality, bytes and speed, with intervals."""
+    """Measure one model in several forms: quality, bytes and speed, with intervals."""
     from workbench.cli.ladder_view import StageView, print_ladder
 
     so_far: list[Ladder] = []

@@ -24,9 +24,9 @@ app = typer.Typer(help="The log: every answer, latency and memory figure, in Duc
 def db_query(
     sql: Annotated[str, typer.Argument(help="One statement that only reads.")],
     as_json: AsJson = False,
-    limit: Annotated[int | None, typer.Option(help="The most rows to print.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Print at most this many rows.")] = None,
 ) -> None:
-    """Ask the log; works beside a running server and without one."""
+    """Query the log, beside a running server or without one."""
     frame = _read_log(lambda log: log.sql(sql, limit=limit), lambda s: s.query(sql, limit=limit))
     if as_json:
         rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
@@ -37,7 +37,7 @@ def db_query(
 
 @app.command("tables")
 def db_tables(as_json: AsJson = False) -> None:
-    """Tables and views with their columns."""
+    """List tables and views with their columns."""
     tables = _read_log(lambda log: log.tables(), lambda store: store.tables())
     if as_json:
         print_json(tables)
@@ -50,7 +50,7 @@ def db_tables(as_json: AsJson = False) -> None:
 
 @app.command("verify")
 def db_verify(as_json: AsJson = False) -> None:
-    """Is the log whole: checksums, sequence, spool, orphans, views; exit code 1 if not."""
+    """Check the log: checksums, sequence, spool, orphans, views. Exit code 1 if it is damaged."""
     from workbench.store.verify import unopened, verdict
 
     try:
@@ -72,9 +72,9 @@ def db_verify(as_json: AsJson = False) -> None:
 
 @app.command("snapshot")
 def db_snapshot(
-    path: Annotated[Path, typer.Argument(help="File to make.")], as_json: AsJson = False
+    path: Annotated[Path, typer.Argument(help="File to write.")], as_json: AsJson = False
 ) -> None:
-    """Copy the log, as it is at this moment, into a file of its own; logging goes on."""
+    """Copy the log as it is now into a new file; logging goes on."""
     from workbench import figures
 
     def said(done: Mapping[str, Any]) -> str:
@@ -86,9 +86,9 @@ def db_snapshot(
 
 @app.command("export")
 def db_export(
-    folder: Annotated[Path, typer.Argument(help="Folder to make.")], as_json: AsJson = False
+    folder: Annotated[Path, typer.Argument(help="New folder.")], as_json: AsJson = False
 ) -> None:
-    """Write the log as Parquet, a folder a table and a month, with a manifest."""
+    """Write the log as Parquet, a folder for each table and month, with a manifest."""
     from workbench import figures
 
     def said(done: Mapping[str, Any]) -> str:
@@ -105,7 +105,7 @@ def db_import(
     name: Annotated[str, typer.Option("--as", help="Its name in queries.")],
     as_json: AsJson = False,
 ) -> None:
-    """Make another's export readable as NAME.latencies; it never mixes with the log itself."""
+    """Make another workbench's export readable as NAME.latencies, apart from your own tables."""
 
     def said(done: Mapping[str, Any]) -> str:
         return f"{done['sessions']} sessions: workbench db query 'FROM {name}.latencies'"
@@ -125,14 +125,16 @@ def db_share(as_json: AsJson = False) -> None:
 
 @app.command("prune")
 def db_prune(
-    older_than: Annotated[
-        str, typer.Option("--older-than", help="90d, 12w, 6m, 1y or a date; older sessions go.")
-    ],
+    older_than: Annotated[str, typer.Option("--older-than", help="90d, 12w, 6m, 1y or a date.")],
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="runs, scored, errors: stay whatever their age. Default: runs, scored."),
+        typer.Option(
+            help="Kept at any age: runs, scored, errors; repeatable. Default: runs, scored."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:

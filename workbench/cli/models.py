@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")]
 
-app = typer.Typer(help="What models there are, and what of them is in memory.")
+app = typer.Typer(help="Models: list, download, check, load, unload.")
 
 
 @app.command("list")
 def models_list(as_json: AsJson = False) -> None:
-    """All models of all providers."""
+    """List all models of all providers."""
     models, problems = _list_models()
     _show_models(models, problems, as_json)
 
 
 @app.command("scan")
 def models_scan(as_json: AsJson = False) -> None:
-    """Look through model folder and hub cache: what is there, what is broken, how to mend it."""
+    """Look through model folder and hub cache: what is there, what is broken, how to fix it."""
     import threading
 
     from workbench.hf.files import scan
@@ -41,8 +41,11 @@ def models_scan(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def models_show(model: Model) -> None:
-    """All that is known of one model, as JSON."""
+def models_show(
+    model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="It prints JSON in any case.")] = False,
+) -> None:
+    """Show all that is known of one model, as JSON."""
     with open_workbench() as wb:
         print_json(wb.show(model).to_dict())
 
@@ -52,8 +55,8 @@ def models_pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="ORG/NAME on the Hugging Face hub, or ollama/NAME; demo: a small model, also "
-            "offline."
+            help="ORG/NAME on the Hugging Face hub, ollama/NAME, or demo: a small model, which "
+            "needs no hub."
         ),
     ],
     revision: Annotated[
@@ -62,7 +65,7 @@ def models_pull(
     gguf: Annotated[str | None, typer.Option(help="One GGUF file of the repository.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a model to this machine; what broke off or was stopped is resumed."""
+    """Download a model; one that was interrupted is resumed."""
     if name == "demo":
         _pull_demo(as_json)
         return
@@ -85,10 +88,12 @@ def models_pull(
 def models_rm(
     model: Model,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be deleted.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a model of Hugging Face or Ollama from disk."""
+    """Delete a Hugging Face or Ollama model from disk."""
     from workbench import figures
 
     with open_workbench() as wb:
@@ -131,7 +136,7 @@ def models_verify(
 
 @app.command("load")
 def models_load(model: Model, as_json: AsJson = False) -> None:
-    """Bring a model into the memory of the running server."""
+    """Load a model into the running server's memory."""
     from workbench import figures
 
     with open_workbench(remote=True) as wb:
@@ -150,7 +155,7 @@ def models_load(model: Model, as_json: AsJson = False) -> None:
 
 @app.command("unload")
 def models_unload(model: Model, as_json: AsJson = False) -> None:
-    """Take a model out of the memory of the running server."""
+    """Unload a model from the running server's memory."""
     with open_workbench(remote=True) as wb:
         done = wb.unload(model)
     if as_json:
@@ -163,7 +168,7 @@ def models_unload(model: Model, as_json: AsJson = False) -> None:
 
 @app.command("pin")
 def models_pin(model: Model, as_json: AsJson = False) -> None:
-    """Bring a model into the running server's memory and keep it there."""
+    """Load a model into the running server's memory and keep it there."""
     with open_workbench(remote=True) as wb:
         done = wb.pin(model)
     if as_json:
@@ -175,7 +180,7 @@ def models_pin(model: Model, as_json: AsJson = False) -> None:
 
 @app.command("unpin")
 def models_unpin(model: Model, as_json: AsJson = False) -> None:
-    """Let a pinned model be evicted again."""
+    """Allow a pinned model to be evicted again."""
     with open_workbench(remote=True) as wb:
         done = wb.unpin(model)
     if as_json:

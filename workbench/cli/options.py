@@ -18,7 +18,7 @@ from workbench.types import Timeouts
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer in tokens.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy: the likeliest token each time.")]
-Seed = Annotated[int | None, typer.Option(help="Drawn and logged when not given.")]
+Seed = Annotated[int | None, typer.Option(help="Random if not given; logged.")]
 System = Annotated[str | None, typer.Option(help="System prompt.")]
 TopP = Annotated[float, typer.Option(help="Likeliest tokens up to this probability; 1: all.")]
 TopK = Annotated[int, typer.Option(help="This many likeliest tokens; 0: all.")]
@@ -26,17 +26,18 @@ Penalty = Annotated[float, typer.Option("--repetition-penalty", help="1: none.")
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")]
 NumCtx = Annotated[int | None, typer.Option(help="Context length; the model's own if not given.")]
 Logprobs = Annotated[
-    int, typer.Option(help="Alternatives told with each token by --json; 0: none. Not logged.")
+    int, typer.Option(help="Alternatives for each token in the JSON; 0: none. Not logged.")
 ]
 Overflow = Annotated[
-    str, typer.Option(help="A history beyond the context: truncate (with a warning) or error.")
+    str,
+    typer.Option(help="A history beyond the context: truncate (with a warning), or error."),
 ]
 ResponseFormat = Annotated[
     str | None,
-    typer.Option(help="json, a JSON schema, or @FILE with one: the answer is held to it."),
+    typer.Option(help="json, a JSON schema, or @FILE with one; the answer will match it."),
 ]
 Priority = Annotated[
-    str, typer.Option(help="interactive, or benchmark: lets interactive requests go first.")
+    str, typer.Option(help="interactive, or benchmark, which lets interactive requests go first.")
 ]
 Fallback = Annotated[
     str | None, typer.Option(help="Model that answers if one fails before its first token.")

@@ -22,13 +22,13 @@ def chat(
     model: Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")],
     prompt: Annotated[
         str | None,
-        typer.Argument(help="The message, - for standard input; none starts a conversation."),
+        typer.Argument(help="The message; - reads standard input. None starts a conversation."),
     ] = None,
     as_json: AsJson = False,
     *,
     request: dict[str, Any],
 ) -> None:
-    """Talk to one model; the answer streams."""
+    """Ask one model, or hold a conversation with it."""
     from workbench.types import Message, new_id
 
     with open_workbench() as wb:
@@ -53,8 +53,8 @@ def chat(
 
 @request_options()
 def compare(
-    prompt: Annotated[str, typer.Argument(help="The message for all models, - for stdin.")],
-    model: Annotated[list[str], typer.Option("--model", "-m", help="Give it once per model.")],
+    prompt: Annotated[str, typer.Argument(help="The message for all models; - reads stdin.")],
+    model: Annotated[list[str], typer.Option("--model", "-m", help="Model id; repeat for each.")],
     mode: Annotated[
         str, typer.Option(help="concurrent, isolated (one at a time) or interleaved.")
     ] = "concurrent",
@@ -62,7 +62,7 @@ def compare(
     *,
     request: dict[str, Any],
 ) -> None:
-    """Ask several models the same thing and see answers and figures side by side."""
+    """Ask several models the same thing; show answers and figures side by side."""
     from contextlib import closing
 
     from workbench.client import Likelihoods, session_row

@@ -109,10 +109,14 @@ class LoadOptions:
                 f"device={self.device} needs a CUDA build of torch; installed is {_torch()}.",
                 "Leave device out, or install a CUDA build of torch and its driver.",
             )
-        if self.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        # Without flash-attn transformers takes the kernel from the hub, by the package kernels.
+        if self.attention == "flash_attention_2" and not (
+            find_spec("flash_attn") or find_spec("kernels")
+        ):
             raise _missing(
-                "attention=flash_attention_2 needs the package flash-attn, which is not installed.",
-                "Leave attention out, or install flash-attn (for NVIDIA GPUs).",
+                "attention=flash_attention_2 needs the package kernels or flash-attn; neither is "
+                "installed.",
+                "Leave attention out, or pip install 'llm-workbench[gpu]' (for NVIDIA GPUs).",
             )
 
     def text(self) -> str:

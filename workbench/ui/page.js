@@ -98,19 +98,19 @@
   document.addEventListener("input", (event) => {
     if (event.target.closest?.("#prompt")) sessionStorage.setItem("workbench-draft", event.target.value);
   });
-  // Images for models that see go to the server as text, with the question.
+  // Files that somebody chooses go to the server as text.
   document.addEventListener("change", async ({ target }) => {
-    if (target.id !== "image-files") return;
+    if (!target.matches?.("input[type=file][data-into]")) return;
     const files = [...target.files];
     const fit = files.reduce((sum, file) => sum + file.size, 0) <= Number(target.dataset.most);
     const read = (file) =>
       new Promise((done) => {
         const reader = new FileReader();
-        reader.onload = () => done(reader.result.split(",")[1] ?? "");
-        reader.onerror = () => done("");
+        reader.onload = () => done({ name: file.name, data: reader.result.split(",")[1] ?? "" });
+        reader.onerror = () => done({});
         reader.readAsDataURL(file);
       });
-    const field = document.querySelector("#image-data textarea, #image-data input");
+    const field = document.querySelector(`#${target.dataset.into} :is(textarea, input)`);
     field.value = fit ? JSON.stringify(await Promise.all(files.map(read))) : "too large";
     field.dispatchEvent(new Event("input", { bubbles: true }));
     target.value = "";

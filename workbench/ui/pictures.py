@@ -1,23 +1,15 @@
-"""Images beside the message: chosen, counted, taken away again.
-
-The server takes no uploads, so the page's script reads the files and hands them over as text.
-"""
+"""Images beside the message: chosen, counted, taken away again."""
 
 from __future__ import annotations
 
-import base64
-import json
-from typing import Any, Final
+from typing import Any
 
 import gradio as gr
 
 from workbench import figures
 from workbench.errors import invalid
 from workbench.types import Image
-from workbench.ui.markup import html
-
-MAX_FILES_BYTES: Final = 5 * 10**6
-"""Of files that are handed over at once: as text they must stay within the limit of a request."""
+from workbench.ui import files
 
 
 class Pictures:
@@ -26,14 +18,12 @@ class Pictures:
     def __init__(self) -> None:
         self.kept = gr.State(())
         """``tuple[Image, ...]``: what goes with the next question."""
-        html(
-            '<label class="wb-file" title="PNG or JPEG, for models that see">+ image'
-            f'<input type="file" id="image-files" accept="image/png,image/jpeg" multiple '
-            f'data-most="{MAX_FILES_BYTES}"></label>',
-            elem_id="add-image",
-        )
-        self.handed = gr.Textbox(
-            label="Images", container=False, elem_id="image-data", elem_classes=["wb-unseen"]
+        self.handed = files.chooser(
+            "+ image",
+            title="PNG or JPEG, for models that see",
+            kinds=("image/png", "image/jpeg"),
+            name="image",
+            several=True,
         )
         self.drop = gr.Button(
             "no image",
@@ -59,10 +49,9 @@ def read(handed: str) -> list[Image]:
         WorkbenchError: ``INVALID_REQUEST``, something else, or no pictures.
     """
     try:
-        files: Any = json.loads(handed)
-        return [Image.of(base64.b64decode(file, validate=True)) for file in files]
-    except (ValueError, TypeError):
+        return [Image.of(file.content) for file in files.read(handed)]
+    except ValueError:
         raise invalid(
             "These files cannot be shown to a model.",
-            fix=f"Take PNG or JPEG files of at most {figures.size(MAX_FILES_BYTES)} together.",
+            fix=f"Take PNG or JPEG files of at most {figures.size(files.MOST_BYTES)} together.",
         ) from None

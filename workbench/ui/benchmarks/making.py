@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
@@ -12,9 +11,9 @@ import gradio as gr
 from workbench import figures
 from workbench.bench import library
 from workbench.bench.spec import Spec
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, invalid
 from workbench.figures import escape
-from workbench.ui import catalogue, notices
+from workbench.ui import catalogue, files, notices
 from workbench.ui.benchmarks.form import LOADS, MADE, Form, write
 from workbench.ui.markup import html
 
@@ -50,14 +49,11 @@ class Making:
                 scale=1,
                 min_width=120,
             )
-            self._upload = gr.UploadButton(
+            self._handed = files.chooser(
                 "Upload",
-                file_types=[*library.UPLOADS],
-                size="sm",
-                elem_id="bench-upload",
-                elem_classes=["wb-small"],
-                scale=0,
-                min_width=70,
+                title="A spec or a dataset",
+                kinds=library.UPLOADS,
+                name="bench-upload",
             )
         with gr.Accordion("Build one", open=False, elem_id="bench-form"):
             self._fields, self._names, self._source = _form()
@@ -77,8 +73,12 @@ class Making:
 
     def _wire(self) -> None:
         self._chosen.input(self._read, self._chosen, [self.text, self.told], **_QUIET)
-        self._upload.upload(
-            self._take, self._upload, [self.text, self.told, self._chosen, self._source], **_QUIET
+        # change: the page's script presses no key, which is what gradio takes for input
+        self._handed.change(
+            self._take,
+            self._handed,
+            [self._handed, self.text, self.told, self._chosen, self._source],
+            **_QUIET,
         )
         gr.on(
             [field.input for field in self._fields],
@@ -135,25 +135,37 @@ class Making:
         text = await asyncio.to_thread(path.read_text, encoding="utf-8", errors="replace")
         return [text, gr.skip()]
 
-    async def _take(self, uploaded: str) -> list[Any]:
+    async def _take(self, handed: str) -> list[Any]:
         """An upload: a spec goes into the text, a dataset into the folder."""
-        path = Path(uploaded)
-        skipped: list[Any] = [gr.skip()] * 4
+        skipped: list[Any] = [gr.skip()] * 5
+        if not handed:
+            return skipped
         try:
-            content = await asyncio.to_thread(path.read_bytes)
-            kept = await asyncio.to_thread(library.keep, self._settings, path.name, content)
+            name, content = _one(handed)
+            kept = await asyncio.to_thread(library.keep, self._settings, name, content)
         except WorkbenchError as problem:
-            return [skipped[0], notices.error_card(problem), *skipped[2:]]
+            return ["", gr.skip(), notices.error_card(problem), gr.skip(), gr.skip()]
         specs, sources = await asyncio.to_thread(self._files)
         lists = [gr.update(choices=specs), gr.update(choices=[MADE, *sources])]
         if kept.suffix.lower() == ".toml":
-            text = content.decode(errors="replace")
-            return [text, gr.skip(), *lists]
+            return ["", content.decode(errors="replace"), gr.skip(), *lists]
         words = f"{kept.name} is here: choose it in the form, or name it as a source."
-        return [gr.skip(), notices.note(words), *lists]
+        return ["", gr.skip(), notices.note(words), *lists]
 
     async def _write(self, *values: Any) -> str:
         return write(Form(*values))
+
+
+def _one(handed: str) -> tuple[str, bytes]:
+    """Name and content of the file that was chosen."""
+    try:
+        (chosen,) = files.read(handed)
+    except ValueError:
+        raise invalid(
+            f"The file is larger than {figures.size(files.MOST_BYTES)}, or cannot be read.",
+            fix="Put it into the folder WORKBENCH_BENCHMARKS; the page lists what is there.",
+        ) from None
+    return chosen.name, chosen.content
 
 
 def refusal(problem: WorkbenchError, text: str) -> str:
