@@ -143,6 +143,12 @@ def test_rm_says_beforehand_what_would_go(tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_show_prints_json_asked_for_or_not(flags: tuple[str, ...]) -> None:
+    told = CliRunner().invoke(app, ["models", "show", "scripted/steady", *flags])
+    assert json.loads(told.stdout)["id"] == "scripted/steady", told.output
+
+
 def test_models_list_names_what_cannot_be_asked() -> None:
     done = run_cli("models", "list")
     assert done.returncode == 0
