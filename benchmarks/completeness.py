@@ -93,8 +93,7 @@ def answers(folder: Path) -> tuple[str, str]:
         return "fits" if found is None else str(found.problem)
 
     def loaded() -> matching.Misfit | None:
-        _, report = AutoModelForCausalLM.from_pretrained(folder, **matching.REPORTING)
-        return matching.misfit(report)
+        return matching.misfit(matching.open_model(str(folder))[1])
 
     return said(lambda: matching.compare(folder)), said(loaded)
 
@@ -102,10 +101,14 @@ def answers(folder: Path) -> tuple[str, str]:
 def judged(headers: str, load: str) -> str:
     """How the two go together."""
     if headers == load:
-        return "same"
-    if headers in ("fits", "RuntimeError", "ValueError") or headers.endswith("Error"):
+        return "same: " + ("fits" if load == "fits" else "raises" if _raised(load) else "named")
+    if headers == "fits" or _raised(headers):
         return "silent"
     return "FALSE ALARM" if load == "fits" else "other words"
+
+
+def _raised(said: str) -> bool:
+    return said.endswith("Error") and " " not in said
 
 
 def examined(family: str, folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -143,7 +146,9 @@ def main() -> None:
                 for change, headers, load in examined(family, Path(made)):
                     verdict = judged(headers, load)
                     counts[change][verdict] += 1
-                    if verdict != "same" or (change == "whole" and headers != "fits"):
+                    if verdict not in ("same: fits", "same: named") or (
+                        verdict == "same: named" and change == "whole"
+                    ):
                         print(f"{family} {change}: {verdict}\n  {headers}\n  {load}", flush=True)
             except Exception as error:
                 unmade[family] = f"{type(error).__name__}: {str(error)[:120]}"

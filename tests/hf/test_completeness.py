@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,24 +43,22 @@ def save(folder: Path, kind: str) -> Path:
     return folder / "model.safetensors"
 
 
-def reported(folder: Path) -> dict[str, Any]:
-    """What a real load reports."""
-    _, report = AutoModelForCausalLM.from_pretrained(folder, **matching.REPORTING)
-    return report
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_headers_say_what_a_load_says(tmp_path: Path, kind: str) -> None:
     weights = save(tmp_path / kind, kind)
     assert matching.compare(tmp_path / kind) is None
     tensors = load_file(weights)
-    name = next(key for key in sorted(tensors) if tensors[key].dim() == 2 and "attn" in key)
-    matrix = tensors.pop(name)
-    for changed in ({}, {name: torch.zeros(3, *matrix.shape[1:])}):
-        save_file({**tensors, **changed}, weights, {"format": "pt"})
-        found = matching.compare(tmp_path / kind)
-        assert found is not None
-        assert found == matching.misfit(reported(tmp_path / kind))
+    for part in ("attn", "mlp", "experts.1."):
+        names = [key for key in sorted(tensors) if tensors[key].dim() == 2 and part in key]
+        if not names:
+            continue
+        rest = {key: tensor for key, tensor in tensors.items() if key != names[0]}
+        odd = torch.zeros(3, *tensors[names[0]].shape[1:])
+        for changed in (rest, {**rest, names[0]: odd}):
+            save_file(changed, weights, {"format": "pt"})
+            found = matching.compare(tmp_path / kind)
+            assert found is not None
+            assert found == matching.misfit(matching.open_model(str(tmp_path / kind))[1])
 
 
 def test_no_weights_are_read(tmp_path: Path) -> None:
@@ -84,7 +83,7 @@ def test_no_weights_are_read(tmp_path: Path) -> None:
 
 
 def test_a_verdict_holds_until_the_files_change(tmp_path: Path) -> None:
-    folder = tiny.write_folder(tmp_path / "m")
+    tiny.write_folder(tmp_path / "m")
     (model,) = files.model_files(tmp_path)
     assert not completeness.is_known(tmp_path, model)
     completeness.keep(tmp_path, state_of(model), Unusable("lacks much", "Download it again."))
@@ -94,10 +93,16 @@ def test_a_verdict_holds_until_the_files_change(tmp_path: Path) -> None:
     with pytest.raises(WorkbenchError, match="m lacks much") as caught:
         files.resolve(tmp_path, "m")
     assert caught.value.code is ErrorCode.HF_MODEL_LOAD_FAILED
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "adapter_config.json").write_text('{"base_model_name_or_path": "m"}')
+    tiny.write_safetensors(lora / "adapter_model.safetensors")
+    with pytest.raises(WorkbenchError, match="lora is a LoRA adapter whose base m lacks much"):
+        files.resolve(tmp_path, "lora")
+    shutil.rmtree(lora)
     tiny.write_folder(tmp_path / "m", num_hidden_layers=2)
     assert [info.status for info in files.scan(tmp_path)] == ["available"]
     assert not completeness.is_known(tmp_path, files.resolve(tmp_path, "m"))
-    assert folder.is_dir()
 
 
 def test_of_what_others_have_quantised_nothing_is_said(tmp_path: Path) -> None:

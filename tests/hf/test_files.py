@@ -82,6 +82,17 @@ def sharded(folder: Path) -> Path:
     return folder
 
 
+def test_a_file_that_is_whole_is_taken_in_place_of_shards_as_a_load_takes_it(
+    tmp_path: Path,
+) -> None:
+    """The row named the digest of the shards, and other weights had answered."""
+    tiny.write_safetensors(sharded(tmp_path / "m") / "model.safetensors", tensors=5)
+    assert only(tmp_path).parameters == 5 * 64
+    config = {"transformers_weights": "model.safetensors.index.json"}
+    tiny.write_safetensors(tiny.write_folder(tmp_path / "m", **config) / "model.safetensors")
+    assert only(tmp_path).parameters == 2 * 64
+
+
 # -- broken models -------------------------------------------------------------------------------
 
 
@@ -91,6 +102,10 @@ def lacks_shard(folder: Path) -> None:
 
 def lacks_index(folder: Path) -> None:
     (sharded(folder) / "model.safetensors.index.json").unlink()
+
+
+def another_name(folder: Path) -> None:
+    (tiny.write_folder(folder) / "model.safetensors").rename(folder / "consolidated.safetensors")
 
 
 def shard_outside(folder: Path) -> None:
@@ -177,6 +192,12 @@ GPTQ = {"quant_method": "gptq", "bits": 4}
 BROKEN: list[tuple[Callable[[Path], object], ErrorCode, list[str]]] = [
     (lacks_shard, UNLOADABLE, ["model-00002-of-00002.safetensors"]),
     (lacks_index, UNLOADABLE, ["model.safetensors.index.json"]),
+    (another_name, UNLOADABLE, ["consolidated.safetensors", "rename the file"]),
+    (
+        configured(transformers_weights="../x.safetensors"),
+        ErrorCode.FORBIDDEN_PATH,
+        ["../x.safetensors"],
+    ),
     (shard_outside, ErrorCode.FORBIDDEN_PATH, ["../other.safetensors"]),
     (shards_do_not_fit, UNLOADABLE, ["'t7'"]),
     (pickle_only, ErrorCode.UNSAFE_FILE, ["pytorch_model.bin", "safetensors"]),

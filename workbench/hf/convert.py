@@ -44,16 +44,13 @@ def save_weights(source: Path, target: Path) -> None:
         WorkbenchError: ``HF_MODEL_LOAD_FAILED`` if the file lacks tensors of its model.
     """
     import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers import GgufConfig
 
-    model, report = AutoModelForCausalLM.from_pretrained(
+    model, report = matching.open_model(
         str(source.parent),
         gguf_file=source.name,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
     )
     matching.check(source.name, report)
     # The weights are dense from here on; with this entry they would be read as GGUF blocks again.

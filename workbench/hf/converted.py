@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from workbench.hf import beside
 from workbench.hf.digest import mark_of
 
 FOLDER: Final = ".converted"
@@ -52,7 +53,7 @@ def put(temporary: Path, folder: Path, source: Path) -> None:
     (temporary / _NOTE).write_text(json.dumps(note))
     if folder.parent.name == FOLDER:
         for other in folder.parent.glob("[!.]*"):
-            old = _note(other)
+            old = beside.read(other / _NOTE)
             if old.get("made") != _MADE or old == note:
                 shutil.rmtree(other, ignore_errors=True)
     temporary.rename(folder)
@@ -62,7 +63,9 @@ def copies(root: Path, digest: str | None, source: Path) -> tuple[Path, ...]:
     """All copies that were made of a file, in whatever state it was."""
     folder, own = folder_of(root, digest, source), str(source.resolve())
     there = [path for path in (root / FOLDER).glob("*") if path.is_dir()]
-    return tuple(path for path in there if path == folder or _note(path).get("source") == own)
+    return tuple(
+        path for path in there if path == folder or beside.read(path / _NOTE).get("source") == own
+    )
 
 
 def has_room(root: Path, parameters: int | None, reserve_bytes: int) -> bool:
@@ -70,11 +73,3 @@ def has_room(root: Path, parameters: int | None, reserve_bytes: int) -> bool:
     if parameters is None:
         return False
     return shutil.disk_usage(root).free > parameters * _BYTES_PER_PARAMETER + reserve_bytes
-
-
-def _note(folder: Path) -> dict[str, object]:
-    try:
-        value = json.loads((folder / _NOTE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

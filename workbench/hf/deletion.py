@@ -167,7 +167,7 @@ def _own_paths(model: ModelFile, others: list[ModelFile]) -> list[Path]:
     path = model.path
     if path.is_symlink():
         return [path]  # what it leads to is a model of its own
-    folder = path if path.is_dir() else path.parent
+    folder = model.home
     neighbours = [other for other in others if other.path.parent == folder or other.path == folder]
     if path.is_dir():
         if not any(other.path.is_relative_to(path) for other in others):

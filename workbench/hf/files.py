@@ -39,16 +39,30 @@ def scan(root: Path, hub_cache: Path | None = None) -> list[ModelInfo]:
         root: the model folder.
         hub_cache: the hub's cache, if that is to be looked at too.
     """
-    return [model.info for model in judged(root, model_files(root, hub_cache))]
+    return [model.info for model in _judged(root, hub_cache)]
 
 
 def model_files(root: Path, hub_cache: Path | None = None) -> list[ModelFile]:
     """As :func:`scan`, with the places on disk, and as the files alone say."""
+    return _sorted(linked(_found(root, hub_cache)))
+
+
+def _judged(root: Path, hub_cache: Path | None) -> list[ModelFile]:
+    """What was found out of a base is said of its adapters too."""
+    return _sorted(linked(judged(root, _found(root, hub_cache))))
+
+
+def _found(root: Path, hub_cache: Path | None) -> list[ModelFile]:
+    """Adapters without their bases."""
     found: dict[str, ModelFile] = {}
     for place in _places(root, hub_cache):
         for model in _models(place):
             found.setdefault(model.name, _callable(model))
-    return sorted(linked(list(found.values())), key=lambda model: model.info.id)
+    return list(found.values())
+
+
+def _sorted(models: list[ModelFile]) -> list[ModelFile]:
+    return sorted(models, key=lambda model: model.info.id)
 
 
 def any_there(root: Path, hub_cache: Path | None = None) -> bool:
@@ -92,7 +106,11 @@ def resolve(root: Path, name: str, hub_cache: Path | None = None) -> ModelFile:
         WorkbenchError: as :func:`find`; ``UNSAFE_FILE`` for pickle weights or custom code,
             ``HF_MODEL_LOAD_FAILED`` if files are missing or broken.
     """
-    (model,) = judged(root, [find(root, name, hub_cache)])
+    model = find(root, name, hub_cache)
+    if model.adapter is None:
+        (model,) = judged(root, [model])
+    else:
+        model = next(one for one in _judged(root, hub_cache) if one.name == name)
     if model.broken is not None:
         raise WorkbenchError(
             model.broken.code,

@@ -26,6 +26,7 @@ from workbench.hf.headers import (
 from workbench.types import ModelInfo
 
 SOURCE_FILE: Final = "workbench-source.json"
+WEIGHTS_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -95,7 +96,7 @@ def _safetensors_model(
         )
     config = read_json(folder / "config.json")
     check_config(config)
-    headers = _weight_headers(folder, names, weights)
+    headers = _weight_headers(folder, names, weights, config)
     quantized.check(config)
     vocabulary.check_files(folder, names, config)
     parameters = sum(header.parameters for header in headers.values())
@@ -204,34 +205,35 @@ def check_config(config: Mapping[str, Any]) -> None:
     supported.check_family(config)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files in safetensors that a load of this folder reads, and no others that lie there.
+
+    Raises:
+        Unusable: they are not whole.
+    """
+    names = {path.name for path in folder.iterdir()}
+    weights = sorted(name for name in names if name.endswith(".safetensors"))
+    headers = _weight_headers(folder, names, weights, read_json(folder / "config.json"))
+    return [folder / name for name in headers]
+
+
 def _weight_headers(
-    folder: Path, names: set[str], weights: list[str]
+    folder: Path, names: set[str], weights: list[str], config: Mapping[str, Any]
 ) -> dict[str, SafetensorsHeader]:
-    """The checked headers of the files that make up the model."""
-    index = INDEX_FILE
-    expected: Mapping[str, Any] = {}
-    if index in names:
-        table = read_json(folder / index).get("weight_map")
-        if not isinstance(table, dict) or not table:
-            raise Unusable(f"has an {index} without weight_map", f"Download {index} again.")
-        expected = table
-        wanted = sorted({str(name) for name in table.values()})
-        for name in wanted:
-            if Path(name).name != name:
-                raise Unusable(
-                    f"names a weight file outside its folder ({name!r})",
-                    "Do not use this model.",
-                    ErrorCode.FORBIDDEN_PATH,
-                )
-    else:
-        wanted = ["model.safetensors"] if "model.safetensors" in names else weights
-        numbered = [name for name in wanted if re.search(r"-\d{5}-of-\d{5}\.", name)]
-        if numbered:
-            raise Unusable(f"has weights in several files but no {index}", f"Download {index} too.")
-    if not wanted:
-        raise Unusable("has no weights", "Download the safetensors files of the model.")
+    """The checked headers of the files that make up the model, as transformers chooses them."""
+    # A file that is whole comes before an index: its weights would answer, and others would be
+    # named in the row.
+    main = config.get("transformers_weights") or next(
+        (name for name in (WEIGHTS_FILE, INDEX_FILE) if name in names), None
+    )
+    if main is None:
+        raise _without_main_file(weights)
+    _check_inside(main)
+    if main not in names:
+        raise Unusable(f"lacks the weight file {main}", f"Download {main} into the folder.")
+    expected = _weight_map(folder / main) if main.endswith(".index.json") else {}
     headers = {}
-    for name in wanted:
+    for name in sorted(set(expected.values())) or [main]:
         if name not in names:
             raise Unusable(f"lacks the weight file {name}", f"Download {name} into the folder.")
         try:
@@ -241,12 +243,44 @@ def _weight_headers(
                 f"has a broken file: {name} {error}", f"Download {name} again."
             ) from None
     for tensor, name in expected.items():
-        if tensor not in headers[str(name)].tensors:
+        if tensor not in headers[name].tensors:
             raise Unusable(
-                f"has a {index} that does not fit: {name} lacks {tensor!r}",
-                f"Download {name} and {index} again, from one revision.",
+                f"has a {main} that does not fit: {name} lacks {tensor!r}",
+                f"Download {name} and {main} again, from one revision.",
             )
     return headers
+
+
+def _without_main_file(weights: list[str]) -> Unusable:
+    if not weights:
+        return Unusable("has no weights", "Download the safetensors files of the model.")
+    if any(re.search(r"-\d{5}-of-\d{5}\.", name) for name in weights):
+        return Unusable(
+            f"has weights in several files but no {INDEX_FILE}", f"Download {INDEX_FILE} too."
+        )
+    return Unusable(
+        f"has its weights in {weights[0]}, and transformers looks for {WEIGHTS_FILE}",
+        f"If these are weights for transformers, rename the file to {WEIGHTS_FILE}.",
+    )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Which file each tensor is in, by an index."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise Unusable(f"has an {index.name} without weight_map", f"Download {index.name} again.")
+    for name in table.values():
+        _check_inside(name)
+    return table
+
+
+def _check_inside(name: object) -> None:
+    if not isinstance(name, str) or Path(name).name != name:
+        raise Unusable(
+            f"names a weight file outside its folder ({name!r})",
+            "Do not use this model.",
+            ErrorCode.FORBIDDEN_PATH,
+        )
 
 
 def _quantization_name(entry: object) -> str | None:

@@ -72,6 +72,11 @@ class ModelFile:
     path: Path = Path()
     place: Place | None = None
 
+    @property
+    def home(self) -> Path:
+        """The folder that its own files lie in."""
+        return self.path if self.path.is_dir() else self.path.parent
+
 
 def model_id(name: str) -> str:
     """``huggingface/<name>``."""

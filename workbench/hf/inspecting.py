@@ -16,6 +16,7 @@ from typing import Any, Final
 import transformers
 
 from workbench.errors import WorkbenchError
+from workbench.hf.folder import weight_files
 from workbench.hf.loading import LoadedModel
 from workbench.hf.prompting import Prompt, make_prompt
 from workbench.hf.protocol import Inspect
@@ -138,7 +139,7 @@ def _stored(folder: str, gguf_file: str | None) -> Mapping[str, str]:
     from safetensors import safe_open
 
     types: dict[str, str] = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in weight_files(Path(folder)):
         with safe_open(path, framework="numpy") as file:
             names = file.keys()
             types |= {name: file.get_slice(name).get_dtype() for name in names}

@@ -16,7 +16,7 @@ from typing import Any, Final
 import gguf
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+from transformers import AutoTokenizer, GenerationConfig, GgufConfig
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import converted, matching, quantized, vocabulary
@@ -314,7 +314,7 @@ def _tokenizer(wanted: Load) -> Any:
 
 def _model(wanted: Load, options: LoadOptions, device: str) -> tuple[Any, list[dict[str, Any]]]:
     """The model, all of whose tensors come from the files, and warnings about it."""
-    common = dict(matching.REPORTING)
+    common: dict[str, Any] = {}
     if options.attention != "auto":
         common["attn_implementation"] = options.attention
     if device != "cpu":
@@ -323,7 +323,7 @@ def _model(wanted: Load, options: LoadOptions, device: str) -> tuple[Any, list[d
     dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
     name = wanted.gguf_file or Path(wanted.folder).name
     if wanted.gguf_file is None:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = matching.open_model(
             wanted.folder, dtype=dtype, use_safetensors=True, **common
         )
         return model, matching.check(name, report)
@@ -331,12 +331,10 @@ def _model(wanted: Load, options: LoadOptions, device: str) -> tuple[Any, list[d
         small = (wanted.parameters or 0) <= FLOAT32_UP_TO_PARAMETERS
         dtype = torch.float32 if small else torch.bfloat16
     if (copy := _copy_of(wanted)) is not None:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            str(copy), dtype=dtype, use_safetensors=True, **common
-        )
+        model, report = matching.open_model(str(copy), dtype=dtype, use_safetensors=True, **common)
         return model, matching.check(name, report)
     with _gguf_read_once():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = matching.open_model(
             wanted.folder,
             gguf_file=wanted.gguf_file,
             quantization_config=GgufConfig(),

@@ -1,4 +1,4 @@
-"""Whether the tensors in the files and those of the model match (imports peft late).
+"""Whether the tensors in the files and those of the model match (heavy imports are late).
 
 transformers fills what the files lack with random numbers and goes on, and peft leaves an adapter
 as it was initialised. Such a model answers, differently in every process; here it is refused.
@@ -6,8 +6,11 @@ as it was initialised. Such a model answers, differently in every process; here 
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +19,7 @@ from workbench.errors import ErrorCode, WorkbenchError
 
 UNUSED: Final = "WEIGHTS_UNUSED"
 """Code of the warning that the files hold tensors which the model has no place for."""
-REPORTING: Final[Mapping[str, Any]] = {
+_REPORTING: Final[Mapping[str, Any]] = {
     "local_files_only": True,
     "trust_remote_code": False,
     # What does not match is told, and refused in our words, not in a report on a terminal.
@@ -24,6 +27,11 @@ REPORTING: Final[Mapping[str, Any]] = {
     "ignore_mismatched_sizes": True,
 }
 """How transformers is asked for a model and for its report."""
+_UNCONVERTED: Final = re.compile(
+    r"(?:Sizes of tensors must match|to be equal size)[^\n]*\n"
+    r"Error: \w+ on tensors destined for (\S+)\. Ckpt contains"
+)
+"""In transformers' log: tensors of the files that do not make one of the model's together."""
 
 _SHOWN: Final = 4
 _COMPUTED: Final = re.compile(r"(^|\.)((original_)?inv_freq|position_ids)$")
@@ -65,8 +73,52 @@ class Misfit:
     tensors: Mapping[str, list[str]]
 
 
+def open_model(source: str, **options: Any) -> tuple[Any, Mapping[str, Any]]:
+    """A model as transformers makes it, and what it reports (imports transformers).
+
+    Args:
+        source: a folder.
+        options: for ``from_pretrained``.
+
+    Returns:
+        The model, and the report of ``output_loading_info=True``, tied weights done. Where tensors
+        of the files could not be put together, None, and their names under ``unconverted``.
+
+    Raises:
+        Exception: whatever else transformers raises.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _log_of_a_load() as log:
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(source, **_REPORTING, **options)
+        except RuntimeError:
+            unconverted = sorted(set(_UNCONVERTED.findall(log.getvalue())))
+            if not unconverted:
+                raise
+            return None, {"unconverted": unconverted}
+    return model, report
+
+
+@contextmanager
+def _log_of_a_load() -> Iterator[io.StringIO]:
+    """What transformers logs of a load, which its errors only point to."""
+    logger, log = logging.getLogger("transformers.modeling_utils"), io.StringIO()
+    handler = logging.StreamHandler(log)
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield log
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
 def compare(folder: Path) -> Misfit | None:
-    """What a load would find wrong, from names and shapes alone (imports transformers).
+    """What a load would find wrong, from names and shapes alone.
 
     The model is made without memory for its weights, and transformers goes through the files as
     for a load: headers are read, renamings and conversions done, weights only mapped.
@@ -75,13 +127,9 @@ def compare(folder: Path) -> Misfit | None:
         folder: of a model in safetensors.
 
     Raises:
-        Exception: whatever transformers raises; nothing is known then.
+        Exception: as :func:`open_model`; nothing is known then.
     """
-    from transformers import AutoModelForCausalLM
-
-    _, report = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype="auto", use_safetensors=True, device_map="meta", **REPORTING
-    )
+    _, report = open_model(str(folder), dtype="auto", use_safetensors=True, device_map="meta")
     return misfit(report)
 
 
@@ -118,8 +166,15 @@ def misfit(report: Mapping[str, Any]) -> Misfit | None:
     """What is missing, has another shape or would be read wrongly.
 
     Args:
-        report: what transformers returns for :data:`REPORTING`, tied weights done.
+        report: of :func:`open_model`.
     """
+    if apart := report.get("unconverted"):
+        return Misfit(
+            f"has tensors that do not make {_tensors(apart)} of its architecture together, because "
+            f"some are missing or have other shapes: {_listed(apart)}",
+            _ONE_REVISION,
+            {"unconverted": apart},
+        )
     unread = list(_unread(report))
     if unread:
         return Misfit(

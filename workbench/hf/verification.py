@@ -157,7 +157,7 @@ def _compare(check: _Check, verdict: Verdict, noted: NotedHashes, count: source.
 
 def _checks(model: ModelFile) -> Iterator[_Check]:
     assert model.place is not None
-    folder = model.path if model.path.is_dir() else model.path.parent
+    folder = model.home
     if model.place.location == "hub cache":
         yield from _cached_checks(model, folder)
         return
@@ -196,7 +196,7 @@ def _hex(value: object) -> str | None:
 
 def _fix(model: ModelFile) -> str:
     assert model.place is not None
-    folder = model.path if model.path.is_dir() else model.path.parent
+    folder = model.home
     if model.place.location == "hub cache":
         repo = model.name.partition("@")[0]
         return f"Delete it and download it again: workbench models rm {repo}, then pull {repo}."
