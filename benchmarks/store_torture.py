@@ -7,7 +7,8 @@
     flips   one random bit is flipped, in turn in the write-ahead log, the database file and the
             spool of a copy
 
-A long run can be made in parts: ``--folder F --part 1/10`` and so on.
+A long run can be made in parts: ``--folder F --part 1/10`` and so on. ``--keep F`` copies every log
+before it is opened, and keeps in F those that were mended or took long, to be looked at.
 
 After each the log must open, hold every session that was acknowledged, whole, and number them
 without a gap; or the report of the repair must name that something is lost. How far it is goes to
@@ -42,6 +43,9 @@ EAGER: Final = Durability(checkpoint_bytes=64 * 2**10)
 
 LAZY: Final = Durability(checkpoint_bytes=2**40, checkpoint_s=3600)
 
+LONG_CPU_S: Final = 1.0
+"""An opening that takes more processor time is told, and kept."""
+
 _TORN: Final = """
 SELECT count(*) AS n FROM stream_sessions s
 LEFT JOIN token_streams t USING (session_id)
@@ -65,6 +69,8 @@ class Tally:
     opened_s: list[float] = field(default_factory=list)
     opened_cpu_s: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    """Openings that mended something or took long."""
 
     def figures(self) -> dict[str, Any]:
         """As JSON."""
@@ -83,6 +89,7 @@ class Tally:
             "opened_cpu_p50_s": round(cpu[len(cpu) // 2], 3) if cpu else None,
             "opened_cpu_max_s": round(cpu[-1], 3) if cpu else None,
             "problems": self.problems[:10],
+            "mended_or_long": self.kept[:10],
         }
 
 
@@ -147,14 +154,19 @@ def run_and_kill(
     return {line.strip() for line in rest if line.startswith("ses_") and line.endswith("\n")}
 
 
-def look(path: Path, acknowledged: set[str], tally: Tally, what: str) -> None:
-    """Open the log and compare."""
+def look(
+    path: Path, acknowledged: set[str], tally: Tally, what: str, *, keep: Path | None = None
+) -> None:
+    """Open the log and compare; ``keep`` is where it goes as it was, if that was not as usual."""
     tally.attempts += 1
     if tally.attempts % 50 == 0:
         figures = tally.figures()
         print(json.dumps({"at": what, **figures}), file=sys.stderr, flush=True)
     tally.acknowledged += len(acknowledged)
     told_before = len(reports(path))
+    found = keep / what.replace(" ", "-") if keep else None
+    if found:
+        shutil.copytree(path.parent, found, dirs_exist_ok=True)
     began, began_cpu = time.perf_counter(), time.process_time()
     try:
         store = Store.open(path, durability=EAGER)
@@ -167,6 +179,18 @@ def look(path: Path, acknowledged: set[str], tally: Tally, what: str) -> None:
     with store:
         repairs = store.repairs[told_before:]
         tally.repairs += bool(repairs)
+        if repairs or tally.opened_cpu_s[-1] > LONG_CPU_S:
+            case = {
+                "at": what,
+                "told": [error.message for error in repairs],
+                "opened_s": round(tally.opened_s[-1], 3),
+                "opened_cpu_s": round(tally.opened_cpu_s[-1], 3),
+                "log": str(found) if found else None,
+            }
+            tally.kept.append(case)
+            print(json.dumps(case), file=sys.stderr, flush=True)
+        elif found:
+            shutil.rmtree(found)
         rows = store.rows("SELECT seq, session_id FROM stream_sessions ORDER BY seq")
         torn = store.rows(_TORN)[0]["n"]
     lost = acknowledged - {row["session_id"] for row in rows}
@@ -186,14 +210,14 @@ def look(path: Path, acknowledged: set[str], tally: Tally, what: str) -> None:
         tally.problems.append(f"{what}: a gap in seq")
 
 
-def kills(folder: Path, count: int, seed: int) -> Tally:
+def kills(folder: Path, count: int, seed: int, *, keep: Path | None = None) -> Tally:
     """Kill the writer ``count`` times over one log."""
     tally, chance = Tally(), random.Random(seed)
     path = folder / "log" / "workbench.duckdb"
     known: set[str] = set()
     for attempt in range(count):
         known |= run_and_kill(path, chance.uniform(0, 0.3))
-        look(path, known, tally, f"kill {attempt}")
+        look(path, known, tally, f"kill {attempt}", keep=keep)
         if len(known) > 20_000:  # a new log now and then keeps the run short
             shutil.rmtree(path.parent)
             known = set()
@@ -269,6 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--folder", type=Path, help="keep the log that is harmed here, for runs in parts"
     )
+    parser.add_argument(
+        "--keep", type=Path, help="kills: keep here, as they were, logs that were mended or slow"
+    )
     parser.add_argument("--part", default="1/1", help="of the attempts: 2/7 makes every seventh")
     given = parser.parse_args(arguments)
     logs.configure("CRITICAL")
@@ -278,7 +305,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = given.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
         if given.kind == "kills":
-            tally = kills(folder, (given.count or 1000) // parts, given.seed + number)
+            attempts = (given.count or 1000) // parts
+            tally = kills(folder, attempts, given.seed + number, keep=given.keep)
         elif given.kind == "cuts":
             tally = cuts(folder, given.count, given.seed, part)
         else:

@@ -222,7 +222,8 @@ class Settings(BaseSettings):
     """A start checks every block of a database file up to this size."""
     workbench_copy_size: Reserve = 2 * 2**30
     """For a database file up to this size a copy of its last checkpoint is kept in the folder of
-    the spool, and takes its place if it is damaged; 0: never."""
+    the spool, and takes its place if it is damaged; of a larger one only the metadata, so that a
+    kill does it no harm; 0: never."""
     workbench_exact_sessions: int = Field(2_000_000, ge=0, le=2**40)
     """In a log with up to this many sessions the percentiles of `model_leaderboard` and
     `latency_percentiles` are computed from every session; in a larger one from counts, to within

@@ -3,13 +3,22 @@
 DuckDB keeps a checksum with every block and compares it when it reads the block, which may be
 never. The layout (magic, two headers that take turns, blocks of one size) is DuckDB's storage
 format, src/include/duckdb/storage/storage_info.hpp; the sum is its src/common/checksum.cpp.
+
+A process that is killed in the middle of a checkpoint leaves a block half written. Nobody needs it:
+the headers are still those of the checkpoint before, for which it is free. The list of free blocks
+tells such a one from damage (LoadFreeList and WriteHeader in its src/storage/
+single_file_block_manager.cpp): how many, and each; those that several tables share; the blocks of
+metadata, to which the list itself belongs, with the parts of each that are free. What is in none of
+these lists is in use, by a table or an index. Blocks of metadata are the exception: they are
+written over while in use (:mod:`workbench.store.mirror`).
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,27 +29,45 @@ HEADERS_BYTES: Final = 3 * _HEADER
 _FACTOR: Final = 0xBF58476D1CE4E5B9
 _SEED: Final = 5381
 _WAL_HEAD: Final = 64
+SUM_BYTES: Final = 8
+"""Of a block, in front of what it holds."""
+_PARTS: Final = 64
+"""Of a block of metadata (METADATA_BLOCK_COUNT): each is written, and is free, by itself."""
+_NOWHERE: Final = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class FileState:
     """What a database file says of itself.
 
-    ``iteration`` counts its checkpoints. ``broken`` names what is not as it was written.
-    ``unwritten`` says that there are blocks of zeros, or none where the header counts some: they
-    may be free ones that were never written, which only reading the tables can tell. ``blocks`` and
-    ``block_bytes`` are how many there are, and how long each is.
+    ``iteration`` counts its checkpoints. ``broken`` names what is in use and not as it was written.
+    ``unfinished`` are blocks that the last checkpoint does not use and that are not whole: never
+    written, or torn by a kill. ``blocks`` and ``block_bytes`` are how many there are, and how long
+    each is; ``free_list`` is where the list of free ones begins.
     """
 
     iteration: int
     broken: tuple[str, ...] = ()
-    unwritten: bool = False
+    unfinished: frozenset[int] = frozenset()
     blocks: int = 0
     block_bytes: int = 0
+    free_list: int = _NOWHERE
 
     def place(self, index: int) -> int:
         """Where a block begins."""
         return HEADERS_BYTES + index * self.block_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What the last checkpoint does not use.
+
+    ``free`` are blocks. ``metadata`` has, for each block of metadata, which bytes of it are in use:
+    pairs of begin and end.
+    """
+
+    free: frozenset[int] = frozenset()
+    metadata: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
 
 class DatabaseFile:
@@ -99,15 +126,79 @@ class DatabaseFile:
         good = [head for head, fine in zip(heads[1:], whole[1:], strict=True) if fine]
         if not good:
             return FileState(0, tuple(broken))
-        iteration, _, _, count, size = max(struct.unpack("<QqqQQ", head[8:48]) for head in good)
-        unwritten = False
-        for index in range(count if blocks else 0):
-            block = self.read(HEADERS_BYTES + index * size, size)
-            if len(block) < size or not any(block):
-                unwritten = True
-            elif not is_whole(block):
-                broken.append(f"block {index}")
-        return FileState(iteration, tuple(broken), unwritten, count, size)
+        iteration, _, free_list, count, size = max(
+            struct.unpack("<QQQQQ", head[8:48]) for head in good
+        )
+        state = FileState(iteration, tuple(broken), frozenset(), count, size, free_list)
+        if not blocks:
+            return state
+        bad = [index for index in range(count) if self.read_block(state, index) is None]
+        free = self.read_space(state).free if bad else frozenset()
+        broken += [f"block {index}" for index in bad if index not in free]
+        return replace(state, broken=tuple(broken), unfinished=free.intersection(bad))
+
+    def read_block(self, state: FileState, index: int) -> bytes | None:
+        """A block; None if it is not as it was written, or never was.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        block = self.read(state.place(index), state.block_bytes)
+        return block if len(block) == state.block_bytes and is_whole(block) else None
+
+    def read_space(self, state: FileState) -> Space:
+        """What the last checkpoint does not use; nothing if its list is not whole.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        try:
+            return self._read_space(state)
+        except struct.error:
+            return Space()
+
+    def _read_space(self, state: FileState) -> Space:
+        stream = bytearray()
+        blocks: dict[int, bytes] = {}
+        seen = set()
+        length = _part_bytes(state)
+        pointer = state.free_list
+        while pointer != _NOWHERE:
+            index, part = pointer & (2**56 - 1), pointer >> 56
+            if pointer in seen or index >= state.blocks or part >= _PARTS:
+                return Space()
+            seen.add(pointer)
+            if index not in blocks:
+                block = self.read_block(state, index)
+                if block is None:
+                    return Space()
+                blocks[index] = block
+            data = blocks[index][SUM_BYTES + part * length :][:length]
+            (pointer,) = struct.unpack_from("<Q", data)
+            stream += data[8:]
+        (count,) = struct.unpack_from("<Q", stream)
+        free = frozenset(struct.unpack_from(f"<{count}Q", stream, 8))
+        offset = 8 + 8 * count
+        (shared,) = struct.unpack_from("<Q", stream, offset)
+        offset += 8 + 12 * shared
+        (count,) = struct.unpack_from("<Q", stream, offset)
+        pairs = struct.unpack_from(f"<{2 * count}Q", stream, offset + 8)
+        metadata = {
+            index: tuple(
+                (SUM_BYTES + part * length, SUM_BYTES + (part + 1) * length)
+                for part in range(_PARTS)
+                if not unused >> part & 1
+            )
+            for index, unused in zip(pairs[::2], pairs[1::2], strict=True)
+        }
+        if free & metadata.keys() or not blocks.keys() <= metadata.keys():
+            return Space()
+        return Space(free, metadata)
+
+
+def _part_bytes(state: FileState) -> int:
+    """Of a part of a block of metadata: a multiple of eight (GetMetadataBlockSize)."""
+    return (state.block_bytes - SUM_BYTES) // _PARTS // 8 * 8
 
 
 def is_torn(wal: bytes) -> bool:

@@ -2,34 +2,42 @@
 
 The spool holds what came since; the copy holds what was there before, so that a block that goes
 bad costs nothing. It is brought up to date with every checkpoint, and only by the blocks that are
-new: a block carries its own checksum in front, so eight bytes of each are compared. A block is
-copied only if it is what its checksum says; one that went bad on the disk later still carries its
-old sum, and the copy keeps the good one.
+in use and new: a block carries its own checksum in front, so eight bytes of each are compared. A
+block is copied only if it is what its checksum says; one that went bad on the disk later still
+carries its old sum, and the copy keeps the good one.
+
+A block's sum is written after the rest of it, and the headers last. So a kill leaves a block half
+written but with its old sum, by which the next update finds it; what a loss of power leaves is
+found by reading the whole copy, which a start does where it reads the whole file.
 
 DuckDB never writes over a block of the checkpoint before (it is free only once the header of the
-next one is written), so new blocks can be copied first and the headers last: whenever that is
-broken off, the copy is still the checkpoint before. Where there is more than one checkpoint
-between the two, its headers are taken away first, and it counts as no copy until it is complete.
+next one is written), but for blocks of metadata: of these it uses the parts that are free where
+they are, and writes the whole block anew. A kill in the middle of that leaves parts that are in use
+as they were under a sum that is not theirs, and DuckDB would refuse the file. The copy has the
+block as it was (:func:`restore_metadata`).
+
+Where there is more than one checkpoint between the two, the copy's headers are taken away first,
+and it counts as no copy until it is complete. Of a file that is too large for a copy, headers and
+blocks of metadata are copied all the same, a few megabytes in a file with holes.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from workbench import logs
-from workbench.store.blocks import HEADERS_BYTES, DatabaseFile, is_whole
+from workbench.store.blocks import HEADERS_BYTES, SUM_BYTES, DatabaseFile, is_whole
 from workbench.store.files import spool_of
 
 _log = logs.get(__name__)
 
 _NAME: Final = "copy.duckdb"
-_SUM_BYTES: Final = 8
-_LOOKS: Final = 5
-_PAUSE_S: Final = 0.02
+_METADATA: Final = "metadata.duckdb"
 
 
 def mirror_of(path: Path) -> Path:
@@ -37,10 +45,16 @@ def mirror_of(path: Path) -> Path:
     return spool_of(path) / _NAME
 
 
+def metadata_of(path: Path) -> Path:
+    """Where the copy of the metadata is, of a log that is too large for a whole one."""
+    return spool_of(path) / _METADATA
+
+
 def forget(path: Path) -> None:
     """There is no copy from now on."""
-    with suppress(OSError):
-        mirror_of(path).unlink(missing_ok=True)
+    for copy in (mirror_of(path), metadata_of(path)):
+        with suppress(OSError):
+            copy.unlink(missing_ok=True)
 
 
 def iteration_of(path: Path) -> int | None:
@@ -59,28 +73,83 @@ def iteration_of(path: Path) -> int | None:
     return state.iteration if state.iteration and not state.broken else None
 
 
-def update(path: Path, file: DatabaseFile, max_bytes: int) -> tuple[str, ...]:
+def restore_metadata(path: Path, file: DatabaseFile) -> None:
+    """Give a file back the blocks of metadata that a kill has torn, before it is opened.
+
+    Only from the copy of the same checkpoint, and only where all that this checkpoint uses of the
+    block is as it is in the copy: otherwise it was no kill, and is left to be found.
+
+    Args:
+        path: of the log; this process has it not open.
+        file: the same from outside.
+    """
+    copies = [copy for copy in (mirror_of(path), metadata_of(path)) if copy.exists()]
+    if not copies:
+        return
+    with suppress(OSError):  # without right to write, or held by another process
+        old = DatabaseFile(copies[0])
+        try:
+            if not _torn_metadata(file, old):
+                return
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as DuckDB does
+                torn = _torn_metadata(file, old)
+                for place, block in torn.items():
+                    os.pwrite(descriptor, block, place)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        finally:
+            old.close()
+        _log.info("store_metadata_restored", places=list(torn))
+
+
+def _torn_metadata(file: DatabaseFile, old: DatabaseFile) -> Mapping[int, bytes]:
+    """Place -> block as the copy has it."""
+    state = old.read_state(blocks=False)
+    if state.broken or file.read(0, HEADERS_BYTES) != old.read(0, HEADERS_BYTES):
+        return {}
+    torn = {}
+    for index, used in old.read_space(state).metadata.items():
+        if file.read_block(state, index) is not None:
+            continue
+        place = state.place(index)
+        block, good = file.read(place, state.block_bytes), old.read_block(state, index)
+        if good and all(block[begin:end] == good[begin:end] for begin, end in used):
+            torn[place] = good
+    return torn
+
+
+def update(
+    path: Path, file: DatabaseFile, max_bytes: int, *, every_block: bool = False
+) -> tuple[str, ...]:
     """Bring the copy up to date, right after a checkpoint.
 
     Args:
         path: of the log.
         file: the log from outside; nobody writes to it meanwhile.
-        max_bytes: a larger file has no copy.
+        max_bytes: of a larger file only the metadata is copied; 0: nothing ever.
+        every_block: read the blocks that the copy has already, too, and mend them.
 
     Returns:
         Blocks of the file that are not as they were written; the copy is left as it was then.
         Where there is no room for a copy, there is none, and nothing is said but in the log.
     """
-    if file.size_bytes > max_bytes:
+    if not max_bytes:
         forget(path)
         return ()
-    copy = mirror_of(path)
+    copy, other = mirror_of(path), metadata_of(path)
+    if file.size_bytes > max_bytes:
+        copy, other = other, copy
     try:
+        other.unlink(missing_ok=True)
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(copy, os.O_RDWR | os.O_CREAT, 0o600)
         old = DatabaseFile(copy)
         try:
-            return _update(file, old, descriptor)
+            whole = copy == mirror_of(path)
+            return _update(file, old, descriptor, whole=whole, every_block=every_block)
         finally:
             old.close()
             os.close(descriptor)
@@ -90,39 +159,35 @@ def update(path: Path, file: DatabaseFile, max_bytes: int) -> tuple[str, ...]:
         return ()
 
 
-def _update(file: DatabaseFile, old: DatabaseFile, descriptor: int) -> tuple[str, ...]:
+def _update(
+    file: DatabaseFile, old: DatabaseFile, descriptor: int, *, whole: bool, every_block: bool
+) -> tuple[str, ...]:
     state, before = file.read_state(blocks=False), old.read_state(blocks=False)
     if state.broken:
         return state.broken
     if before.iteration not in (state.iteration, state.iteration - 1):
         os.pwrite(descriptor, bytes(HEADERS_BYTES), 0)
         os.fsync(descriptor)
-    broken = []
-    for index in range(state.blocks):
-        place = state.place(index)
-        if file.read(place, _SUM_BYTES) == old.read(place, _SUM_BYTES):
+    space = file.read_space(state)
+    used = [index for index in range(state.blocks) if index not in space.free]
+    compared = state.block_bytes if every_block else SUM_BYTES
+    changed: list[int] = []
+    broken: list[int] = []
+    for index in used if whole else space.metadata:
+        kept = old.read(state.place(index), compared)
+        same = file.read(state.place(index), SUM_BYTES) == kept[:SUM_BYTES]
+        if same and (not every_block or (len(kept) == compared and is_whole(kept))):
             continue
-        block = _settled(file, place, state.block_bytes)
-        if len(block) < state.block_bytes or not any(block):
-            continue  # free, and never written
-        if is_whole(block):
-            os.pwrite(descriptor, block, place)
-        else:
-            broken.append(f"block {index}")
+        (changed if file.read_block(state, index) else broken).append(index)
     if broken:
-        return tuple(broken)
+        return tuple(f"block {index}" for index in broken)
+    for index in changed:
+        block = file.read(state.place(index), state.block_bytes)
+        os.pwrite(descriptor, block[SUM_BYTES:], state.place(index) + SUM_BYTES)
     os.fsync(descriptor)
+    for index in changed:
+        os.pwrite(descriptor, file.read(state.place(index), SUM_BYTES), state.place(index))
     os.pwrite(descriptor, file.read(0, HEADERS_BYTES), 0)
     os.ftruncate(descriptor, state.place(state.blocks))
     os.fsync(descriptor)
     return ()
-
-
-def _settled(file: DatabaseFile, place: int, length: int) -> bytes:
-    """A block; a transaction that is running may be writing a free one just now."""
-    for _ in range(_LOOKS):
-        block = file.read(place, length)
-        if len(block) < length or is_whole(block) or not any(block):
-            break
-        time.sleep(_PAUSE_S)
-    return block

@@ -1,13 +1,17 @@
 """Opening for writing, whatever was left behind: never a refusal for damage, never silence.
 
-1. A write-ahead log that ends in the middle of an entry is copied aside; DuckDB reads its whole
-   part without a word.
+1. A write-ahead log that ends in the middle of an entry is what a kill leaves, and DuckDB reads its
+   whole part without a word. It is copied aside, and told, if the spool has not all that came since
+   the last checkpoint.
 2. One that cannot be replayed is moved aside, and the database opened without it.
-3. A database file that cannot be opened, or has a broken block, is moved aside. The copy of its
-   last checkpoint takes its place (:mod:`workbench.store.mirror`); without one that the spool goes
-   on from, a new file is made of what can be read (:mod:`workbench.store.salvage`).
+3. A database file that cannot be opened, or has a broken block that is in use, is moved aside. The
+   copy of its last checkpoint takes its place (:mod:`workbench.store.mirror`); without one that the
+   spool goes on from, a new file is made of what can be read (:mod:`workbench.store.salvage`).
 4. The entries of the spool that the database has not had are put into it.
 5. A checkpoint is made, looked at and copied. Then the spool is deleted.
+
+A kill needs no repair, wherever it falls: blocks that it tore are free ones, or parts of the
+metadata that the copy gives back.
 
 A file that somebody holds, that is not a log of ours or is one of a newer workbench is refused.
 """
@@ -155,7 +159,7 @@ def open_log(
             n = _replay(connection, spooled, repair, had)
             whole = _checkpoint(connection, file, check_bytes)
             spool = spool or Spool(folder, spooled)
-            if whole is not None and not mirror.update(path, file, copy_bytes):
+            if whole is not None and not mirror.update(path, file, copy_bytes, every_block=whole):
                 spool.rotate(n, surely=whole)
             if repair.happened:
                 repair.write()
@@ -187,10 +191,14 @@ def _open_or_mend(
         return connect(path), file, had
     ours = spool_of(path).is_dir()
     if wal.exists() and is_torn(wal.read_bytes()):
-        repair.keep(wal, copy=True)
-        repair.happened.append("The write-ahead log ended in the middle of an entry.")
+        if ours and _has_all_since_checkpoint(path, spooled):
+            _log.info("store_wal_cut_off", bytes=wal.stat().st_size)
+        else:
+            repair.keep(wal, copy=True)
+            repair.happened.append("The write-ahead log ended in the middle of an entry.")
     file = DatabaseFile(path)
     try:
+        mirror.restore_metadata(path, file)
         if not (file.is_database or ours):
             connect(path).close()  # refused, with DuckDB's reason
         try:
@@ -239,9 +247,7 @@ def _from_copy(
         _log.warning("store_copy_unusable", reason=str(error))
     else:
         ((n,),) = connection.execute("SELECT n FROM log_position").fetchall()
-        noted = salvage.noted(spool_of(path)).position
-        begins = min((entry["n"] for entry in spooled.entries), default=noted + 1)
-        if begins <= n + 1:
+        if _begins(path, spooled) <= n + 1:
             repair.happened.append("The copy of its last checkpoint took its place.")
             return connection, file
         connection.close()
@@ -251,18 +257,32 @@ def _from_copy(
     return None
 
 
+def _begins(path: Path, spooled: Spooled) -> int:
+    """The number of the first entry that the spool has, or will have."""
+    first = salvage.noted(spool_of(path)).position + 1
+    return min((entry["n"] for entry in spooled.entries), default=first)
+
+
+def _has_all_since_checkpoint(path: Path, spooled: Spooled) -> bool:
+    position = salvage.noted(spool_of(path)).position
+    return not spooled.broken and _begins(path, spooled) <= position + 1
+
+
 def _connect_checked(path: Path, file: DatabaseFile, check_bytes: int) -> duckdb.DuckDBPyConnection:
     """Open the file; one that opens in spite of broken blocks counts as damaged, too."""
+    had_wal = wal_of(path).exists()
     connection = connect(path)
     try:
         marked = salvage.mark_of(path).exists()
         state = file.read_state(blocks=marked or file.size_bytes <= check_bytes)
-        if state.broken:
+        broken = list(state.broken)
+        if had_wal and state.unfinished:
+            # A large transaction writes its rows to free blocks, and only names these in the log.
+            used = salvage.blocks_of(connection) & state.unfinished
+            broken += [f"block {index}" for index in sorted(used)]
+        if broken:
             connection.execute("PRAGMA disable_checkpoint_on_shutdown")
-            raise duckdb.IOException(f"Corrupt database file: {', '.join(state.broken)}")
-        if state.unwritten and (bad := salvage.unreadable(connection)):
-            connection.execute("PRAGMA disable_checkpoint_on_shutdown")
-            raise duckdb.IOException(f"Corrupt database file: {'; '.join(bad)}")
+            raise duckdb.IOException(f"Corrupt database file: {', '.join(broken)}")
         salvage.mark_of(path).unlink(missing_ok=True)
     except BaseException:
         connection.close()

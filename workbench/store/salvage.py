@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,21 +12,21 @@ from typing import Any, Final
 
 import duckdb
 
-from workbench.store import rollup
-from workbench.store.entries import Columns, Entry
+from workbench import logs
+from workbench.store import failures, rollup
+from workbench.store.entries import SESSIONS, Columns, Entry, How
 from workbench.store.files import spool_of, wal_of
+
+_log = logs.get(__name__)
 
 _PIECES: Final = (122_880, 2_048)
 """Rows of a row group and of a vector: the units in which DuckDB stores a table."""
 
-_IDS: Final = {
-    "conversations": ("conversation_id",),
-    "token_streams": ("session_id",),
-    "environments": ("environment_id",),
-    "benchmark_runs": ("run_id",),
-    "benchmark_cells": ("cell_id",),
-    "benchmark_trials": ("cell_id", "trial"),
-}
+_BATCH: Final = 1024
+"""Rows that go into a table with one statement."""
+
+_PLACE: Final = ("conversation_id", "position", "role", "content")
+"""Of a message."""
 
 _NOT_COPIED: Final = ("schema_migrations", "log_position", *rollup.TABLES)
 _POSITION: Final = "position"
@@ -112,6 +112,20 @@ def unreadable(connection: duckdb.DuckDBPyConnection) -> list[str]:
         except duckdb.Error as error:
             found.append(f"{table}: {error}")
     return found
+
+
+def blocks_of(connection: duckdb.DuckDBPyConnection) -> set[int]:
+    """The blocks that hold rows of tables; those of indexes and of metadata are not among them."""
+    used: set[int] = set()
+    for (table,) in connection.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE NOT internal "
+        "AND database_name = current_database()"
+    ).fetchall():
+        for block, more in connection.execute(
+            "SELECT block_id, additional_block_ids FROM pragma_storage_info(?)", [table]
+        ).fetchall():
+            used.update([block] if block is not None else [], more or [])
+    return used - {-1}  # in none: rows that are all the same
 
 
 def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: Path) -> Had:
@@ -213,67 +227,107 @@ def fill_in(
 ) -> Counter[str]:
     """Put back the rows of entries that the old file had and the new one has not.
 
+    It takes a statement for each table and thousand rows; one a row took seconds. Rows that the
+    database refuses, as it did before, are left out.
+
     Returns:
         How many rows of each table that were.
     """
+    sessions: dict[Hashable, bytes] = {}
+    questions: list[bytes] = []
+    past: list[bytes] = []
+    rows: defaultdict[tuple[str, How], list[bytes]] = defaultdict(list)
+    for entry in entries:
+        given = [key for part in entry.parts if part.how == "number" for key in part.keys]
+        if sessions.keys() & set(given):
+            continue  # a session id that was given twice was refused
+        for part in entry.parts:
+            if part.how == "number":
+                sessions.update(zip(part.keys, part.rows, strict=True))
+            elif part.how == "history":
+                places: Sequence[Any] = part.keys
+                for (*_, is_past), row in zip(places, part.rows, strict=True):
+                    (past if is_past else questions).append(row)
+            else:
+                rows[part.table, part.how] += part.rows
     added: Counter[str] = Counter()
     # From the last: a session takes the highest number that is free.
-    for entry in reversed(entries):
-        for part in entry.parts:
-            kinds = dict(columns[part.table])
-            document = f"[{b','.join(part.rows).decode()}]"
-            if part.how == "number":
-                added[part.table] += _fill_sessions(connection, kinds, document)
-            else:
-                is_history = part.how == "history"
-                added[part.table] += _fill(connection, part.table, kinds, document, is_history)
+    last_first = [*reversed(sessions.values())]
+    added[SESSIONS] = _insert(connection, _sessions_sql(columns[SESSIONS]), last_first)
+    keys = _keys_in(connection)
+    # What replaced others goes first, the last of it before all: the others then find it there.
+    for (table, how), found in sorted(rows.items(), key=lambda item: item[0][1] != "replace"):
+        sql = _rows_sql(table, columns[table], keys.get(table, ()), once=table in keys)
+        added[table] += _insert(connection, sql, found[::-1] if how == "replace" else found)
+    # A message has a new id every turn: what makes it the same is what it says and where.
+    for found, same in ((questions, (*_PLACE, "session_id")), (past, _PLACE)):
+        sql = _rows_sql("messages", columns["messages"], same, once=True)
+        added["messages"] += _insert(connection, sql, found)
     return added
 
 
-def _fill(
-    connection: duckdb.DuckDBPyConnection,
-    table: str,
-    kinds: Mapping[str, str],
-    document: str,
-    is_history: bool,
+def _insert(
+    connection: duckdb.DuckDBPyConnection, sql: str, rows: Sequence[bytes], size: int = _BATCH
 ) -> int:
-    alike = list(kinds)
-    if is_history:  # an id is drawn every turn; what makes it the same is what it says and where
-        alike = ["conversation_id", "position", "role", "content"]
-    elif table in _IDS:
-        alike = list(_IDS[table])
-    same = " AND ".join(f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in alike)
-    return _changed(
-        connection,
-        f"INSERT INTO {table} SELECT new.* FROM ({_rows(kinds)}) AS new "  # noqa: S608
-        f"WHERE NOT EXISTS (SELECT 1 FROM {table} AS old WHERE {same})",
-        [document],
+    """How many rows were added."""
+    added = 0
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        try:
+            done = connection.execute(sql, [f"[{b','.join(batch).decode()}]"]).fetchall()
+        except duckdb.Error as error:
+            if failures.is_about_the_database(error):
+                raise
+            if len(batch) > 1:
+                added += _insert(connection, sql, batch, len(batch) // 2)
+            else:
+                _log.warning("store_refused_item", reason=type(error).__name__)
+        else:
+            added += int(done[0][0])
+    return added
+
+
+def _keys_in(connection: duckdb.DuckDBPyConnection) -> Mapping[str, Sequence[str]]:
+    """Table -> its primary key."""
+    rows = connection.execute(
+        "SELECT table_name, constraint_column_names FROM duckdb_constraints() "
+        "WHERE database_name = current_database() AND constraint_type = 'PRIMARY KEY'"
+    ).fetchall()
+    return dict(rows)
+
+
+def _rows_sql(table: str, kinds: Mapping[str, str], same: Sequence[str], *, once: bool) -> str:
+    """Insert the rows that are not there; ``once``: of those that are the same the first only."""
+    same = same or list(kinds)
+    alike = " AND ".join(f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in same)
+    first = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(same)} ORDER BY nth) = 1 "
+    return (
+        f"INSERT INTO {table} ({', '.join(kinds)}) SELECT {', '.join(kinds)} "  # noqa: S608
+        f"FROM ({_given(kinds)}) AS new ANTI JOIN {table} AS old ON {alike} "
+        f"{first if once else ''}ORDER BY nth"
     )
 
 
-def _fill_sessions(
-    connection: duckdb.DuckDBPyConnection, kinds: dict[str, str], document: str
-) -> int:
+def _sessions_sql(kinds: Mapping[str, str]) -> str:
     """A session takes the highest number below the last that nobody has, else the next one."""
-    del kinds["seq"]
-    row = connection.execute(
-        "SELECT coalesce((SELECT max(n) FROM range(1, (SELECT max(seq) FROM stream_sessions)) r(n) "
-        "WHERE n NOT IN (SELECT seq FROM stream_sessions)), "
-        "(SELECT coalesce(max(seq), 0) + 1 FROM stream_sessions))"
-    ).fetchone()
-    assert row is not None
-    return _changed(
-        connection,
-        f"INSERT OR IGNORE INTO stream_sessions (seq, {', '.join(kinds)}) "  # noqa: S608
-        f"SELECT ?, new.* FROM ({_rows(kinds)}) AS new",
-        [row[0], document],
+    kinds = {name: kind for name, kind in kinds.items() if name != "seq"}
+    names = ", ".join(kinds)
+    return (
+        f"WITH missing AS (SELECT *, row_number() OVER (ORDER BY nth) AS k "  # noqa: S608
+        f"FROM ({_given(kinds)}) AS new "
+        "ANTI JOIN stream_sessions AS old ON old.session_id = new.session_id), "
+        "last AS (SELECT coalesce(max(seq), 0) AS seq FROM stream_sessions), "
+        "free AS (SELECT n FROM range(1, (SELECT seq + 1 + count(k) FROM last, missing "
+        "GROUP BY seq)) AS r(n) ANTI JOIN stream_sessions ON seq = n, last "
+        "ORDER BY n > last.seq, if(n > last.seq, n, -n) LIMIT (SELECT count(*) FROM missing)) "
+        f"INSERT INTO stream_sessions (seq, {names}) SELECT n, {names} FROM missing "
+        "JOIN (SELECT n, row_number() OVER () AS k FROM free) USING (k) ORDER BY k"
     )
 
 
-def _rows(kinds: Mapping[str, str]) -> str:
-    return f"SELECT unnest(from_json_strict(?, '{json.dumps([kinds])}'), max_depth := 2)"
-
-
-def _changed(connection: duckdb.DuckDBPyConnection, sql: str, values: Sequence[Any]) -> int:
-    row = connection.execute(sql, values).fetchone()
-    return int(row[0]) if row else 0
+def _given(kinds: Mapping[str, str]) -> str:
+    """The rows of a JSON document, with their place in it."""
+    return (
+        "SELECT unnest(given, max_depth := 2), unnest(range(len(given))) AS nth "  # noqa: S608
+        f"FROM (SELECT from_json_strict(?, '{json.dumps([dict(kinds)])}') AS given)"
+    )

@@ -1,0 +1,327 @@
+"""A kill tears what is being written at that moment. None of that needs a repair, and none is told.
+
+A write that a kill ends has done its first pages: here they are put together by hand, from the
+files before and after.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import duckdb
+import pytest
+
+from tests.store.conftest import make_session
+from workbench.store import Store, mirror
+from workbench.store.blocks import DatabaseFile, FileState, Space
+from workbench.store.database import Durability
+from workbench.store.entries import Encoder, columns_in
+from workbench.store.files import damaged_of, spool_of, wal_of
+from workbench.store.mirror import mirror_of
+from workbench.store.rows import RowsItem, SessionItem
+from workbench.store.salvage import blocks_of, fill_in
+from workbench.store.spool import read_spools
+from workbench.types import Message
+
+ASKED = [Message("user", "hi")]
+PAGES = 4096
+"""So much of a block is written when the kill comes."""
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A log that was killed with entries in its write-ahead log, and the checkpoint it was at."""
+
+    folder: Path
+    known: list[str]
+    state: FileState
+    space: Space
+    tables: set[int]
+    before: bytes
+    after: bytes
+    """Of the database file: at the last checkpoint, and as the next one makes it."""
+
+    def copy(self, folder: Path) -> Path:
+        shutil.copytree(self.folder, folder)
+        return folder / "workbench.duckdb"
+
+    def rewritten(self) -> list[int]:
+        """Blocks that the next checkpoint writes."""
+        return [
+            index
+            for index in range(self.state.blocks)
+            if self.block(self.before, index) != self.block(self.after, index) != b""
+        ]
+
+    def block(self, data: bytes, index: int) -> bytes:
+        return data[self.state.place(index) : self.state.place(index + 1)]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    folder = tmp_path_factory.mktemp("killed")
+    path = folder / "log" / "workbench.duckdb"
+    known, chance = [], random.Random(1)
+    with Store.open(path, durability=Durability(checkpoint_s=3600)) as store:
+        database = store._database
+        assert database is not None
+        for _ in range(2):  # the second leaves free blocks
+            for _ in range(8):
+                session = make_session(text=chance.randbytes(1000).hex())  # of several pages
+                known.append(session.session_id)
+                store.log_session(session, ASKED).stored.result(60)
+            database.checkpoint()
+        file = DatabaseFile(path)
+        state = file.read_state(blocks=True)
+        space = file.read_space(state)
+        tables = blocks_of(database.connection)
+        session = make_session()
+        known.append(session.session_id)
+        store.log_session(session, ASKED).stored.result(60)
+        shutil.copytree(path.parent, folder / "killed")
+        before = path.read_bytes()
+        database.checkpoint()
+        after = path.read_bytes()
+    file.close()
+    return Killed(folder / "killed", known, state, space, tables, before, after)
+
+
+def ids(store: Store) -> list[str]:
+    rows = store.rows("SELECT session_id, seq FROM stream_sessions ORDER BY seq")
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["session_id"] for row in rows]
+
+
+def put(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.mark.parametrize("copy_bytes", [2**30, 1])
+@pytest.mark.parametrize("kind", ["free", "metadata"])
+def test_a_kill_in_the_middle_of_a_checkpoint_needs_no_repair(
+    killed: Killed, tmp_path: Path, kind: str, copy_bytes: int
+) -> None:
+    path = killed.copy(tmp_path / "log")
+    file = DatabaseFile(path)
+    assert mirror.update(path, file, copy_bytes) == ()
+    kinds = {"free": killed.space.free, "metadata": killed.space.metadata.keys()}
+    torn = sorted(kinds[kind] & set(killed.rewritten()))
+    assert torn
+    for index in torn:
+        put(path, killed.state.place(index), killed.block(killed.after, index)[:PAGES])
+    assert None in [file.read_block(killed.state, index) for index in torn]
+    file.close()
+    with Store.open(path, durability=Durability(copy_bytes=copy_bytes)) as store:
+        assert store.repairs == []
+        assert ids(store) == killed.known
+        assert {check.status for check in store.verify()} == {"ok"}
+    assert not damaged_of(path).exists()
+    assert (mirror.iteration_of(path) is None) == (copy_bytes == 1)
+
+
+@pytest.mark.parametrize("kind", ["table", "index", "metadata", "free"])
+def test_a_flipped_bit_is_damage_where_the_block_is_in_use(
+    killed: Killed, tmp_path: Path, kind: str
+) -> None:
+    path = killed.copy(tmp_path / "log")
+    metadata = killed.space.metadata
+    used = set(range(killed.state.blocks)) - killed.space.free - metadata.keys()
+    assert killed.tables < used, "what else is in use are indexes"
+    blocks = {
+        "table": killed.tables,
+        "index": used - killed.tables,
+        "metadata": metadata,
+        "free": killed.space.free,
+    }
+    index = min(blocks[kind])  # the last free ones are not in the file
+    offset = metadata[index][0][0] + 100 if kind == "metadata" else 5000
+    place = killed.state.place(index) + offset
+    put(path, place, bytes([killed.before[place] ^ 4]))
+    with Store.open(path) as store:
+        assert ids(store) == killed.known
+        told = [error.message for error in store.repairs]
+    if kind == "free":
+        assert told == []
+    else:
+        (message,) = told
+        assert "The copy of its last checkpoint took its place." in message
+
+
+def test_rows_in_a_block_that_only_the_write_ahead_log_names_are_in_use(path: Path) -> None:
+    """A large transaction writes there before it commits; for the file such a block is free."""
+    with Store.open(path):
+        pass
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+        connection.execute("CREATE TABLE gone AS SELECT range AS i FROM range(3_000_000)")
+        connection.execute("CHECKPOINT; DROP TABLE gone; CHECKPOINT")
+        connection.execute("CREATE TABLE large AS SELECT hash(range) AS i FROM range(300_000)")
+        used = blocks_of(connection)
+    file = DatabaseFile(path)
+    state = file.read_state(blocks=False)
+    index = min(used & file.read_space(state).free)
+    file.close()
+    place = state.place(index) + 5000
+    put(path, place, bytes([path.read_bytes()[place] ^ 4]))
+    with Store.open(path) as store:
+        (told,) = store.repairs
+        assert f"block {index}" in told.message or "checksum" in told.message
+
+
+def test_a_write_ahead_log_that_a_kill_cut_off_is_told_only_without_its_spool(
+    killed: Killed, tmp_path: Path
+) -> None:
+    for name in ("whole", "without"):
+        path = killed.copy(tmp_path / name)
+        os.truncate(wal_of(path), wal_of(path).stat().st_size - 20)
+        if name == "without":
+            shutil.rmtree(spool_of(path))
+        with Store.open(path) as store:
+            if name == "whole":
+                assert store.repairs == []
+                assert ids(store) == killed.known
+            else:
+                (told,) = store.repairs
+                assert "ended in the middle of an entry" in told.message
+
+
+def test_a_copy_that_an_earlier_kill_has_torn_is_whole_after_the_next_start(
+    killed: Killed, tmp_path: Path
+) -> None:
+    """Its block had the new sum and the old end, and so counted as copied ever after."""
+    path = killed.copy(tmp_path / "log")
+    index = min(killed.tables)
+    place = killed.state.place(index) + PAGES
+    put(mirror_of(path), place, random.Random(2).randbytes(PAGES))
+    assert mirror.iteration_of(path) is None
+    with Store.open(path):
+        assert mirror.iteration_of(path) is not None
+    assert mirror.iteration_of(path) is not None
+
+
+class Kill(BaseException):
+    """Ends a process, as far as its files go."""
+
+
+def test_a_kill_at_any_write_to_the_copy_is_mended_by_the_next_update(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = killed.copy(tmp_path / "log")
+    old = mirror_of(path).read_bytes()
+    path.write_bytes(killed.after)
+    whole = os.pwrite
+    file = DatabaseFile(path)
+    writes = 0
+    for fatal in range(1000):
+        mirror_of(path).write_bytes(old)
+        done = 0
+
+        def pwrite(descriptor: int, data: bytes, offset: int, fatal: int = fatal) -> int:
+            nonlocal done
+            done += 1
+            if done > fatal:
+                whole(descriptor, data[: len(data) // 2 // 4096 * 4096], offset)
+                raise Kill
+            return whole(descriptor, data, offset)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pwrite", pwrite)
+            try:
+                mirror.update(path, file, 2**30)
+            except Kill:
+                writes += 1
+            else:
+                break
+        assert mirror.iteration_of(path) in (
+            None,
+            killed.state.iteration,
+            killed.state.iteration + 1,
+        )
+        assert mirror.update(path, file, 2**30) == ()
+        assert mirror.iteration_of(path) == killed.state.iteration + 1
+    assert writes > 5
+    file.close()
+
+
+class Counting:
+    """A connection that counts its statements."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self.count = 0
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> duckdb.DuckDBPyConnection:
+        self.count += 1
+        return self._connection.execute(sql, values)
+
+
+@pytest.fixture
+def spooled(path: Path) -> Iterator[tuple[Store, duckdb.DuckDBPyConnection]]:
+    """Forty sessions, some of one conversation, with a run that was brought up to date."""
+    with Store.open(path) as store:
+        turns: list[Message] = []
+        for number in range(40):
+            if number % 4:
+                session, asked = make_session(), ASKED
+            else:  # every other answer is the same as the one before, and so is its question
+                turns.append(Message("user", f"and {number // 8}?"))
+                session, asked = make_session(conversation_id="con_1"), list(turns)
+                if number % 8:
+                    turns.append(Message("assistant", session.text))
+                else:
+                    turns.pop()
+            store.submit(SessionItem(session, asked)).result(60)
+        run = {
+            "run_id": "run_1",
+            "created_at": "2026-03-01",
+            "name": "n",
+            "timing_mode": "isolated",
+            "spec": {},
+        }
+        store.submit(RowsItem("benchmark_runs", [{**run, "status": "running"}])).result(60)
+        for status in ("running", "done"):
+            again = RowsItem("benchmark_runs", [{**run, "status": status}], "replace")
+            store.submit(again).result(60)
+        assert store._database is not None
+        store.flush(60)
+        yield store, store._database.connection
+
+
+def test_what_the_spool_fills_in_is_what_was_there_in_few_statements(
+    spooled: tuple[Store, duckdb.DuckDBPyConnection],
+) -> None:
+    store, connection = spooled
+    columns = columns_in(connection)
+    encoder = Encoder(columns)
+    entries = [encoder.decode(body) for body in read_spools(spool_of(store.path)).entries]
+    tables = sorted({part.table for entry in entries for part in entry.parts})
+    assert len(entries) == 43
+
+    def content() -> dict[str, list[tuple[Any, ...]]]:
+        return {
+            table: sorted(connection.execute(f"FROM {table}").fetchall(), key=repr)
+            for table in tables
+        }
+
+    before = content()
+    assert before["benchmark_runs"][0][4] == "done"
+    gone = {}
+    for table in tables:
+        ((gone[table],),) = connection.execute(
+            f"DELETE FROM {table} WHERE rowid % 3 > 0 OR 'benchmark_runs' = ?", [table]
+        ).fetchall()
+    assert gone["stream_sessions"] > 20
+    counting = Counting(connection)
+    added = fill_in(cast(duckdb.DuckDBPyConnection, counting), columns, entries)
+    assert content() == before
+    assert {table: added[table] for table in tables} == gone
+    assert counting.count < 12
+    assert sum(fill_in(connection, columns, entries).values()) == 0, "nothing is put in twice"
