@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -33,15 +34,35 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Inside the block not a byte more fits on the disk."""
-    ballast = disk / "ballast"
-    free = os.statvfs(disk)
-    try:
-        with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-        yield
-    finally:
-        ballast.unlink(missing_ok=True)
+    """Inside the block not a byte more fits on the disk; what others give back is taken too."""
+    ballast, over = disk / "ballast", threading.Event()
+    with ballast.open("wb") as file:
+
+        def fill() -> bool:
+            """Take what is free; False if there was nothing."""
+            free = os.statvfs(disk)
+            if not free.f_bavail:
+                return False
+            with suppress(OSError):  # somebody else took some of it: the next time
+                size = os.fstat(file.fileno()).st_size
+                os.posix_fallocate(file.fileno(), size, free.f_bavail * free.f_frsize)
+            return True
+
+        def stay_full() -> None:
+            while not over.wait(0.02):
+                fill()
+
+        filler = threading.Thread(target=stay_full)
+        try:
+            while fill():
+                pass
+            filler.start()
+            yield
+        finally:
+            over.set()
+            if filler.ident is not None:
+                filler.join()
+            ballast.unlink()
 
 
 @contextmanager
