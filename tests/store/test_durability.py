@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import duckdb
@@ -266,6 +267,39 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
         assert codes == {"DISK_FULL"}
     with Store.open(path) as store:
         assert set(receipts) <= set(ids(store))
+
+
+def test_what_is_logged_can_be_read_while_a_checkpoint_has_no_room(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB gave up: for as long as the disk was full nothing could be read either."""
+    monkeypatch.setattr(writing, "RETRY_S", 0.05)
+    path = small_disk / "log" / "workbench.duckdb"
+
+    def wait_for(code: ErrorCode | None) -> WorkbenchError | None:
+        deadline = time.monotonic() + 60
+        while (error := store.last_error) is None or error.code is not code:
+            if error is code is None:
+                break
+            assert time.monotonic() < deadline, error
+            time.sleep(0.01)
+        return error
+
+    with ExitStack() as full, Store.open(path, durability=Durability(checkpoint_bytes=1)) as store:
+        # The last is more than the file has free blocks for.
+        kept = [make_session(), make_session(text=secrets.token_hex(1_000_000))]
+        store.log_session(kept[0], ASKED).stored.result(30)
+        # The writer fills the disk itself, right after a transaction: the checkpoint comes next.
+        store.on_commit = lambda items, seconds: full.enter_context(disks.full(small_disk))
+        store.log_session(kept[1], ASKED).stored.result(30)
+        told = wait_for(ErrorCode.DISK_FULL)
+        assert ids(store) == [session.session_id for session in kept]
+        assert "MB are free" in str(told)
+        store.on_commit = lambda items, seconds: None
+        full.close()
+        wait_for(None)
+        assert not wal_of(path).exists(), "it was made by itself"
+        assert ids(store) == [session.session_id for session in kept]
 
 
 @pytest.mark.parametrize("when", ["before_header", "before_truncate"])

@@ -18,7 +18,7 @@ from workbench.errors import WorkbenchError
 from workbench.settings import Settings
 from workbench.store import failures, mirror, retention, rollup
 from workbench.store.entries import Encoder, Entry, body_of, columns_in
-from workbench.store.files import protect_wal, spool_of, wal_of
+from workbench.store.files import check_room, protect_wal, spool_of, wal_of
 from workbench.store.inserts import Inserter
 from workbench.store.repair import Opened, Repair, open_log
 from workbench.store.rows import Item, RowsItem, SessionItem, error_row
@@ -231,7 +231,8 @@ class Database:
 
         Raises:
             duckdb.Error, OSError: it failed, and the spool was left alone.
-            WorkbenchError: ``STORE_DAMAGED``, it did not do what it said.
+            WorkbenchError: ``DISK_FULL``, it was not tried, so that reading and writing go on;
+                ``STORE_DAMAGED``, it did not do what it said.
         """
         with self._turn, self._still:
             return self._checkpoint()
@@ -242,6 +243,7 @@ class Database:
         n = self._stored_n
         before = self._file.read_state(blocks=False).iteration
         had_wal = self._wal_bytes() > 0
+        check_room(self.path)
         try:
             self.connection.execute("CHECKPOINT")
         except duckdb.TransactionException:

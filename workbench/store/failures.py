@@ -78,11 +78,11 @@ def no_right(path: Path) -> WorkbenchError:
     return _unavailable(f"No permission to write {path} and beside it.", ELSEWHERE)
 
 
-def disk_full(path: Path) -> WorkbenchError:
+def disk_full(path: Path, why: str = "") -> WorkbenchError:
     """There is no room for the log."""
     return WorkbenchError(
         ErrorCode.DISK_FULL,
-        f"No space left to write {path}.",
+        f"No space left to write {path}{why}.",
         fix="Free some space; what is waiting is then written by itself.",
         operation="log",
     )

@@ -33,6 +33,9 @@ OWN: Final[dict[str, str | bool | int | float | list[str]]] = {
     "checkpoint_threshold": "1TB",
 }
 
+_ANEW: Final = 8 * 2**20
+"""Bytes of blocks that a checkpoint may write beyond what is new and what it finds free."""
+
 
 def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
     """Open the log read-only, without access to any other file.
@@ -113,6 +116,25 @@ def size_of(path: Path) -> int:
             found = file.stat()
             total += min(found.st_size, 512 * found.st_blocks)  # without holes
     return total
+
+
+def check_room(path: Path) -> None:
+    """Look whether there is room for a checkpoint: DuckDB does not survive one that has none.
+
+    It writes what the write-ahead log holds, and blocks anew: as many as the one before, which has
+    left theirs free in the file, and in a small file perhaps all.
+
+    Raises:
+        WorkbenchError: ``DISK_FULL``.
+    """
+    try:
+        new, old = wal_of(path).stat().st_size, path.stat().st_size
+    except FileNotFoundError:
+        return  # nothing is to be written, or to another place
+    needed, free = new + min(old, _ANEW), shutil.disk_usage(path.parent).free
+    if free < needed:
+        amounts = f": {needed / 1e6:.1f} MB may be needed, {free / 1e6:.1f} MB are free"
+        raise failures.disk_full(path, amounts)
 
 
 def damaged_of(path: Path) -> Path:
