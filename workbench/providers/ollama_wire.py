@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from workbench.errors import invalid
+from workbench.model_ids import tagged
 from workbench.providers.base import ResidentModel
 from workbench.providers.ollama_errors import MalformedAnswer, nested_error
 from workbench.types import (
@@ -43,11 +44,6 @@ _SIZE: Final = re.compile(r"^([\d.]+)([KMBT]?)$")
 _FACTORS: Final = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _LONGEST_KEEP_ALIVE_S: Final = 9e9
 """Ollama counts in 64-bit nanoseconds."""
-
-
-def tagged(name: str) -> str:
-    """The name as Ollama lists it: with its tag, by default ``latest``."""
-    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
 
 
 def canonical(name: str) -> str:

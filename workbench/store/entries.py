@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import orjson
 
 from workbench.errors import WorkbenchError, invalid
+from workbench.model_ids import spelled
 from workbench.store.rows import (
     Item,
     Row,
@@ -51,6 +52,17 @@ SHARED: Final[Mapping[str, How]] = {
     "memory_samples": "add",
 }
 """The tables that a shared session has rows in, and how they go in."""
+
+_MODELS: Final[Mapping[str, tuple[str, ...]]] = {
+    SESSIONS: ("model", "fallback_from"),
+    "memory_samples": ("model",),
+    "model_events": ("model",),
+    "errors": ("model",),
+    "benchmark_cells": ("model",),
+    "votes": ("model_a", "model_b"),
+    "insights": ("model_a", "model_b"),
+}
+"""Table -> its columns that name a model; ``requested_model`` is what was typed."""
 
 Columns = Mapping[str, Mapping[str, str]]
 """Table -> column -> type, in order."""
@@ -129,7 +141,7 @@ class Encoder:
                 empty = self._empty.get(table)
                 if empty is None:
                     raise invalid(f"The log has no table {table!r}.")
-                whole = [{**empty, **row} for row in rows]
+                whole = [_spelled(table, {**empty, **row}) for row in rows]
                 if any(len(row) > len(empty) for row in whole):
                     raise _unknown(table, empty, rows)
                 part, is_plain = self._part(table, how, whole)
@@ -175,11 +187,15 @@ class Encoder:
     def decode(self, body: Mapping[str, Any]) -> Entry:
         """The entry that was read back from a spool.
 
-        It may be of an older workbench: columns that are unknown to it are null.
+        It may be of an older workbench: columns that are unknown to it are null, names as they are
+        written now.
         """
         parts = []
         for table, how, rows in body["parts"]:
-            whole = [{name: row.get(name) for name in self._empty[table]} for row in rows]
+            whole = [
+                _spelled(table, {name: row.get(name) for name in self._empty[table]})
+                for row in rows
+            ]
             parts.append(self._part(table, how, whole)[0])
         return Entry(body["n"], tuple(parts))
 
@@ -191,6 +207,14 @@ def body_of(entry: Entry) -> bytes:
         for part in entry.parts
     )
     return b'"n":%d,"parts":[%b]}' % (entry.n, parts)
+
+
+def _spelled(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The row with one spelling for each model, whoever wrote it."""
+    for column in _MODELS.get(table, ()):
+        if isinstance(model := row[column], str):
+            row[column] = spelled(model)
+    return row
 
 
 def _unknown(table: str, empty: Row, rows: Sequence[Row]) -> WorkbenchError:

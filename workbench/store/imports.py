@@ -144,7 +144,8 @@ def _fill(
         "(version INTEGER PRIMARY KEY, name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL)"
     )
     for step in MIGRATIONS[: manifest["schema_version"]]:
-        connection.execute(step.sql)
+        if not step.of_rows:
+            connection.execute(step.sql)
         connection.execute(
             "INSERT INTO schema_migrations VALUES (?, ?, now())", [step.version, step.name]
         )

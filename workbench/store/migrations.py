@@ -6,6 +6,7 @@ data and are not steps; see :mod:`workbench.store.views`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One step: its number, what it is about and its SQL."""
+    """One step: its number, what it is about and its SQL.
+
+    ``of_rows``: it changes what rows say, and no table is another one afterwards.
+    """
 
     version: int
     name: str
     sql: str
+    of_rows: bool = False
 
 
 _FIRST: Final = """
@@ -342,6 +347,60 @@ _WRITERS: Final = """
 ALTER TABLE stream_sessions ADD COLUMN writer_id VARCHAR; -- who measured it; null: this workbench
 """
 
+# Names of Ollama were logged without the tag that it takes them to have.
+_UNTAGGED: Final = r"'^ollama(@[^/]*)?/([^?]*/[^/:?]*|[^/:?]+)$', 's'"
+
+_NAMING: Final = (
+    ("stream_sessions", "model"),
+    ("stream_sessions", "fallback_from"),
+    ("memory_samples", "model"),
+    ("model_events", "model"),
+    ("errors", "model"),
+    ("benchmark_cells", "model"),
+    ("votes", "model_a"),
+    ("votes", "model_b"),
+    ("insights", "model_a"),
+    ("insights", "model_b"),
+    ("rollup_groups", "model"),
+    ("rollup_buckets", "model"),
+)
+
+# What was asked for stays as it was typed: requested_model, and the spec of a run.
+TODAY: Final[Mapping[tuple[str, str], str]] = {
+    (table, column): f"CASE WHEN regexp_matches({column}, {_UNTAGGED}) "
+    f"THEN {column} || ':latest' ELSE {column} END"
+    for table, column in _NAMING
+}
+"""SQL by table and column: what an older workbench wrote there, as it is written now."""
+
+# An update of millions of rows is held in memory and does not fit; a new column does.
+_TAGGED: Final = ";\n".join(
+    f"ALTER TABLE {table} ALTER COLUMN {column} TYPE VARCHAR USING {value}"
+    for (table, column), value in TODAY.items()
+)
+
+_TAGS: Final = f"""
+{_TAGGED};
+-- Counts of the two names are those of one model.
+CREATE OR REPLACE TEMP TABLE merged AS
+    SELECT model, provider, dtype, quantization, device, timing_mode, prompt_tokens_from, alone,
+        sum(sessions)::BIGINT AS sessions,
+        sum(sessions_ok)::BIGINT AS sessions_ok,
+        sum(sessions_as_fallback)::BIGINT AS sessions_as_fallback,
+        max(mem_peak_bytes) AS mem_peak_bytes,
+        max(last_used_at) AS last_used_at
+    FROM rollup_groups GROUP BY ALL;
+DELETE FROM rollup_groups;
+INSERT INTO rollup_groups BY NAME FROM merged;
+CREATE OR REPLACE TEMP TABLE merged AS
+    SELECT model, provider, dtype, quantization, device, timing_mode, prompt_tokens_from, figure,
+        bucket, sum(sessions)::BIGINT AS sessions
+    FROM rollup_buckets GROUP BY ALL;
+DELETE FROM rollup_buckets;
+INSERT INTO rollup_buckets BY NAME FROM merged;
+DROP TABLE merged;
+"""  # noqa: S608
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(1, "the first tables", _FIRST),
     Migration(2, "unload receipts and retries", _RECOVERY),
@@ -353,6 +412,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(8, "parity sheets and divergences", _INSIGHTS),
     Migration(9, "sessions deleted one by one", _DELETIONS),
     Migration(10, "who measured a session", _WRITERS),
+    Migration(11, "names of Ollama with their tag", _TAGS, of_rows=True),
 )
 
 LATEST: Final = MIGRATIONS[-1].version
@@ -397,10 +457,14 @@ def check(version: int | None, *, path: object) -> int:
 def migrate(connection: duckdb.DuckDBPyConnection, *, path: object) -> None:
     """Apply the steps that the log has not had yet, all of them or none.
 
+    Steps that change rows are committed by a checkpoint: DuckDB 1.5 cannot replay a column made
+    anew from its write-ahead log.
+
     Raises:
         WorkbenchError: ``STORE_UNAVAILABLE``, see :func:`check`.
     """
     connection.execute("BEGIN TRANSACTION")
+    threshold: str | None = None
     try:
         version = check(version_of(connection), path=path)
         if version == 0:
@@ -409,14 +473,28 @@ def migrate(connection: duckdb.DuckDBPyConnection, *, path: object) -> None:
                 "(version INTEGER PRIMARY KEY, name VARCHAR NOT NULL, "
                 "applied_at TIMESTAMPTZ NOT NULL)"
             )
-        for migration in MIGRATIONS:
-            if migration.version > version:
+        for migration in MIGRATIONS[version:]:
+            if version or not migration.of_rows:  # a new log has no rows
                 connection.execute(migration.sql)
-                connection.execute(
-                    "INSERT INTO schema_migrations VALUES (?, ?, now())",
-                    [migration.version, migration.name],
-                )
+            if version and migration.of_rows:
+                threshold = threshold or _setting(connection, "checkpoint_threshold")
+            connection.execute(
+                "INSERT INTO schema_migrations VALUES (?, ?, now())",
+                [migration.version, migration.name],
+            )
+        if threshold is not None:
+            connection.execute("SET GLOBAL checkpoint_threshold = '1B'")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
+    try:
+        connection.execute("COMMIT")
+    finally:
+        if threshold is not None:
+            connection.execute(f"SET GLOBAL checkpoint_threshold = '{threshold}'")
+
+
+def _setting(connection: duckdb.DuckDBPyConnection, name: str) -> str:
+    row = connection.execute("SELECT current_setting(?)", [name]).fetchone()
+    assert row is not None
+    return str(row[0])

@@ -52,7 +52,8 @@ class MemorySample:
 class ModelEvent:
     """Something that happened to a model.
 
-    ``before_bytes`` and ``after_bytes`` are of memory, for a download or a delete of disk.
+    ``before_bytes`` and ``after_bytes`` are of memory, for a download or a delete of disk. After a
+    load it is what the model holds, as ``models load`` says it and ``memory_bytes`` of a listing.
 
     An ``unload`` or ``evict`` is a receipt. ``expected_bytes`` is what the model's processes held
     for themselves alone, ``recovered_bytes`` how much of it they have given back, and ``leak``

@@ -16,6 +16,7 @@ from workbench import logs
 from workbench.store import failures, rollup
 from workbench.store.entries import SESSIONS, Columns, Entry, How
 from workbench.store.files import spool_of, wal_of
+from workbench.store.migrations import TODAY
 
 _log = logs.get(__name__)
 
@@ -183,14 +184,16 @@ def _attach(damaged: Path, target: duckdb.DuckDBPyConnection) -> None:
 
 def _copy(target: duckdb.DuckDBPyConnection, table: str, known: int) -> int:
     """Copy what can be read of a table; how many rows it had."""
-    columns = ", ".join(_common_columns(target, table))
-    if not columns:
+    names = _common_columns(target, table)
+    if not names:
         return known
+    columns = ", ".join(names)
+    values = ", ".join(TODAY.get((table, name), name) for name in names)
     try:
         count = target.execute(f"SELECT count(*) FROM damaged.{table}").fetchall()[0][0]  # noqa: S608
     except duckdb.Error:
         count = known
-    copy = f"INSERT INTO {table} ({columns}) SELECT {columns} FROM damaged.{table}"  # noqa: S608
+    copy = f"INSERT INTO {table} ({columns}) SELECT {values} FROM damaged.{table}"  # noqa: S608
     try:
         target.execute(copy)
     except duckdb.Error:
