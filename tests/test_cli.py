@@ -14,6 +14,7 @@ from tests.hf import tiny
 from tests.live import run_cli
 from workbench import __version__
 from workbench.cli import app, main
+from workbench.client import Workbench
 from workbench.client.local import Local
 from workbench.store import Store
 from workbench.types import ChatRequest, Options, Priority, StreamEvent, Timeouts, TokenEvent
@@ -248,3 +249,15 @@ def test_doctor_finds_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run_cli("doctor")
     assert done.returncode == 1
     assert "WORKBENCH_PORT" in done.stdout
+
+
+def test_ctrl_c_in_a_verification_says_that_nothing_was_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(self: Workbench, *unused: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workbench, "verify", stopped)
+    told = CliRunner().invoke(app, ["models", "verify"])
+    assert told.exit_code == 130
+    assert "nothing was changed" in told.stderr

@@ -209,10 +209,13 @@ def test_a_resident_model_is_unloaded_before_it_goes(server: LiveServer, tmp_pat
     with server.client() as http:
         loaded = http.post("/api/v1/models/load", json={"model": "mine"})
         assert loaded.json()["status"] == "resident", loaded.text
+        assert loaded.json()["was_resident"] is False
         gone = http.delete("/api/v1/models/mine")
         assert gone.json()["freed_bytes"] > 0
-    events_seen = server.query("SELECT event FROM model_events ORDER BY t_ns")
+    events_seen = server.query("SELECT event, after_bytes FROM model_events ORDER BY t_ns")
     assert [row[0] for row in events_seen] == ["load", "unload", "delete"]
+    held = loaded.json()["memory_bytes"]
+    assert events_seen[0][1] == pytest.approx(held, rel=0.02), "one figure in the log and here"
 
 
 @pytest.mark.model
@@ -222,6 +225,10 @@ def test_load_and_unload_say_what_they_did(server: LiveServer, tmp_path: Path) -
     assert re.fullmatch(
         r"huggingface/mine loaded in [\d.]+ m?s: [\d.]+ MB in memory\.\n", loaded.stdout
     ), loaded
+    again = server.cli("models", "load", "mine")
+    assert re.fullmatch(
+        r"huggingface/mine was in memory already: [\d.]+ MB in memory\.\n", again.stdout
+    ), again
     gone = server.cli("models", "unload", "mine")
     assert re.fullmatch(
         r"huggingface/mine unloaded in [\d.]+ m?s: all [\d.]+ MB of its own given back\.\n",

@@ -241,7 +241,7 @@ async def test_a_model_that_answers_is_not_deleted_however_it_was_loaded(
     engine = make_engine({"unused": QUICK})
     ways = {"mine": QUICK, "mine?dtype=float32": SLOW}
     engine.router.register_provider(ScriptedProvider(ways, name="huggingface"))
-    plan = await engine.plan_deletion("huggingface/mine")
+    plan = await engine.disk.plan_deletion("huggingface/mine")
     said = (Message("user", "Hi"),)
     async with contextlib.aclosing(
         engine.stream(ChatRequest("huggingface/mine?dtype=float32", said))
@@ -250,9 +250,24 @@ async def test_a_model_that_answers_is_not_deleted_however_it_was_loaded(
             if isinstance(event, TokenEvent):
                 break
         with pytest.raises(WorkbenchError, match=r"mine\?dtype=float32 answers now") as caught:
-            await engine.delete(plan.id)
+            await engine.disk.delete(plan.id)
         assert caught.value.code is ErrorCode.INVALID_REQUEST
         assert folder.exists()
+
+
+async def test_of_two_who_delete_a_model_at_once_one_is_told_that_it_is_gone(
+    make_engine: EngineFactory, settings: Settings
+) -> None:
+    folder = tiny.write_folder(settings.hf_model_path / "mine")
+    engine = make_engine({"unused": QUICK})
+    engine.router.register_provider(ScriptedProvider({"mine": QUICK}, name="huggingface"))
+    both = (engine.disk.delete("huggingface/mine") for _ in range(2))
+    first, second = await asyncio.gather(*both, return_exceptions=True)
+    assert isinstance(first, dict)
+    assert first["freed_bytes"] > 0
+    assert isinstance(second, WorkbenchError)
+    assert second.code is ErrorCode.HF_MODEL_NOT_FOUND
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def test_hosts_are_registered_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_memory_of_a_host_elsewhere_is_unknown_and_not_of_this_budget() -> None:
-    far = OllamaProvider(load_settings(_env_file=None), "ollama@far", "http://192.0.2.1:11434")
+    urls = {"near": "http://127.0.0.1:11434", "far": "http://192.0.2.1:11434"}
+    far = OllamaProvider(load_settings(_env_file=None, ollama_hosts=urls), "ollama@far")
     footprint = await far.footprint("any")
     assert footprint is not None
     assert not footprint.peak_bytes
@@ -133,7 +134,7 @@ async def test_three_hosts_are_one_catalogue_and_the_loss_of_one_is_routed_aroun
         await engine.router.resolve("ollama/nowhere:1b")
     assert caught.value.code is ErrorCode.OLLAMA_MODEL_NOT_FOUND
     with pytest.raises(WorkbenchError) as caught:
-        await engine.delete(f"ollama/{SHARED}")
+        await engine.disk.delete(f"ollama/{SHARED}")
     assert "ollama@a/NAME" in caught.value.fix
 
     # Requests that come together go to different hosts.

@@ -66,6 +66,11 @@ class Draft:
         self.created_at, self.queued = dt.datetime.now(dt.UTC), time.monotonic_ns()
 
     @property
+    def requested_model(self) -> str:
+        """As the caller wrote it."""
+        return self.request.model.strip()
+
+    @property
     def phase(self) -> Phase:
         """How far it has come."""
         if self.tokens:
@@ -80,7 +85,7 @@ class Draft:
         return {
             "session_id": request.session_id,
             "model": self.route.model,
-            "requested_model": request.model.strip(),
+            "requested_model": self.requested_model,
             "phase": self.phase,
             "streamed_tokens": sum(token.n_tokens for token in self.tokens),
             "conversation_id": request.conversation_id,
@@ -149,7 +154,7 @@ class Draft:
             session_id=request.session_id,
             conversation_id=request.conversation_id,
             correlation_id=request.correlation_id,
-            requested_model=request.model.strip(),
+            requested_model=self.requested_model,
             model=self.route.model,
             provider=self.route.provider.name,
             status=status,

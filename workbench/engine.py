@@ -20,11 +20,7 @@ from workbench import admission, logs
 from workbench.contention import Generations
 from workbench.disk import ModelDisk
 from workbench.errors import WorkbenchError, invalid
-from workbench.hf.deletion import Deletion
-from workbench.hf.options import split_name
-from workbench.hosts import family
 from workbench.inspection import Inspection
-from workbench.jobs import Job
 from workbench.keeping import LogKeeper
 from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
@@ -39,7 +35,7 @@ from workbench.rotation.context import Context, prompt_bytes
 from workbench.rotation.speeds import HISTORY, REMEMBERED
 from workbench.router import Listing, ModelRouter, Route
 from workbench.runtimes import RuntimeWatch
-from workbench.session import LiveSession, Parts
+from workbench.session import LiveSession, Parts, limit_s
 from workbench.settings import Settings
 from workbench.side_by_side import side_by_side
 from workbench.store import Store
@@ -50,7 +46,6 @@ from workbench.types import (
     ModelInfo,
     Priority,
     StreamEvent,
-    StreamSession,
     new_id,
 )
 from workbench.upkeep import Upkeep, left_behind, past_loads
@@ -72,8 +67,6 @@ class Engine:
         self.settings = settings
         self.router = router
         self.store = store
-        self.disk = ModelDisk(settings, store)
-        self.log = LogKeeper(store, self.disk.jobs, settings)
         self.monitor = MemoryMonitor(settings.workbench_memory_interval_ms)
         self.upkeep = Upkeep(store, router.providers)
         self.book = Ledger(
@@ -102,6 +95,8 @@ class Engine:
             generations=generations,
             on_change=self._model_log.change,
         )
+        self.disk = ModelDisk(settings, store, router, self.rotation)
+        self.log = LogKeeper(store, self.disk.jobs, settings)
         self.runtimes = RuntimeWatch(
             router.providers,
             settings.workbench_runtime_watch_s,
@@ -120,7 +115,7 @@ class Engine:
             store,
             generations,
             self._journal,
-            self._tell_end,
+            partial(self._tell, "session_ended"),
             self._generating_besides,
         )
         self._remembering: asyncio.Task[None] | None = None
@@ -245,21 +240,23 @@ class Engine:
         """Bring a model into memory.
 
         Returns:
-            ``id``, ``duration_s`` (of this call), ``memory_bytes`` (None if unknown) and
-            ``evicted`` (ids of the models that left for it).
+            ``id``, ``duration_s`` (of this call), ``was_resident``, ``memory_bytes`` (as held now,
+            None if unknown) and ``evicted`` (ids of the models that left for it).
         """
         begun = time.monotonic()
         self._begin()
         route = await self.router.resolve(model)
-        evicted = await self.rotation.load(route, keep_alive_s=self.settings.workbench_keep_alive_s)
+        slot = await self.rotation.load(route, keep_alive_s=self.settings.workbench_keep_alive_s)
         duration_s = time.monotonic() - begun
-        await self.book.look()
+        if not slot.resident.fresh:  # a load has looked itself, for its row in the log
+            await self.book.look()
         info = await self.show(route.model)
         return {
             "id": route.model,
             "duration_s": duration_s,
+            "was_resident": not slot.resident.fresh,
             "memory_bytes": info.memory_bytes,
-            "evicted": list(evicted),
+            "evicted": list(slot.evicted),
         }
 
     async def unload(self, model: str) -> Mapping[str, Any]:
@@ -300,7 +297,7 @@ class Engine:
         Returns:
             ``id`` and ``was_pinned``.
         """
-        route = await self.router.resolve(model)
+        route = await self._ways.to_memory(model)
         stay_s = self.settings.workbench_keep_alive_s
         pinned = await self.rotation.unpin(route, keep_alive_s=stay_s)
         return {"id": route.model, "was_pinned": pinned}
@@ -313,19 +310,17 @@ class Engine:
         """
         self._check(request)
         route = await self.router.resolve(request.model)
-        timeouts, settings = request.timeouts, self.settings
+        settings = self.settings
         async with self.rotation.slot(
             route,
             mode=request.timing_mode,
             keep_alive_s=self.rotation.stay_s(route.model, settings.workbench_keep_alive_s),
             num_ctx=request.options.num_ctx,
             context=Context(prompt_bytes(request), 1),
-            load_timeout_s=timeouts.load_s,
+            load_timeout_s=request.timeouts.load_s,
             priority=request.priority,
             cancel=CancellationToken(),
-            queue_timeout_s=timeouts.queue_s or settings.workbench_queue_timeout_s,
-            on_standing=lambda standing: None,
-            on_loading=lambda message: None,
+            queue_timeout_s=limit_s(request, settings, "queue_s"),
         ):
             return await route.provider.inspect(request, route.name)
 
@@ -344,62 +339,6 @@ class Engine:
         if not preview.need.bytes:
             await route.provider.check(route.name)
         return preview
-
-    # -- models on disk
-
-    def download(
-        self, model: str, revision: str | None = None, gguf_file: str | None = None
-    ) -> Job:
-        """Begin a download from the hub, or a pull (``ollama/NAME``), or join the one under way."""
-        provider, _, name = model.strip().partition("/")
-        if family(provider) == "ollama" and name:
-            return self.disk.pull(self._ways.host(provider), name)
-        return self.disk.download(model, revision, gguf_file)
-
-    async def verify(self, model: str | None = None) -> Job:
-        """Begin the full check of one Hugging Face model, or of all."""
-        if model is None:
-            return self.disk.verify(None)
-        provider, name = await self._ways.to_disk(model)
-        if provider != "huggingface":
-            raise invalid(
-                f"{model} does not lie in the workbench's own folders.",
-                fix="Ollama verifies its models when it pulls them: pull it again.",
-            )
-        return self.disk.verify(name)
-
-    async def plan_deletion(self, model: str) -> Deletion:
-        """What deleting a model would remove."""
-        provider, name = await self._ways.to_disk(model)
-        if family(provider) == "ollama":
-            return await self.disk.plan_deletion_of_ollama(provider, name)
-        return await self.disk.plan_deletion(name)
-
-    async def delete(self, model: str) -> Mapping[str, Any]:
-        """Delete a model from disk, out of memory first, however it was loaded.
-
-        Raises:
-            WorkbenchError: ``INVALID_REQUEST`` while it, or an adapter that needs it, is answering,
-                or it is being downloaded.
-        """
-        provider, name = await self._ways.to_disk(model)
-        owner = self.router.providers[provider]
-        plan = await self.plan_deletion(model)
-        gone = {plan.id, *plan.also, *plan.orphans}
-        used = [one for one in self.rotation.running if split_name(one)[0] in gone]
-        if used:
-            raise invalid(
-                f"{plan.id} is in use: {' and '.join(used)} answer{'s' * (len(used) == 1)} now.",
-                fix="Stop the answer or wait for its end, then delete.",
-                models=used,
-            )
-        held = [one for one in owner.residents() if f"{provider}/{split_name(one)[0]}" in gone]
-        for one in dict.fromkeys((*held, name)):
-            if owner.resident(one) is not None:
-                await self.rotation.unload(Route(owner, one))
-        if family(provider) == "ollama":
-            return await self.disk.delete_from_ollama(provider, name)
-        return await self.disk.delete(name)
 
     async def close(self) -> None:
         """Cancel what runs, wait for the records to be written, stop the runtimes we started."""
@@ -484,9 +423,6 @@ class Engine:
         self._live.pop(session_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("stream_task_failed", session_id=session_id, exc_info=error)
-
-    def _tell_end(self, session: StreamSession, request: ChatRequest) -> None:
-        self._tell("session_ended", session, request)
 
     def _tell(self, what: str, *about: Any) -> None:
         """Tell the observers; one that fails must not fail a request."""

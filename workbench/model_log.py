@@ -41,6 +41,10 @@ class ModelLog:
         """The rotation did something to a model."""
         before, after, receipt = change.before, change.after, change.receipt
         read = after if change.event == "load" else before
+        left = after.pss_bytes + after.gpu_bytes if after else 0
+        if change.event == "load" and change.ok:
+            # The figure of all lists and pages, whose names for one runner count it once.
+            left = sum(self._book.held().get(change.route.model, {}).values()) or left
         event = ModelEvent(
             t_ns=change.t_ns,
             model=change.route.model,
@@ -49,7 +53,7 @@ class ModelLog:
             ok=change.ok,
             reason=change.reason,
             before_bytes=before.pss_bytes + before.gpu_bytes if before else None,
-            after_bytes=after.pss_bytes + after.gpu_bytes if after else 0,
+            after_bytes=left,
             duration_s=change.duration_s,
             details={**change.details, **self._book.account(change.route.model, read)},
         )

@@ -25,8 +25,7 @@ def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
 
     router = ModelRouter()
     router.register_provider(providers.get("huggingface") or HuggingFaceProvider(settings))
-    servers = settings.ollama_servers
-    ollama = [OllamaProvider(settings, name, url) for name, url in servers.items()]
+    ollama = [OllamaProvider(settings, name) for name in settings.ollama_servers]
     if "ollama" in providers or len(ollama) == 1:
         router.register_provider(providers.get("ollama") or ollama[0])
     else:

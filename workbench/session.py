@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from workbench import cutoff, hosts, logs, recovery, wire
 from workbench.contention import Generations
@@ -65,9 +65,25 @@ class Parts:
     store: Store
     generations: Generations
     journal: Journal
-    on_end: Callable[[StreamSession, ChatRequest], None] = lambda session, request: None
-    generating_besides: Callable[[str], int] = lambda model: 0
+    on_end: Callable[[StreamSession, ChatRequest], None]
+    generating_besides: Callable[[str], int]
     """How many other models generate on this machine now, whatever runs them."""
+
+
+Limited = Literal["queue_s", "first_token_s", "between_tokens_s", "total_s"]
+
+
+def limit_s(request: ChatRequest, settings: Settings, phase: Limited) -> float:
+    """How long a phase may take: the request's own limit, else that of the settings."""
+    chosen: float | None = getattr(request.timeouts, phase)
+    if chosen is not None:
+        return chosen
+    return {
+        "queue_s": settings.workbench_queue_timeout_s,
+        "first_token_s": settings.workbench_first_token_timeout_s,
+        "between_tokens_s": settings.workbench_token_timeout_s,
+        "total_s": settings.workbench_total_timeout_s,
+    }[phase]
 
 
 class LiveSession:
@@ -106,7 +122,7 @@ class LiveSession:
                     correlation_id=request.correlation_id,
                     model=self.route.model,
                     provider=self.route.provider.name,
-                    requested_model=self.request.model.strip(),
+                    requested_model=self.draft.requested_model,
                     seed=self.draft.seed,
                     t_ns=self.draft.queued,
                 )
@@ -117,14 +133,14 @@ class LiveSession:
                 self.journal,
             )
             try:
-                async with asyncio.timeout(self._limit("total_s")):
+                async with asyncio.timeout(self._limit_s("total_s")):
                     await self._try()
             except WorkbenchError as failure:
                 # What fails because it was stopped did not fail; a wait that ran out did.
                 stopped = self.cancel.cancelled and failure.code not in TIMEOUT_CODES
                 error = None if stopped else failure
             except TimeoutError:
-                error = self._timeout("in total", self._limit("total_s"))
+                error = self._timeout("in total", self._limit_s("total_s"))
             except asyncio.CancelledError:
                 self.cancel.cancel("shutdown")
             except Exception as failure:  # a bug of ours: the row must still be written
@@ -134,7 +150,7 @@ class LiveSession:
                 # Read now: a reader that leaves while the row is written changes nothing any more.
                 self.draft.stopped_by = reason = self.cancel.reason
                 if error is None and reason == "shutdown":
-                    error = self._stopped()
+                    error = self._stopping()
                 await self._conclude(error)
 
     async def _try(self) -> None:
@@ -192,7 +208,7 @@ class LiveSession:
             load_timeout_s=request.timeouts.load_s,
             priority=request.priority,
             cancel=self.cancel,
-            queue_timeout_s=self._limit("queue_s"),
+            queue_timeout_s=self._limit_s("queue_s"),
             on_standing=self._tell_standing,
             on_loading=self._tell_loading,
         ) as slot:
@@ -238,7 +254,7 @@ class LiveSession:
         together = max(request.parallel, 1 + self._parts.generating_besides(route.model))
         request = replace(request, keep_alive_s=self._keep_alive_s, parallel=together)
         loop = asyncio.get_running_loop()
-        wait_s, phase = self._limit("first_token_s"), "for the first token"
+        wait_s, phase = self._limit_s("first_token_s"), "for the first token"
         self.draft.sent = sent = time.monotonic_ns()
         self._parts.generations.begin(request.session_id, sent)
         self.mailbox.put(PromptEvent(request.session_id, sent))
@@ -251,12 +267,12 @@ class LiveSession:
                 async for event in events:
                     match event:
                         case ProviderToken():
-                            self._take(event)
+                            self._take_token(event)
                             slot.progress.token(event.n_tokens)
-                            wait_s, phase = self._limit("between_tokens_s"), "between tokens"
+                            wait_s, phase = self._limit_s("between_tokens_s"), "between tokens"
                             patience.reschedule(loop.time() + wait_s)
                         case ProviderToolCall():
-                            self._call(event)
+                            self._take_call(event)
                         case ProviderWarning():
                             self._warn(event)
                         case ProviderFinish():
@@ -282,7 +298,7 @@ class LiveSession:
         for warning in cutoff.warnings(finish, options, draft.tokens, context):
             self._warn(warning)
 
-    def _take(self, token: ProviderToken) -> None:
+    def _take_token(self, token: ProviderToken) -> None:
         self.draft.tokens.append(token)
         self.mailbox.put(
             TokenEvent(
@@ -297,7 +313,7 @@ class LiveSession:
         )
         self._seq += 1
 
-    def _call(self, event: ProviderToolCall) -> None:
+    def _take_call(self, event: ProviderToolCall) -> None:
         call = event.call
         self.draft.tool_calls.append(call)
         self.mailbox.put(
@@ -402,7 +418,8 @@ class LiveSession:
             journal_memory(memory),
         )
 
-    def _stopped(self) -> WorkbenchError:
+    def _stopping(self) -> WorkbenchError:
+        """What a call that the server's end has cut is told."""
         where = {"queued": "waited", "loading": "waited for its load"}.get(self.draft.phase, "ran")
         return WorkbenchError(
             ErrorCode.SERVER_STOPPING,
@@ -414,18 +431,8 @@ class LiveSession:
             details={"termination_reason": "shutdown"},
         )
 
-    def _limit(self, name: str) -> float:
-        """The request's own limit for a phase in seconds, else the settings'."""
-        chosen = getattr(self.request.timeouts, name)
-        if chosen is not None:
-            return float(chosen)
-        settings = self._parts.settings
-        return {
-            "queue_s": settings.workbench_queue_timeout_s,
-            "first_token_s": settings.workbench_first_token_timeout_s,
-            "between_tokens_s": settings.workbench_token_timeout_s,
-            "total_s": settings.workbench_total_timeout_s,
-        }[name]
+    def _limit_s(self, phase: Limited) -> float:
+        return limit_s(self.request, self._parts.settings, phase)
 
     def _timeout(self, phase: str, limit_s: float) -> WorkbenchError:
         provider = self.route.provider.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import threading
 from pathlib import Path
 
@@ -206,6 +207,17 @@ def test_one_changed_bit_is_found_with_the_way_to_mend_it(pulled: Settings, name
     (verdict,) = check(pulled, "org/name")
     assert any(name in problem for problem in verdict.problems)
     assert "workbench models pull org/name" in verdict.fix
+
+
+def test_advice_for_a_name_with_blanks_can_be_pasted(settings: Settings) -> None:
+    folder = settings.hf_model_path / "my model (2)"
+    tiny.write_gguf(folder / "a.gguf")
+    source = {"sha256": "0" * 64, "original": "org/name"}
+    (folder / "workbench-source.json").write_text(json.dumps(source))
+    (verdict,) = check(settings)
+    assert verdict.problems
+    command = verdict.fix.partition(": ")[2].partition(", then")[0]
+    assert shlex.split(command) == ["workbench", "models", "rm", verdict.model.name]
 
 
 def test_a_missing_file_is_found(pulled: Settings) -> None:

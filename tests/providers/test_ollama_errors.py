@@ -12,11 +12,13 @@ import pytest
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.ollama_errors import (
     MalformedAnswer,
+    Server,
     UnsendableRequest,
     map_error,
     nested_error,
     seam,
 )
+from workbench.settings import load_settings
 
 URL = "http://127.0.0.1:11434"
 
@@ -94,7 +96,7 @@ CASES: list[tuple[Exception, ErrorCode, str]] = [
     ("error", "code", "fix"), CASES, ids=[f"{i}-{type(c[0]).__name__}" for i, c in enumerate(CASES)]
 )
 def test_mapping(error: Exception, code: ErrorCode, fix: str) -> None:
-    mapped = map_error(error, "stream", URL, "m")
+    mapped = map_error(error, "stream", Server(URL), "m")
     assert mapped.code is code
     assert fix in mapped.fix
     assert mapped.fix
@@ -108,10 +110,13 @@ def test_mapping(error: Exception, code: ErrorCode, fix: str) -> None:
     "error", [httpx.ConnectError("refused"), httpx.RemoteProtocolError("peer closed")]
 )
 def test_one_of_several_hosts_is_named_with_its_setting(error: Exception) -> None:
-    mapped = map_error(error, "stream", URL, "m", "ollama@attic")
-    assert f"attic, {URL}" in mapped.message
-    assert "attic of OLLAMA_HOSTS" in mapped.fix
-    assert mapped.provider == "ollama@attic"
+    for others in ({}, {"cellar": "http://127.0.0.1:11435"}):
+        settings = load_settings(_env_file=None, ollama_hosts={"attic": URL, **others})
+        provider = next(iter(settings.ollama_servers))
+        mapped = map_error(error, "stream", Server.of(settings, provider), "m")
+        assert f"attic, {URL}" in mapped.message
+        assert "attic of OLLAMA_HOSTS" in mapped.fix
+        assert mapped.provider == ("ollama@attic" if others else "ollama")
 
 
 def test_every_exception_of_httpx_has_a_case() -> None:
@@ -124,12 +129,12 @@ def test_every_exception_of_httpx_has_a_case() -> None:
     needs_request = httpx.Request("GET", URL)
     for kind in leaves(httpx.HTTPError) - {httpx.HTTPStatusError}:
         assert issubclass(kind, httpx.RequestError)
-        code = map_error(kind("x", request=needs_request), "list_models", URL).code
+        code = map_error(kind("x", request=needs_request), "list_models", Server(URL)).code
         assert code.value.startswith("OLLAMA_"), kind
 
 
 def test_the_runners_own_words_are_shown() -> None:
-    mapped = map_error(_response_error(_BAD_SCHEMA, 400), "stream", URL, "m")
+    mapped = map_error(_response_error(_BAD_SCHEMA, 400), "stream", Server(URL), "m")
     assert mapped.message == "Ollama: JSON schema conversion failed."
 
 
@@ -140,12 +145,12 @@ def test_an_error_text_that_holds_no_error_object(text: str) -> None:
 
 def test_our_own_errors_pass_the_seam_unchanged() -> None:
     ours = WorkbenchError(ErrorCode.CANCELLED, "enough")
-    with pytest.raises(WorkbenchError) as caught, seam("show", URL):
+    with pytest.raises(WorkbenchError) as caught, seam("show", Server(URL)):
         raise ours
     assert caught.value is ours
 
 
 def test_the_cause_is_kept_for_the_log() -> None:
-    with pytest.raises(WorkbenchError) as caught, seam("show", URL):
+    with pytest.raises(WorkbenchError) as caught, seam("show", Server(URL)):
         raise httpx.ReadError("reset")
     assert isinstance(caught.value.__cause__, httpx.ReadError)

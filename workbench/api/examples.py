@@ -77,7 +77,12 @@ def answers() -> Mapping[str, Any]:
         "GET /metrics": 'workbench_requests_total{model="ollama/a",status="ok"} 3.0\n',
         "GET /api/v1/models/{model}": model.to_dict(),
         "DELETE /api/v1/models/{model}": deletion.to_dict(),
-        "POST /api/v1/models/load": {**model.to_dict(), **done, "evicted": ["ollama/smollm2:135m"]},
+        "POST /api/v1/models/load": {
+            **model.to_dict(),
+            **done,
+            "was_resident": False,
+            "evicted": ["ollama/smollm2:135m"],
+        },
         "POST /api/v1/models/unload": {
             **gone.to_dict(),
             **done,

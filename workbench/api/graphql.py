@@ -234,7 +234,7 @@ class Mutation:
     ) -> types.Job:
         """As ``POST /api/v1/models/download``."""
         with _told():
-            job = _engine(info).download(model, revision, gguf_file)
+            job = _engine(info).disk.download(model, revision, gguf_file)
         return build(types.Job, job.to_dict())
 
     @strawberry.mutation(description="Stop a stream of whatever face.")

@@ -94,13 +94,13 @@ async def queue(request: Request) -> dict[str, Any]:
 @router.post("/models/download", status_code=202)
 async def download(request: Request, body: Download) -> dict[str, Any]:
     """Begin a download from the hub; the job that is under way for this model if there is one."""
-    return _engine(request).download(body.model, body.revision, body.gguf_file).to_dict()
+    return _engine(request).disk.download(body.model, body.revision, body.gguf_file).to_dict()
 
 
 @router.post("/models/verify", status_code=202)
 async def verify(request: Request, body: Verify) -> dict[str, Any]:
     """Begin the full check of what is on disk; the job's result says what is broken."""
-    return (await _engine(request).verify(body.model)).to_dict()
+    return (await _engine(request).disk.verify(body.model)).to_dict()
 
 
 @router.delete("/models/{model:path}")
@@ -108,8 +108,8 @@ async def delete(request: Request, model: str, dry_run: bool = False) -> dict[st
     """Delete a model from disk; ``dry_run`` only says what would go and how much that frees."""
     engine = _engine(request)
     if not dry_run:
-        return dict(await engine.delete(model))
-    return (await engine.plan_deletion(model)).to_dict()
+        return dict(await engine.disk.delete(model))
+    return (await engine.disk.plan_deletion(model)).to_dict()
 
 
 @router.get("/jobs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,7 +47,7 @@ def init(
         path.write_text(template, encoding="utf-8")
     except OSError as error:
         raise invalid(f"{path} cannot be written: {error.strerror}.") from None
-    typer.echo(f"Name your models in {path}, then: workbench bench run {path}")
+    typer.echo(f"Name your models in {path}, then: workbench bench run {quote(str(path))}")
 
 
 @app.command("run")

@@ -125,7 +125,11 @@ def models_verify(
     from workbench.terminal import JobBar, print_verdicts
 
     with open_workbench() as wb, JobBar(enabled=not as_json) as bar:
-        verdict = wb.verify(model, on_progress=bar.update)
+        try:
+            verdict = wb.verify(model, on_progress=bar.update)
+        except KeyboardInterrupt:
+            typer.echo("Stopped before all was read; nothing was changed.", err=True)
+            raise typer.Exit(130) from None
     if as_json:
         print_json(verdict)
     else:
@@ -148,8 +152,11 @@ def models_load(model: Model, as_json: AsJson = False) -> None:
     if as_json:
         print_json(done)
         return
-    took, size = figures.seconds(done["duration_s"]), figures.size(done["memory_bytes"])
-    typer.echo(f"{done['id']} loaded in {took}: {size} in memory.")
+    if done["was_resident"]:
+        what = "was in memory already"
+    else:
+        what = f"loaded in {figures.seconds(done['duration_s'])}"
+    typer.echo(f"{done['id']} {what}: {figures.size(done['memory_bytes'])} in memory.")
     _say_evicted(done)
 
 

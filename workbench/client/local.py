@@ -94,15 +94,15 @@ class Local:
 
     def download(self, model: str, revision: str | None, gguf_file: str | None) -> Job:
         with logs.correlation(new_id("cor"), source=self._source):
-            return self._engine.download(model, revision, gguf_file)
+            return self._engine.disk.download(model, revision, gguf_file)
 
     def verify(self, model: str | None) -> Job:
-        return self._await(self._engine.verify(model))
+        return self._await(self._engine.disk.verify(model))
 
     def delete(self, model: str, dry_run: bool) -> Mapping[str, Any]:
         if not dry_run:
-            return self._await(self._engine.delete(model))
-        return self._await(self._engine.plan_deletion(model)).to_dict()
+            return self._await(self._engine.disk.delete(model))
+        return self._await(self._engine.disk.plan_deletion(model)).to_dict()
 
     def job(self, job_id: str) -> Job:
         return self._engine.disk.jobs.get(job_id)

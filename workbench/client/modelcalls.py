@@ -57,8 +57,8 @@ class ModelCalls(Following):
         """Bring a model into memory.
 
         Returns:
-            ``id``, ``duration_s``, ``memory_bytes`` (measured; None if unknown), ``evicted``
-            (models that left for it).
+            ``id``, ``duration_s``, ``was_resident`` (it was in memory already), ``memory_bytes``
+            (measured; None if unknown), ``evicted`` (models that left for it).
         """
         return self._transport.load(model)
 

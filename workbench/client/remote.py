@@ -125,7 +125,8 @@ class Remote:
 
     def load(self, model: str) -> Mapping[str, Any]:
         done = self._call("POST", "/models/load", {"model": model})
-        return {name: done[name] for name in ("id", "duration_s", "memory_bytes", "evicted")}
+        names = ("id", "duration_s", "was_resident", "memory_bytes", "evicted")
+        return {name: done[name] for name in names}
 
     def unload(self, model: str) -> Mapping[str, Any]:
         done = self._call("POST", "/models/unload", {"model": model})

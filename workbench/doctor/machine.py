@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 import psutil
@@ -176,7 +177,7 @@ def permissions(settings: Settings) -> Iterator[Finding]:
                 "permissions",
                 "bad",
                 f"the {what} folder {place} cannot be written by this user",
-                f"Run: chown -R $USER {place}, or point {setting} elsewhere.",
+                f"Run: chown -R $USER {quote(str(place))}, or point {setting} elsewhere.",
             )
     for path in (database(settings), server_file(settings)):
         if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -185,7 +186,7 @@ def permissions(settings: Settings) -> Iterator[Finding]:
                 "permissions",
                 "note",
                 f"other users of this machine can read {path}",
-                f"Run: chmod 600 {path}.",
+                f"Run: chmod 600 {quote(str(path))}.",
             )
     if not wrong:
         yield Finding("permissions", "ok", "folders can be written, files are this user's alone")

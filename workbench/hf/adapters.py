@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from shlex import quote
 from typing import Any
 
 from workbench.hf.found import ModelFile, Unusable, broken_model
@@ -82,5 +83,5 @@ def _joined(adapter: ModelFile, base: ModelFile) -> ModelFile:
 
 def _fix(base: str) -> str:
     if base.count("/") == 1 and not base.startswith((".", "/")):
-        return f"Download the base: workbench models pull {base}."
+        return f"Download the base: workbench models pull {quote(base)}."
     return "Download the base, or write its name (ORG/NAME) into adapter_config.json."

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any, Final
 
 from workbench import logs
@@ -153,7 +154,7 @@ class _Download:
                 ErrorCode.INVALID_REQUEST,
                 f"{self._target / (strange or '')} is there already and was not downloaded by the "
                 "workbench.",
-                fix=f"Move it away, or delete it: workbench models rm {self._wanted.name}.",
+                fix=f"Move it away, or delete it: workbench models rm {quote(self._wanted.name)}.",
                 operation="download",
                 provider=PROVIDER,
             )

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any, Final, TypeVar
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
@@ -285,7 +286,8 @@ def _safetensors(listing: Listing) -> list[RemoteFile]:
     if ggufs:
         raise invalid(
             f"{listing.repo} holds GGUF files only: {_some(ggufs)}.",
-            fix=f"Name the one you want: workbench models pull {listing.repo} --gguf {ggufs[0]}.",
+            fix=f"Name the one you want: workbench models pull {listing.repo} --gguf "
+            f"{quote(ggufs[0])}.",
             gguf_files=ggufs,
         )
     pickles = [name for name in listing.files if name.endswith(_PICKLES)]

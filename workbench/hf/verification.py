@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from workbench.errors import ErrorCode, WorkbenchError
@@ -199,11 +200,13 @@ def _fix(model: ModelFile) -> str:
     folder = model.home
     if model.place.location == "hub cache":
         repo = model.name.partition("@")[0]
-        return f"Delete it and download it again: workbench models rm {repo}, then pull {repo}."
+        name = quote(repo)
+        return f"Delete it and download it again: workbench models rm {name}, then pull {name}."
     origin = read_source(folder).get("repo")
     if isinstance(origin, str) and origin:
-        gguf = f" --gguf {model.path.name}" if model.path.is_file() else ""
-        return f"Download what is broken again: workbench models pull {origin}{gguf}."
+        gguf = f" --gguf {quote(model.path.name)}" if model.path.is_file() else ""
+        return f"Download what is broken again: workbench models pull {quote(origin)}{gguf}."
     if read_source(folder).get("original"):
-        return f"Delete it and bring it again: workbench models rm {model.name}, then pull demo."
+        name = quote(model.name)
+        return f"Delete it and bring it again: workbench models rm {name}, then pull demo."
     return model.broken.fix if model.broken is not None else "Copy the file again from its source."

@@ -19,7 +19,7 @@ _FACTS: Final[Mapping[str, str]] = {
     "architecture": "architecture",
     "parameters": "weights",
     "digest": "digest",
-    "weights": "held as",
+    "weights": "stored or rounded as",
     "computed_in": "computed in",
     "device": "device",
     "context_length": "context for this request (tokens)",
@@ -55,7 +55,8 @@ class Stretch:
 class Fact:
     """One line of the sheet: both sides as text, a dash for what is not told.
 
-    ``differs`` is None where one side does not tell, or where each has words of its own for it.
+    ``differs`` is None where one side does not tell, or each has words of its own for it that need
+    not mean different things.
     """
 
     name: str
@@ -123,8 +124,12 @@ class ParitySheet:
         for attribute, name in _FACTS.items():
             left, right = (_plain(getattr(one, attribute)) for one in (self.a, self.b))
             if left or right:
-                differs = left != right if left and right and attribute not in _OWN_WORDS else None
-                lines.append(Fact(name, left or "-", right or "-", differs))
+                known = left and right and (attribute not in _OWN_WORDS or left == right)
+                if known and attribute == "digest":
+                    name = "digest (equal: the same weights)"
+                lines.append(
+                    Fact(name, left or "-", right or "-", left != right if known else None)
+                )
         return tuple(lines)
 
     def _repr_html_(self) -> str:

@@ -18,9 +18,10 @@ from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.inspection import Inspection
 from workbench.memory import devices
+from workbench.model_ids import tagged
 from workbench.providers import ollama_wire as wire
 from workbench.providers.base import CancellationToken, Footprint, ResidentModel
-from workbench.providers.ollama_errors import broke_off, map_error, seam
+from workbench.providers.ollama_errors import Server, broke_off, map_error, seam
 from workbench.providers.ollama_known import Entry, KnownModels, ends_at
 from workbench.providers.ollama_lines import answer_lines
 from workbench.providers.ollama_pids import RunnerFinder
@@ -65,29 +66,28 @@ class OllamaProvider:
 
     Args:
         settings: of the process.
-        name: prefix of its model ids.
-        url: its address; None is ``settings.ollama_host``.
+        name: prefix of its model ids, one of ``settings.ollama_servers``.
     """
 
     counts_against_cache = False
     loads = True
     concurrency = 1  # Ollama's default; with OLLAMA_NUM_PARALLEL it may do more, but does not tell
 
-    def __init__(self, settings: Settings, name: str = "ollama", url: str | None = None) -> None:
+    def __init__(self, settings: Settings, name: str = "ollama") -> None:
         self.name = name
         self.on_death: Callable[[str, WorkbenchError], None] | None = None
         self._settings = settings
-        self._url = url or settings.ollama_host
-        self.shares_cores = is_loopback(self._url)
+        self._server = Server.of(settings, name)
+        self.shares_cores = is_loopback(self._server.url)
         self._client: OllamaClient | None = None
-        self._runners = RunnerFinder(self._url)
+        self._runners = RunnerFinder(self._server.url)
         self._known = KnownModels()
 
     # -- models ------------------------------------------------------------------------------------
 
     def canonical(self, model: str) -> str:
         """With its tag, as it is listed."""
-        return wire.tagged(model)
+        return tagged(model)
 
     def prewarm(self) -> None:
         """Nothing to prepare: the server is its own process."""
@@ -220,7 +220,7 @@ class OllamaProvider:
 
         With a GPU that the driver tells of, all of it is expected there.
         """
-        if not is_loopback(self._url):
+        if not is_loopback(self._server.url):
             return Footprint({}, {})
         try:
             with self._guard("show", model):
@@ -291,7 +291,7 @@ class OllamaProvider:
                         async for event in events:
                             yield event
                 except Exception as error:
-                    problem = map_error(error, "stream", self._url, model, self.name)
+                    problem = map_error(error, "stream", self._server, model)
                     if problem.code is ErrorCode.OLLAMA_STREAM_BROKEN:
                         await self._after_break(key, problem)
                     raise
@@ -377,7 +377,7 @@ class OllamaProvider:
         if model is not None and not model.strip():
             raise invalid("The model has no name.", fix="Choose one of `ollama list`.")
         try:
-            with seam(operation, self._url, model, self.name):
+            with seam(operation, self._server, model):
                 yield
         except WorkbenchError as error:
             error.provider = self.name
@@ -392,7 +392,7 @@ class OllamaProvider:
         try:
             running = await self._call("GET", "/api/ps", read_s=_AFTER_BREAK_S)
         except Exception as problem:
-            if map_error(problem, "ps", self._url).code is ErrorCode.OLLAMA_UNREACHABLE:
+            if map_error(problem, "ps", self._server).code is ErrorCode.OLLAMA_UNREACHABLE:
                 self._server_gone(error)
             return
         known = self._known.in_memory(key)
@@ -410,7 +410,7 @@ class OllamaProvider:
     async def _connect(self) -> OllamaClient:
         if self._client is None:
             # In a thread: the client's import takes a third of a second, once.
-            client = await asyncio.to_thread(_make_client, self._url)
+            client = await asyncio.to_thread(_make_client, self._server.url)
             self._client = self._client or client
         return self._client
 
@@ -433,7 +433,9 @@ class OllamaProvider:
             wait=tenacity.wait_random(*_AGAIN_S),
             # Not when it was us who hung up.
             retry=tenacity.retry_if_exception(lambda e: broke_off(e) and not client.closed),
-            before_sleep=lambda state: _log.warning("asked_again", server=self._url, path=path),
+            before_sleep=lambda state: _log.warning(
+                "asked_again", server=self._server.url, path=path
+            ),
             reraise=True,
         )
         return await again(self._call_once, method, path, body, **limits)

@@ -18,12 +18,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from workbench.errors import ErrorCode, WorkbenchError, sentence
 
 if TYPE_CHECKING:
     import ollama
+
+    from workbench.settings import Settings
 
 RETRY_AFTER_S: Final = 1.0
 """Ollama's queue is full only while a model loads, which takes about a second."""
@@ -53,44 +56,71 @@ def nested_error(error: ollama.ResponseError) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An Ollama server, as messages name it.
+
+    Attributes:
+        url: its address.
+        provider: prefix of its model ids.
+        host: what its user calls it; empty if it has no name.
+    """
+
+    url: str
+    provider: str = "ollama"
+    host: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings, provider: str) -> Self:
+        """The server of a provider."""
+        name = provider.partition("@")[2] or next(iter(settings.ollama_hosts), "")
+        return cls(settings.ollama_servers[provider], provider, name)
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"Ollama on {self.host}" if self.host else "Ollama"
+
+    @property
+    def place(self) -> str:
+        """Where it is."""
+        return f"{self.host}, {self.url}" if self.host else self.url
+
+    @property
+    def setting(self) -> str:
+        """What says where it is."""
+        return f"{self.host} of OLLAMA_HOSTS" if self.host else "OLLAMA_HOST"
+
+
 @contextmanager
-def seam(
-    operation: str, url: str, model: str | None = None, provider: str = "ollama"
-) -> Iterator[None]:
+def seam(operation: str, server: Server, model: str | None = None) -> Iterator[None]:
     """Let nothing but :class:`WorkbenchError` out of the block.
 
     Args:
         operation: what was attempted, such as ``stream``.
-        url: the server's address, for the messages.
+        server: who was asked.
         model: Ollama's name of the model, if the operation concerns one.
-        provider: its name, ``ollama@attic`` if the server is one of several.
     """
     try:
         yield
     except WorkbenchError:
         raise
     except Exception as error:
-        raise map_error(error, operation, url, model, provider) from error
+        raise map_error(error, operation, server, model) from error
 
 
 def broken(
-    message: str,
-    operation: str,
-    url: str,
-    model: str | None = None,
-    provider: str = "ollama",
-    **details: Any,
+    message: str, operation: str, server: Server, model: str | None = None, **details: Any
 ) -> WorkbenchError:
     """An ``OLLAMA_STREAM_BROKEN``: the answer stopped or made no sense."""
-    _, setting = _place(url, provider)
     return WorkbenchError(
         ErrorCode.OLLAMA_STREAM_BROKEN,
         sentence(message),
         fix="Try again; if it stays so, look at the server's log and check that "
-        f"{setting} ({url}) is an Ollama server.",
+        f"{server.setting} ({server.url}) is an Ollama server.",
         operation=operation,
-        provider=provider,
-        details={"host": url, "model": model, **details},
+        provider=server.provider,
+        details={"host": server.url, "model": model, **details},
     )
 
 
@@ -103,19 +133,15 @@ def broke_off(error: BaseException) -> bool:
 
 
 def map_error(
-    error: Exception,
-    operation: str,
-    url: str,
-    model: str | None = None,
-    provider: str = "ollama",
+    error: Exception, operation: str, server: Server, model: str | None = None
 ) -> WorkbenchError:
     """Translate one foreign exception; see the table of this module."""
     # Late, because listing commands must start fast; whoever fails here has them loaded already.
     import httpx
     import ollama
 
-    where, _ = _place(url, provider)
-    details: dict[str, Any] = {"host": url, "model": model, "cause": type(error).__name__}
+    where = server.place
+    details: dict[str, Any] = {"host": server.url, "model": model, "cause": type(error).__name__}
 
     def made(
         code: ErrorCode, message: str, fix: str, retry_after_s: float | None = None
@@ -125,14 +151,14 @@ def map_error(
             sentence(message),
             fix=fix,
             operation=operation,
-            provider=provider,
+            provider=server.provider,
             details=details,
             retry_after_s=retry_after_s,
         )
 
     if isinstance(error, ollama.ResponseError):
         details["status"] = error.status_code
-        code, message, fix, retry_after_s = _explain(error, model)
+        code, message, fix, retry_after_s = _explain(error, server, model)
         return made(code, message, fix, retry_after_s)
     if isinstance(error, UnsendableRequest):
         return made(
@@ -144,13 +170,12 @@ def map_error(
         return broken(
             f"Something that is not Ollama answers at {where}, or its answer is damaged: {error}",
             operation,
-            url,
+            server,
             model,
-            provider,
         )
     # Order matters: a connect timeout is a timeout to httpx, TimeoutError is an OSError to Python.
     if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
-        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(url, provider, error))
+        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(server, error))
     if isinstance(error, (httpx.TimeoutException, TimeoutError)):
         return made(
             ErrorCode.OLLAMA_TIMEOUT,
@@ -162,21 +187,19 @@ def map_error(
             f"The connection to Ollama at {where} broke off"
             f" ({str(error) or type(error).__name__}): the server was stopped, or it is no Ollama.",
             operation,
-            url,
+            server,
             model,
-            provider,
             cause=type(error).__name__,
         )
     if isinstance(error, OSError):
-        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(url, provider, error))
+        return made(ErrorCode.OLLAMA_UNREACHABLE, *_unreachable(server, error))
     if isinstance(error, (httpx.HTTPError, ValueError)):
         # Bad compression, and the client's own checks of an answer (JSON, UTF-8, pydantic).
         return broken(
             f"The answer from {where} cannot be read: {error}",
             operation,
-            url,
+            server,
             model,
-            provider,
             cause=type(error).__name__,
         )
     return made(
@@ -186,34 +209,29 @@ def map_error(
     )
 
 
-def _place(url: str, provider: str) -> tuple[str, str]:
-    """Where a server is, and the setting that says so; of several, with its name."""
-    host = provider.partition("@")[2]
-    return (f"{host}, {url}", f"{host} of OLLAMA_HOSTS") if host else (url, "OLLAMA_HOST")
-
-
-def _unreachable(url: str, provider: str, error: Exception) -> tuple[str, str]:
-    where, setting = _place(url, provider)
+def _unreachable(server: Server, error: Exception) -> tuple[str, str]:
     return (
-        f"No Ollama server answers at {where} ({str(error) or type(error).__name__}).",
+        f"No Ollama server answers at {server.place} ({str(error) or type(error).__name__}).",
         "Start it with `ollama serve`, install it from https://ollama.com/download, "
-        f"or set {setting} to where it runs.",
+        f"or set {server.setting} to where it runs.",
     )
 
 
 def _explain(
-    error: ollama.ResponseError, model: str | None
+    error: ollama.ResponseError, server: Server, model: str | None
 ) -> tuple[ErrorCode, str, str, float | None]:
     """Code, message, fix and retry delay (seconds) of an error that Ollama itself reported."""
     text = str(nested_error(error).get("message") or error.error)
     status = error.status_code
-    said = f"Ollama: {text}"
+    said = f"{server.name}: {text}"
     if status == 404:
         name = model or "NAME"
+        there = f"workbench models pull {server.provider}/{name}"
+        get = there if server.host else f"ollama pull {name}"
         return (
             ErrorCode.OLLAMA_MODEL_NOT_FOUND,
-            f"Ollama has no model {name!r}." if model else said,
-            f"Get it with `ollama pull {name}`, or choose one of `ollama list`.",
+            f"{server.name} has no model {name!r}." if model else said,
+            f"Get it with `{get}`, or choose one of `workbench models list`.",
             None,
         )
     if status in (429, 503):

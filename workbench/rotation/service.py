@@ -140,8 +140,8 @@ class ModelRotationService:
         priority: Priority = Priority.INTERACTIVE,
         cancel: CancellationToken,
         queue_timeout_s: float,
-        on_standing: Callable[[Standing], None],
-        on_loading: Callable[[str], None],
+        on_standing: Callable[[Standing], None] = lambda standing: None,
+        on_loading: Callable[[str], None] = lambda message: None,
     ) -> AsyncIterator[Slot]:
         """Wait for the model and hold it: check, queue, evict, load, lease.
 
@@ -206,11 +206,11 @@ class ModelRotationService:
         finally:
             self._release(ticket, keep_alive_s)
 
-    async def load(self, route: Route, *, keep_alive_s: float) -> Sequence[str]:
+    async def load(self, route: Route, *, keep_alive_s: float) -> Slot:
         """Bring a model into memory ahead of its first request.
 
         Returns:
-            The models that were evicted for it.
+            The slot that it had: who left for it, and whether this has brought it in.
         """
         async with self.slot(
             route,
@@ -219,10 +219,8 @@ class ModelRotationService:
             context=None,
             cancel=CancellationToken(),
             queue_timeout_s=3600,
-            on_standing=lambda standing: None,
-            on_loading=lambda message: None,
         ) as slot:
-            return slot.evicted
+            return slot
 
     async def unload(self, route: Route) -> None:
         """Take a model out of memory at the user's wish; a pin on it ends.
@@ -267,11 +265,11 @@ class ModelRotationService:
         Raises:
             WorkbenchError: as for a load.
         """
-        evicted = await self.load(route, keep_alive_s=FOREVER_S)
+        slot = await self.load(route, keep_alive_s=FOREVER_S)
         self._residents.pinned.add(route.model)
         self._residents.report(changes.instant("pin", route, "asked for by the user"))
         self._dispatch()
-        return evicted
+        return slot.evicted
 
     async def unpin(self, route: Route, *, keep_alive_s: float) -> bool:
         """Let a model be evicted again; unused, it is unloaded after ``keep_alive_s``.

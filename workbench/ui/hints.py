@@ -24,9 +24,11 @@ def render(listing: Listing, settings: Settings) -> str:
 def problem(provider: str, error: WorkbenchError, settings: Settings) -> str:
     """One runtime that could not be asked."""
     if (address := settings.ollama_servers.get(provider)) is not None:
+        host = provider.partition("@")[2]
         variable = "OLLAMA_HOSTS" if settings.ollama_hosts else "OLLAMA_HOST"
         words = (
-            f"Ollama does not answer at <code>{escape(address)}</code>. Start it with "
+            f"Ollama{host and f' on {escape(host)}'} does not answer at "
+            f"<code>{escape(address)}</code>. Start it with "
             f"<code>ollama serve</code>, or name its address in <code>{variable}</code>; its "
             "models then appear here by themselves."
         )

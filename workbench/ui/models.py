@@ -169,7 +169,8 @@ class ModelsTab:
         except WorkbenchError as problem:
             return await self._show(notices.error_card(problem), chosen)
         gone = f" Evicted for it: {', '.join(done['evicted'])}." if done["evicted"] else ""
-        return await self._show(notices.note(f"{done['id']} is resident.{gone}"), chosen)
+        what = "was in memory already" if done["was_resident"] else "is resident"
+        return await self._show(notices.note(f"{done['id']} {what}.{gone}"), chosen)
 
     async def _unload(self, chosen: str | None) -> Any:
         if not named(chosen):
@@ -204,7 +205,7 @@ class ModelsTab:
     async def _download(self, name: str, revision: str, seen: tuple[str, ...]) -> Any:
         try:
             with logs.correlation(new_id("cor"), source=SOURCE):
-                job = self._engine.download(name, revision.strip() or None)
+                job = self._engine.disk.download(name, revision.strip() or None)
         except WorkbenchError as problem:
             progress, seen = self._running(seen)
             return gr.skip(), gr.skip(), notices.error_card(problem), progress, seen
@@ -240,7 +241,7 @@ class ModelsTab:
         if not named(chosen):
             return gr.update(visible=False), "", notices.note(_CHOOSE), ""
         try:
-            plan = await self._engine.plan_deletion(named(chosen))
+            plan = await self._engine.disk.plan_deletion(named(chosen))
         except WorkbenchError as problem:
             return gr.update(visible=False), "", notices.error_card(problem), ""
         words = [
@@ -256,7 +257,7 @@ class ModelsTab:
         hidden = gr.update(visible=False)
         try:
             with logs.correlation(new_id("cor"), source=SOURCE):
-                gone = await self._engine.delete(model)
+                gone = await self._engine.disk.delete(model)
         except WorkbenchError as problem:
             return *await self._show(notices.error_card(problem)), hidden
         freed = figures.size(gone["freed_bytes"])
