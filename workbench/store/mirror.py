@@ -73,6 +73,15 @@ def iteration_of(path: Path) -> int | None:
     return state.iteration if state.iteration and not state.broken else None
 
 
+def is_current(path: Path, file: DatabaseFile) -> bool:
+    """Whether there is a copy of the very checkpoint that the file has."""
+    for copy in (mirror_of(path), metadata_of(path)):
+        with suppress(OSError), copy.open("rb") as old:
+            if old.read(HEADERS_BYTES) == file.read(0, HEADERS_BYTES):
+                return True
+    return False
+
+
 def restore_metadata(path: Path, file: DatabaseFile) -> None:
     """Give a file back the blocks of metadata that a kill has torn, before it is opened.
 

@@ -156,6 +156,9 @@ def open_log(
         spooled = read_spools(folder)
         connection, file, had = _open_or_mend(path, repair, spooled, check_bytes)
         try:
+            if had is None and not mirror.is_current(path, file):
+                # An older log was committed by a checkpoint when it was brought up to date.
+                mirror.update(path, file, copy_bytes)
             n = _replay(connection, spooled, repair, had)
             whole = _checkpoint(connection, file, check_bytes)
             spool = spool or Spool(folder, spooled)
