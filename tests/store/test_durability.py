@@ -287,7 +287,7 @@ def test_what_is_logged_can_be_read_while_a_checkpoint_has_no_room(
 
     with ExitStack() as full, Store.open(path, durability=Durability(checkpoint_bytes=1)) as store:
         # The last is more than the file has free blocks for.
-        kept = [make_session(), make_session(text=secrets.token_hex(1_000_000))]
+        kept = [make_session(), make_session(text=secrets.token_hex(500_000))]
         store.log_session(kept[0], ASKED).stored.result(30)
         # The writer fills the disk itself, right after a transaction: the checkpoint comes next.
         store.on_commit = lambda items, seconds: full.enter_context(disks.full(small_disk))

@@ -122,7 +122,8 @@ def check_room(path: Path) -> None:
     """Look whether there is room for a checkpoint: DuckDB does not survive one that has none.
 
     It writes what the write-ahead log holds, and blocks anew: as many as the one before, which has
-    left theirs free in the file, and in a small file perhaps all.
+    left theirs free in the file, and in a small file perhaps all. The copy of it grows as much, and
+    is given up where it has no room.
 
     Raises:
         WorkbenchError: ``DISK_FULL``.
@@ -131,7 +132,7 @@ def check_room(path: Path) -> None:
         new, old = wal_of(path).stat().st_size, path.stat().st_size
     except FileNotFoundError:
         return  # nothing is to be written, or to another place
-    needed, free = new + min(old, _ANEW), shutil.disk_usage(path.parent).free
+    needed, free = 2 * (new + min(old, _ANEW)), shutil.disk_usage(path.parent).free
     if free < needed:
         amounts = f": {needed / 1e6:.1f} MB may be needed, {free / 1e6:.1f} MB are free"
         raise failures.disk_full(path, amounts)
