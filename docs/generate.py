@@ -240,8 +240,11 @@ def log() -> str:
         text.append(f"## `{table['table_name']}` ({kind})\n")
         text.append("| column | type | meaning |\n|---|---|---|")
         for column in table["columns"]:
-            meaning = comments.get((table["table_name"], column["n"])) or (
-                metrics.DEFINITIONS.get(column["n"], "")
+            meaning = (
+                comments.get((table["table_name"], column["n"]))
+                or metrics.DEFINITIONS.get(column["n"])
+                or (comments.get(("stream_sessions", column["n"])) if kind == "view" else "")
+                or ""
             )
             text.append(f"| `{column['n']}` | {column['t']} | {meaning} |")
         text.append("")
@@ -262,6 +265,8 @@ def _comments() -> dict[tuple[str, str], str]:
 def errors() -> str:
     """Every error code with its HTTP status and its meaning."""
     meanings = _meanings(ErrorCode)
+    for code in ErrorCode.__members__.keys() - meanings.keys():
+        raise SystemExit(f"{code} has no meaning: write it as a string below the code")
     rows = [f"| `{code}` | {HTTP_STATUS[code]} | {meanings[code]} |" for code in ErrorCode]
     return (
         "# Error codes\n\n"

@@ -27,25 +27,28 @@ PHASES: Final = (
 """The phases of a request in order; they add up to ``wall_s``."""
 
 DEFINITIONS: Final[dict[str, str]] = {
-    "retry_s": "lost in an attempt that failed before the one whose figures these are, from the "
-    "arrival to the failure",
+    "retry_s": "lost in a failed attempt before the one that these figures belong to, from arrival "
+    "to failure",
     "queue_s": "waiting for a slot, without load and retry: slot - queued - load - retry",
     "load_s": "time this request waited for its model to load",
-    "dispatch_s": "from the slot to the request being handed to the runtime, making sure that the "
-    "model is still there included: sent - slot",
+    "dispatch_s": "from the slot until the request was handed to the runtime: sent - slot",
+    "prefill_s": "until the first token: first_any - sent",
+    "think_s": "from the first token to the first of the answer itself: first_content - first_any",
+    "answer_s": "from the first to the last token of the answer: last - first_content",
+    "finish_s": "from the last token to the end: end - last",
     "ttft_s": "time to first token, reasoning included: first_any - sent",
     "ttfo_s": "time to the first token of the answer itself: first_content - sent",
     "tpot_s": "time per output token after the first: (last - first_any) / (output_tokens - 1)",
     "itl_p50_s": "median inter-token latency: gaps between events divided by the tokens in each",
     "e2e_s": "end - sent",
-    "e2e_eff_s": "end - intended start, so that waiting of a busy client is not hidden",
+    "e2e_eff_s": "end - intended start, so that a late client does not hide the wait",
     "wall_s": "end - queued; the phases add up to it",
     "output_tps": "output tokens / e2e_s, prompt evaluation included",
     "decode_tps": "1 / tpot_s: speed of decoding alone",
     "chars_per_s": "characters of the answer / (last - first_any); compares across tokenizers",
     "mem_peak_bytes": "largest PSS of the model's processes during the request",
-    "mem_delta_bytes": "mem_peak_bytes less the reading just before the request",
-    "overlap_s": "time during which another generation or load was running",
+    "mem_delta_bytes": "mem_peak_bytes minus the reading just before the request",
+    "overlap_s": "time during which another generation or load ran",
 }
 """What each figure means, in the words that tooltips and docs show."""
 

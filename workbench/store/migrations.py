@@ -47,7 +47,7 @@ CREATE TABLE environments (
 CREATE TABLE conversations (
     conversation_id VARCHAR PRIMARY KEY,
     created_at      TIMESTAMPTZ NOT NULL,
-    source          VARCHAR,
+    source          VARCHAR,                  -- as in stream_sessions
     title           VARCHAR
 );
 
@@ -55,10 +55,10 @@ CREATE TABLE messages (
     message_id      VARCHAR NOT NULL,
     conversation_id VARCHAR NOT NULL,
     session_id      VARCHAR,                  -- the session that wrote it; null: was given
-    position        INTEGER NOT NULL,
-    role            VARCHAR NOT NULL,
+    position        INTEGER NOT NULL,         -- within the conversation, from 0
+    role            VARCHAR NOT NULL,         -- system, user, assistant, tool
     content         VARCHAR NOT NULL,
-    reasoning       VARCHAR,
+    reasoning       VARCHAR,                  -- thinking, apart from the answer
     created_at      TIMESTAMPTZ NOT NULL
 );
 
@@ -67,32 +67,32 @@ CREATE TABLE stream_sessions (
     session_id              VARCHAR PRIMARY KEY,
     conversation_id         VARCHAR NOT NULL,
     correlation_id          VARCHAR NOT NULL,
-    comparison_id           VARCHAR,
-    environment_id          VARCHAR,
-    run_id                  VARCHAR,
+    comparison_id           VARCHAR,          -- the same for all panes of one question
+    environment_id          VARCHAR,          -- its row in environments
+    run_id                  VARCHAR,          -- of a benchmark; so are cell_id and trial
     cell_id                 VARCHAR,
     trial                   INTEGER,
-    created_at              TIMESTAMPTZ NOT NULL,
-    source                  VARCHAR NOT NULL,
+    created_at              TIMESTAMPTZ NOT NULL, -- when it arrived, by the clock
+    source                  VARCHAR NOT NULL, -- who asked: ui, cli, python, api, openai, bench, ...
     requested_model         VARCHAR NOT NULL, -- as the caller wrote it: a bare name, or no host
     model                   VARCHAR NOT NULL, -- id of the model that answered, or failed
     provider                VARCHAR NOT NULL,
-    fallback_from           VARCHAR,
+    fallback_from           VARCHAR,          -- model that failed first and was replaced
     digest                  VARCHAR,          -- of the weights; sample-sha256: of places in them
-    dtype                   VARCHAR,
+    dtype                   VARCHAR,          -- of the weights in memory
     quantization            VARCHAR,
-    device                  VARCHAR,
-    threads                 INTEGER,
-    cold                    BOOLEAN NOT NULL,
-    options                 JSON NOT NULL,
-    seed                    BIGINT NOT NULL,
-    timing_mode             VARCHAR NOT NULL,
-    status                  VARCHAR NOT NULL,
-    finish_reason           VARCHAR,
-    termination_reason      VARCHAR,
-    error_code              VARCHAR,
+    device                  VARCHAR,          -- where the model computed
+    threads                 INTEGER,          -- compute threads of most passes
+    cold                    BOOLEAN NOT NULL, -- it waited for its model to load
+    options                 JSON NOT NULL,    -- sampling options as used
+    seed                    BIGINT NOT NULL,  -- drawn if none was given
+    timing_mode             VARCHAR NOT NULL, -- concurrent, isolated, interleaved
+    status                  VARCHAR NOT NULL, -- ok, cancelled, error, timeout, rejected, ...
+    finish_reason           VARCHAR,          -- stop, length, tool_calls, content_filter
+    termination_reason      VARCHAR,          -- why it ended early; null if ok
+    error_code              VARCHAR,          -- see the error codes
     error_message           VARCHAR,
-    warnings                JSON NOT NULL,
+    warnings                JSON NOT NULL,    -- with code and message
     queued_ns               BIGINT NOT NULL,  -- stamps: monotonic, comparable within one boot
     intended_ns             BIGINT,
     slot_ns                 BIGINT,
@@ -102,37 +102,37 @@ CREATE TABLE stream_sessions (
     last_ns                 BIGINT,
     end_ns                  BIGINT NOT NULL,
     load_ns                 BIGINT NOT NULL,  -- durations
-    overlap_ns              BIGINT NOT NULL,
-    runtime_total_ns        BIGINT,
+    overlap_ns              BIGINT NOT NULL,  -- beside other generations or loads
+    runtime_total_ns        BIGINT,           -- by the runtime's own clock
     runtime_load_ns         BIGINT,
     runtime_prompt_eval_ns  BIGINT,
     runtime_eval_ns         BIGINT,
     prompt_tokens           INTEGER,
     output_tokens           INTEGER,
-    streamed_tokens         INTEGER NOT NULL,
-    count_source            VARCHAR,
-    text_chars              INTEGER NOT NULL,
-    reasoning_chars         INTEGER NOT NULL,
-    mem_before_bytes        BIGINT,
+    streamed_tokens         INTEGER NOT NULL, -- as they arrived here
+    count_source            VARCHAR,          -- runtime, or stream: counted as they arrived
+    text_chars              INTEGER NOT NULL, -- of the answer
+    reasoning_chars         INTEGER NOT NULL, -- of the thinking
+    mem_before_bytes        BIGINT,           -- last reading before the request
     mem_peak_bytes          BIGINT,
-    gpu_peak_bytes          BIGINT,
+    gpu_peak_bytes          BIGINT,           -- largest GPU memory during the request
     metrics                 JSON NOT NULL,    -- the figures as the user saw them
     details                 JSON NOT NULL
 );
 
 CREATE TABLE token_streams (
     session_id      VARCHAR PRIMARY KEY,
-    t_ns            BIGINT[] NOT NULL,
-    n_tokens        INTEGER[] NOT NULL,
-    n_chars         INTEGER[] NOT NULL,
-    channels        VARCHAR[] NOT NULL
+    t_ns            BIGINT[] NOT NULL,        -- when each text arrived
+    n_tokens        INTEGER[] NOT NULL,       -- tokens in it
+    n_chars         INTEGER[] NOT NULL,       -- characters in it
+    channels        VARCHAR[] NOT NULL        -- content or reasoning
 );
 
 CREATE TABLE memory_samples (
     session_id      VARCHAR,
     created_at      TIMESTAMPTZ NOT NULL,
     t_ns            BIGINT NOT NULL,
-    scope           VARCHAR NOT NULL,         -- worker, ollama, host, scripted
+    scope           VARCHAR NOT NULL,         -- worker, ollama, server, host, scripted
     model           VARCHAR,
     pid             INTEGER,
     pss_bytes       BIGINT,
@@ -147,11 +147,11 @@ CREATE TABLE model_events (
     t_ns            BIGINT NOT NULL,
     model           VARCHAR,
     provider        VARCHAR NOT NULL,
-    event           VARCHAR NOT NULL,         -- scan, download, load, unload, evict
+    event           VARCHAR NOT NULL,         -- load, unload, evict, died, refuse, download, ...
     ok              BOOLEAN NOT NULL,
-    reason          VARCHAR,
-    before_bytes    BIGINT,
-    after_bytes     BIGINT,
+    reason          VARCHAR,                  -- in words
+    before_bytes    BIGINT,                   -- the model's, before
+    after_bytes     BIGINT,                   -- the model's, after
     duration_s      DOUBLE,
     details         JSON NOT NULL
 );
@@ -178,8 +178,8 @@ CREATE TABLE benchmark_runs (
     status          VARCHAR NOT NULL,
     timing_mode     VARCHAR NOT NULL,
     seed            BIGINT,
-    spec            JSON NOT NULL,
-    environment_id  VARCHAR,
+    spec            JSON NOT NULL,            -- as it was run
+    environment_id  VARCHAR,                  -- its row in environments
     details         JSON
 );
 
@@ -193,9 +193,9 @@ CREATE TABLE benchmark_cells (
     options         JSON NOT NULL,
     load            JSON,                     -- the load pattern
     status          VARCHAR NOT NULL,
-    warmups         INTEGER,
-    trials          INTEGER,
-    results         JSON,
+    warmups         INTEGER,                  -- before the first trial; they do not count
+    trials          INTEGER,                  -- planned; null: only the run can tell
+    results         JSON,                     -- its figures
     details         JSON
 );
 
@@ -220,10 +220,10 @@ CREATE TABLE votes (
     comparison_id   VARCHAR,
     model_a         VARCHAR NOT NULL,
     model_b         VARCHAR NOT NULL,
-    session_a       VARCHAR,
+    session_a       VARCHAR,                  -- the answer of model_a
     session_b       VARCHAR,
     winner          VARCHAR NOT NULL,         -- a, b, tie, both_bad
-    blind           BOOLEAN,
+    blind           BOOLEAN,                  -- cast without knowing the models
     voter           VARCHAR,
     details         JSON
 );
