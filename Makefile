@@ -61,15 +61,11 @@ docs: install ## build the documentation into site/, with no warning
 wheel: ## build the wheel, install it into an empty environment and serve from it
 	@$(PYTHON) .ci/wheel $(ARGS)
 
-# ARGS="tests/store" is of some tests only. Twice as slow as the tests alone.
+# In pieces: ended and begun again, it goes on where it was. An hour in all, twice the tests alone.
+# ARGS="tests/store" is of some tests only, ARGS="--minutes 9" begins nothing after nine minutes.
 coverage: install demo browser ## lines and branches that the tests run, by package
 	@$(BIN)/python -m pip install -qq --progress-bar off -c .ci/constraints.txt -e '.[reliability]'
-	@mkdir -p benchmarks/out/coverage
-	@$(BIN)/python -m coverage erase
-	@$(BIN)/python -m coverage run -m pytest $(ARGS); status=$$?; \
-	  $(BIN)/python -m coverage combine -q && \
-	  $(BIN)/python -m coverage json -q -o benchmarks/out/coverage/report.json && \
-	  $(BIN)/python -m benchmarks.coverage_table benchmarks/out/coverage/report.json; exit $$status
+	@$(BIN)/python -m benchmarks.coverage_pieces $(ARGS)
 
 # ARGS="'workbench.router*'" is of one module; some minutes for all. Each survivor is shown.
 mutants: install ## changes to metrics, router and rotation policy that no test notices

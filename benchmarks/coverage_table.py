@@ -1,4 +1,4 @@
-"""Line and branch coverage by package, as a table: what ``make coverage`` prints.
+"""Line and branch coverage by package, as a table: what ``make coverage`` prints at its end.
 
 Reads coverage.py's JSON report of one or many runs (``coverage combine``, ``coverage json``).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,12 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join([*head, *rows, total.row("**all**")])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, then the files of which the least is covered."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("report", type=Path, help="coverage json -o REPORT")
     parser.add_argument("--least", type=int, default=12, help="files to name")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     report = json.loads(args.report.read_text())
     print(table(report))
     files = sorted(report["files"].items(), key=lambda item: item[1]["summary"]["percent_covered"])

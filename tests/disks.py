@@ -32,6 +32,14 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def unmount_below(folder: Path) -> None:
+    """Whatever is still mounted there: somebody was ended while he mounted."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in mounts:
+        if Path(mount).is_relative_to(folder.resolve()):
+            subprocess.run(["umount", "-l", mount], check=False)
+
+
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
     """Inside the block not a byte more fits on the disk; what others give back is taken too."""

@@ -24,6 +24,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def measured() -> dict[str, str]:
+    """What a process needs of our environment to be measured with us (``make coverage``)."""
+    return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+
+
 class LiveServer:
     """``python app.py`` with its own database.
 

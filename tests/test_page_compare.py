@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import ROOT
+from tests.live import measured
 from tests.test_page import SOON, Pane, ask
 from tests.test_page import browser as browser
 
@@ -35,6 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         stdout=subprocess.PIPE,
         text=True,
         env={
+            **measured(),
             "PATH": "/usr/bin:/bin",
             "WORKBENCH_DB": str(folder / "log.duckdb"),
             "HF_MODEL_PATH": str(folder / "models"),

@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.conftest import ROOT
-from tests.live import free_port
+from tests.live import free_port, measured
 from tests.test_page import LOADED, SOON, Pane, ask
 from tests.test_page import browser as browser
 from tests.test_page_compare import Log, Open, ended
@@ -52,6 +52,7 @@ class Served:
             stdout=subprocess.PIPE,
             text=True,
             env={
+                **measured(),
                 "PATH": "/usr/bin:/bin",
                 "WORKBENCH_DB": str(self._folder / "log.duckdb"),
                 "WORKBENCH_BENCHMARKS": str(self._folder / "benchmarks"),

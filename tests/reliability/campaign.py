@@ -1,10 +1,12 @@
 """Breaks a running workbench at random, under load, and looks after each fault what it left.
 
     python -m tests.reliability.campaign --faults 1000 --seed 1 [--minutes 60] [--kinds reset,...]
+    python -m tests.reliability.campaign --sum A.json B.json      (of pieces: --report A.json)
 
 Meanwhile innocents ask all models and must get what they always get. After every fault: a typed
 error with a fix to the victim, its session over, the next request served. Now and then everybody is
-kept away: nothing runs, nothing waits, no process was left, every request has its row.
+kept away: nothing runs, nothing waits, no process was left, every request has its row. Ended by
+Ctrl+C or SIGTERM it tells what it found until then, tidies up, and exits with 130.
 """
 
 from __future__ import annotations
@@ -14,17 +16,20 @@ import asyncio
 import itertools
 import json
 import random
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from tests.disks import unmount_below
 from tests.reliability import (
     client_kinds,
     disk_kinds,
@@ -34,6 +39,7 @@ from tests.reliability import (
     wire_kinds,
 )
 from tests.reliability.kinds import OWN, Case, Kind
+from tests.reliability.report import DONE, RUNNING, Report, Score, summed
 from tests.reliability.stage import MODELS, SERVER, Stage, grounds
 
 KINDS: list[Kind] = [
@@ -45,16 +51,8 @@ KINDS: list[Kind] = [
     *disk_kinds.KINDS,
 ]
 TYPED = ("ok", "cancelled", "left", "cut")
-
-
-@dataclass
-class Score:
-    """What became of one kind."""
-
-    count: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)
+REPORT_EVERY_S = 120.0
+ENDED_BY_HAND = 130
 
 
 @dataclass
@@ -86,6 +84,13 @@ class Campaign:
     levels: list[dict[str, Any]] = field(default_factory=list)
     count: int = 0
     tell: bool = False
+    ended: str = RUNNING
+    _began: float = field(init=False, default_factory=time.monotonic)
+    _harm: int | None = field(init=False, default=None)
+
+    def end(self, why: str) -> None:
+        """What goes wrong from now on is not counted: a terminal's Ctrl+C is for all processes."""
+        self.ended, self._harm = why, len(self.stage.harm)
 
     async def run(self) -> None:
         """All of it; what was found is in the fields."""
@@ -99,11 +104,17 @@ class Campaign:
         asking = [asyncio.create_task(self._innocent(n)) for n in range(self.innocents)]
         try:
             await asyncio.gather(*(self._lane() for _ in range(self.lanes)))
+        except BaseException:
+            for innocent in asking:
+                innocent.cancel()
+            raise
         finally:
             self._over = True
-            await asyncio.gather(*asking)
+            await asyncio.gather(*asking, return_exceptions=True)
+        for innocent in asking:
+            innocent.result()
         await self._rest()
-        self.problems += [f"an innocent was hurt: {harm.what}" for harm in self.stage.harm]
+        self.end(DONE)
 
     # -- those who break
 
@@ -126,7 +137,7 @@ class Campaign:
         model = self._chance.choice(list(kind.models))
         number = next(self._numbers)
         case = Case(self.stage, random.Random(self._chance.random()), model, number)
-        score = self.scores.setdefault(kind.name, Score())
+        score = self.scores.setdefault(kind.name, Score(kind.family, kind.how))
         hurts = {model if name == OWN else name for name in kind.hurts}
         async with self.stage.turns.take(hurts, grounds(model)):
             began = time.monotonic()
@@ -143,6 +154,8 @@ class Campaign:
                         await self.stage.serves(model)
                     assert not problems, "; ".join(problems)
             except Exception as error:
+                if self.ended != RUNNING:
+                    return
                 self._found(kind, model, score, error)
             score.seconds += time.monotonic() - began
         score.count += 1
@@ -161,6 +174,8 @@ class Campaign:
             try:
                 self.levels.append({"faults": self.count, **await self.stage.at_rest()})
             except Exception as error:
+                if self.ended != RUNNING:
+                    return
                 words = str(error) if isinstance(error, AssertionError) else traceback.format_exc()
                 self.problems.append(f"at rest after {self.count} faults: {words}")
                 if self.tell:
@@ -180,37 +195,26 @@ class Campaign:
 
     # -- what was found
 
-    def report(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "seed": self.seed,
-            "seconds": round(time.monotonic() - self._began),
-            "faults": sum(score.count for score in self.scores.values()),
-            "kinds": len(self.scores),
-            "requests": len(self.stage.users.asked),
-            "told": dict(self.stage.totals()),
-            "harmed": len(self.stage.harm),
-            "problems": len(self.problems),
-            "starts": self.stage.starts,
-            "levels": self.levels[:1] + self.levels[-1:],
-        }
-
-    def table(self) -> str:
-        """A row for each kind, as Markdown."""
-        lines = [
-            "| where | fault | how | times | told | s each | wrong |",
-            "|---|---|---|--:|---|--:|--:|",
+    def report(self) -> Report:
+        """Until now."""
+        order = [
+            kind.name
+            for kind in self.kinds
+            if (score := self.scores.get(kind.name)) and score.count
         ]
-        for kind in self.kinds:
-            if (score := self.scores.get(kind.name)) is None:
-                continue
-            told = ", ".join(f"{code} {n}" for code, n in score.outcomes.most_common())
-            each = score.seconds / max(1, score.count)
-            lines.append(
-                f"| {kind.family} | {kind.name} | {kind.how} | {score.count} | {told} "
-                f"| {each:.2f} | {len(score.problems)} |"
-            )
-        return "\n".join(lines)
+        harm = self.stage.harm[: self._harm]
+        return Report(
+            seeds=[self.seed],
+            ended=[self.ended],
+            seconds=time.monotonic() - self._began,
+            requests=len(self.stage.users.asked) if self.stage.starts else 0,
+            told=self.stage.totals() if self.stage.starts else Counter(),
+            harmed=len(harm),
+            starts=self.stage.starts,
+            levels=self.levels[:1] + self.levels[1:][-1:],
+            scores={name: self.scores[name] for name in order},
+            problems=[*self.problems, *(f"an innocent was hurt: {one.what}" for one in harm)],
+        )
 
 
 def wrong(kind: Kind, told: Any) -> list[str]:
@@ -223,28 +227,98 @@ def wrong(kind: Kind, told: Any) -> list[str]:
     return problems
 
 
+@contextmanager
+def ended_by_signals(campaign: Campaign, work: asyncio.Task[None]) -> Iterator[None]:
+    """Inside the block the first signal of a hand ends the campaign, and no other does any harm."""
+    loop = asyncio.get_running_loop()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if campaign.ended == RUNNING:
+            campaign.end(signal.Signals(number).name)
+            loop.call_soon_threadsafe(work.cancel)
+
+    before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 async def run(chosen: argparse.Namespace, folder: Path) -> Campaign:
-    """One campaign on a stage of its own."""
+    """One campaign on a stage of its own; it is told what was found before that is taken down."""
     names = chosen.kinds.split(",") if chosen.kinds else None
     kinds = [kind for kind in KINDS if names is None or kind.name in names or kind.family in names]
-    async with Stage(folder, small_disks=True, own_clock=True) as stage:
+    stage = Stage(folder, small_disks=True, own_clock=True)
+    campaign = Campaign(
+        stage, chosen.seed, kinds, chosen.faults, chosen.minutes,
+        lanes=chosen.lanes, innocents=chosen.innocents, in_turn=chosen.in_turn, tell=True,
+    )  # fmt: skip
+
+    async def whole() -> None:
+        await stage.open()
         if stage.clock is None:
             print("clock steps: not run, there is no C compiler here", file=sys.stderr)
-            kinds = [kind for kind in kinds if not kind.name.startswith(server_kinds.CLOCK)]
+            kinds[:] = [kind for kind in kinds if not kind.name.startswith(server_kinds.CLOCK)]
         if stage.model_disk is None:
             print("disks: not run, mounting is not permitted here", file=sys.stderr)
-            kinds = [kind for kind in kinds if kind.family != "disks"]
+            kinds[:] = [kind for kind in kinds if kind.family != "disks"]
         await stage.warm()
-        campaign = Campaign(
-            stage, chosen.seed, kinds, chosen.faults, chosen.minutes,
-            lanes=chosen.lanes, innocents=chosen.innocents, in_turn=chosen.in_turn, tell=True,
-        )  # fmt: skip
         await campaign.run()
+
+    work = asyncio.create_task(whole())
+    with ended_by_signals(campaign, work):
+        try:
+            await told(campaign, work, chosen.report)
+        finally:
+            await stage.close()
+            unmount_below(folder)
     return campaign
 
 
+async def told(campaign: Campaign, work: asyncio.Task[None], path: Path | None) -> None:
+    """Wait for the end of a campaign; what it found is told, however it ended, and written."""
+
+    async def writing() -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            write(campaign.report(), path)
+
+    write(campaign.report(), path)
+    writes = asyncio.create_task(writing())
+    try:
+        await work
+    except asyncio.CancelledError:
+        if campaign.ended == RUNNING:
+            raise
+    except Exception as error:
+        campaign.end(type(error).__name__)
+        raise
+    finally:
+        writes.cancel()
+        tell(campaign.report())
+        write(campaign.report(), path)
+
+
+def tell(report: Report) -> None:
+    """A table, what was wrong, and JSON last."""
+    print(report.table())
+    for problem in report.problems[:50]:
+        print("-", problem[:2000])
+    print(json.dumps(report.summary()), flush=True)
+
+
+def write(report: Report, path: Path | None) -> None:
+    """For a sum; whoever reads the file finds a whole one."""
+    if path is None:
+        return
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(json.dumps(report.to_dict()))
+    new.replace(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table, and JSON last; 1 if anything was wrong."""
+    """1 if anything was wrong, 130 if it was ended by hand."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int)
     parser.add_argument("--minutes", type=float, default=1e9)
@@ -254,18 +328,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lanes", type=int, default=4)
     parser.add_argument("--innocents", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="kept, for a look at its logs")
+    parser.add_argument(
+        "--report", type=Path, help="for what was found, every two minutes and last"
+    )
+    parser.add_argument("--sum", type=Path, nargs="+", help="only tell such reports, as one")
     chosen = parser.parse_args(arguments)
+    if chosen.sum:
+        pieces = [Report.from_dict(json.loads(path.read_text())) for path in chosen.sum]
+        tell(whole := summed(pieces))
+        return bool(whole.problems)
     with tempfile.TemporaryDirectory(prefix="reliability-") as made:
         folder = chosen.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
         campaign = asyncio.run(run(chosen, folder))
-        print(campaign.table())
-        for problem in campaign.problems[:50]:
-            print("-", problem[:2000])
-        print(json.dumps(campaign.report()))
-    return bool(campaign.problems)
+    if campaign.ended != DONE:
+        return ENDED_BY_HAND
+    return bool(campaign.report().problems)
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        sys.exit(main())
+    sys.exit(main())

@@ -57,6 +57,7 @@ async def model_disk_fills_up(case: Case) -> None:
             faults.go_on.set()
             await loading
     finally:
+        faults.held.set()
         faults.go_on.set()
         stage.hub.faults = Faults()
 

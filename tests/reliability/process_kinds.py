@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -231,10 +230,10 @@ async def ollama_killed(case: Case) -> None:
     stage = case.stage
 
     async def act(case: Case) -> None:
-        await asyncio.to_thread(stage.standin.kill)
+        await stage.undivided(stage.standin.kill)
 
     await at("token", act)(case)
-    await asyncio.to_thread(stage.standin.start)
+    await stage.undivided(stage.standin.start)
 
 
 async def ollama_hangs(case: Case) -> None:

@@ -73,8 +73,10 @@ async def sleeps(case: Case) -> None:
 
     async def act() -> None:
         kill(process, signal.SIGSTOP)
-        await asyncio.sleep(1)
-        kill(process, signal.SIGCONT)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            kill(process, signal.SIGCONT)
 
     await answering(case, act)
 

@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,7 @@ class Stage:
         """What each model answers to the question, undisturbed."""
         self.harm: list[Harm] = []
         self.starts = 0
+        self._undivided: set[asyncio.Task[Any]] = set()
         self._settings = dict(settings or {})
         self._stack = ExitStack()
         self._later = AsyncExitStack()
@@ -119,6 +121,23 @@ class Stage:
     # -- life
 
     async def __aenter__(self) -> Self:
+        try:
+            await self.open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Start everything; :meth:`close` ends it, also where this fails or is cancelled."""
         if self._small_disks:
             with suppress(NotPermitted):
                 mount = self._stack.enter_context
@@ -136,7 +155,7 @@ class Stage:
                 file.write(b"\0")  # another digest, so another runner
         names = f"a:135m,b:135m={other}"
         self.standin = StandIn(DEMO_GGUF, "--models", names)
-        await asyncio.to_thread(self._stack.enter_context, self.standin)
+        await self.undivided(self._stack.enter_context, self.standin)
         self.gate = Gate(self.standin.port)
         await self.gate.open()
         self._later.push_async_callback(self.gate.shut)
@@ -155,23 +174,45 @@ class Stage:
             **(self.clock.environment if self.clock else {}),
         )
         await self.start()
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with suppress(AssertionError, psutil.Error):
-            await self.stop(signal.SIGTERM)
-        await self.users.close()
+    async def undivided(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Do something in a thread; whoever is cancelled meanwhile leaves it to :meth:`close`."""
+        task = asyncio.ensure_future(asyncio.to_thread(work, *args))
+        self._undivided.add(task)
+        task.add_done_callback(self._undivided.discard)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """End all that was begun, in whatever state a fault that was cut short has left it."""
+        await asyncio.gather(*self._undivided, return_exceptions=True)
+        left = self._ours()
+        for process in left:
+            kill(process, signal.SIGCONT)
+        if left:
+            with suppress(AssertionError, psutil.Error, subprocess.TimeoutExpired, OSError):
+                await self.stop(signal.SIGTERM)
+        for process in _alive(left):
+            kill(process, signal.SIGKILL)
+        if (users := getattr(self, "users", None)) is not None:
+            await users.close()
         await self._later.aclose()
         await asyncio.to_thread(self._stack.close)
 
+    def _ours(self) -> list[psutil.Process]:
+        """The server and all that it has started, also those whose parents are gone."""
+        if (server := getattr(self, "server", None)) is None:
+            return []
+        log = server.environment["WORKBENCH_DB"]
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("WORKBENCH_DB") == log:
+                    found.append(process)
+        return found
+
     async def start(self) -> None:
         """Start the server; the ids of its users go on counting."""
-        await asyncio.to_thread(self.server.__enter__)
+        await self.undivided(self.server.__enter__)
         self.starts += 1
         token = self.server.announced()["token"]
         old = getattr(self, "users", None)
@@ -183,7 +224,7 @@ class Stage:
     async def stop(self, number: int) -> None:
         """Stop the server by a signal, and wait until all that it had started is gone."""
         family = self.family()
-        await asyncio.to_thread(self.server.stop, number)
+        await self.undivided(self.server.stop, number)
         self.server.__exit__(None, None, None)
         log = self.folder / "server.log"
         log.rename(self.folder / f"server-{self.starts}.log")

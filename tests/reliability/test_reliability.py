@@ -41,7 +41,7 @@ async def test_every_fault_is_told_to_its_victim_and_hurts_nobody_else(stage: St
     load = Soak(stage, 0.1, users=3, long=("scripted/long",), samples=2)
     campaign = Campaign(stage, seed=7, kinds=kinds, in_turn=True, innocents=0)
     await asyncio.gather(load.run(), campaign.run())  # the campaign ends when all is at rest
-    assert campaign.problems == []
+    assert campaign.report().problems == []
     assert set(campaign.scores) == {kind.name for kind in kinds}
     assert all(score.count == 1 for score in campaign.scores.values())
     assert load.problems == []
@@ -56,7 +56,7 @@ async def test_processes_that_die_are_replaced(stage: Stage) -> None:
     kinds = [kind for kind in KINDS if kind.name in OF_PROCESSES]
     campaign = Campaign(stage, seed=7, kinds=kinds, in_turn=True, innocents=1, lanes=2)
     await campaign.run()
-    assert campaign.problems == []
+    assert campaign.report().problems == []
     assert set(campaign.scores) == set(OF_PROCESSES)
     assert stage.starts == 2
 
