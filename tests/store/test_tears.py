@@ -18,7 +18,7 @@ import duckdb
 import pytest
 
 from tests.store.conftest import make_session
-from workbench.store import Store, mirror
+from workbench.store import Store, mirror, salvage
 from workbench.store.blocks import DatabaseFile, FileState, Space
 from workbench.store.database import Durability
 from workbench.store.entries import Encoder, columns_in
@@ -249,6 +249,36 @@ def test_a_kill_at_any_write_to_the_copy_is_mended_by_the_next_update(
         assert mirror.iteration_of(path) == killed.state.iteration + 1
     assert writes > 5
     file.close()
+
+
+@pytest.mark.parametrize("harm", ["file", "gone"])
+def test_a_kill_in_the_middle_of_a_repair_leaves_all_to_the_next_start(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """The new file was there already, with a part of the rows, and counted as the log."""
+    path = killed.copy(tmp_path / "log")
+    mirror_of(path).unlink()
+    if harm == "gone":
+        path.unlink()
+    else:
+        place = killed.state.place(min(killed.tables)) + 5000
+        put(path, place, bytes([killed.before[place] ^ 4]))
+
+    def kill(*_: object) -> None:
+        raise Kill
+
+    with monkeypatch.context() as patched:
+        patched.setattr(salvage, "missing", kill)
+        with pytest.raises(Kill):
+            Store.open(path)
+    with Store.open(path) as store:
+        (told,) = store.repairs
+        found = set(ids(store))
+    assert killed.known[-1] in found
+    missing = len(set(killed.known) - found)
+    lost = [words for words in told.details["lost"] if words.endswith(" sessions")]
+    assert lost == ([f"{missing} of {len(killed.known) - 1} sessions"] if missing else [])
+    assert [item.name for item in path.parent.iterdir() if item.name.startswith(".")] == []
 
 
 class Counting:

@@ -6,7 +6,8 @@
 2. One that cannot be replayed is moved aside, and the database opened without it.
 3. A database file that cannot be opened, or has a broken block that is in use, is moved aside. The
    copy of its last checkpoint takes its place (:mod:`workbench.store.mirror`); without one that the
-   spool goes on from, a new file is made of what can be read (:mod:`workbench.store.salvage`).
+   spool goes on from, a new file is made of what can be read and of the spool, out of sight, and
+   takes its place when it is whole (:mod:`workbench.store.salvage`).
 4. The entries of the spool that the database has not had are put into it.
 5. A checkpoint is made, looked at and copied. Then the spool is deleted.
 
@@ -20,13 +21,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import duckdb
 
@@ -69,14 +71,18 @@ class Repair:
         """Where what was damaged is kept."""
         return damaged_of(self.path) / f"{self.at:%Y%m%dT%H%M%S.%fZ}"
 
-    def keep(self, path: Path, *, copy: bool = False) -> Path:
-        """Move a damaged file aside, or copy it."""
+    def keep(self, path: Path, how: Literal["move", "copy", "link"] = "move") -> Path:
+        """Move a damaged file aside, copy it, or give it a second name until it is replaced."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = self.folder / path.name
-        if copy:
+        if how == "copy":
             shutil.copy2(path, kept)
-        else:
-            path.rename(kept)
+            return kept
+        if how == "link":
+            with suppress(OSError):  # a file system without hard links
+                os.link(path, kept)
+                return kept
+        path.rename(kept)
         return kept
 
     def error(self) -> WorkbenchError:
@@ -154,12 +160,12 @@ def open_log(
         prepare(path)
         folder = spool_of(path)
         spooled = read_spools(folder)
-        connection, file, had = _open_or_mend(path, repair, spooled, check_bytes)
+        connection, file = _open_or_mend(path, repair, spooled, check_bytes)
         try:
-            if had is None and not mirror.is_current(path, file):
+            if not mirror.is_current(path, file):
                 # An older log was committed by a checkpoint when it was brought up to date.
                 mirror.update(path, file, copy_bytes)
-            n = _replay(connection, spooled, repair, had)
+            n = _replay(connection, spooled, repair)
             whole = _checkpoint(connection, file, check_bytes)
             spool = spool or Spool(folder, spooled)
             if whole is not None and not mirror.update(path, file, copy_bytes, every_block=whole):
@@ -176,28 +182,28 @@ def open_log(
 
 def _open_or_mend(
     path: Path, repair: Repair, spooled: Spooled, check_bytes: int
-) -> tuple[duckdb.DuckDBPyConnection, DatabaseFile, salvage.Had | None]:
-    """Steps 1 to 3; the last value is what the old file had, if a new one was made of its rows."""
+) -> tuple[duckdb.DuckDBPyConnection, DatabaseFile]:
+    """Steps 1 to 3."""
     wal = wal_of(path)
     if not path.exists():
-        had = None
         if spooled.entries or wal.exists():
             repair.happened.append("The database file was gone.")
             if wal.exists():
                 repair.keep(wal)
             if (copied := _from_copy(path, repair, spooled, check_bytes)) is not None:
-                return *copied, None
-            had = salvage.noted(spool_of(path))
+                return copied
+            _make_anew(path, repair, spooled, None)
+        else:
+            make(path)
         mirror.forget(path)
-        make(path)
         file = DatabaseFile(path)
-        return connect(path), file, had
+        return connect(path), file
     ours = spool_of(path).is_dir()
     if wal.exists() and is_torn(wal.read_bytes()):
         if ours and _has_all_since_checkpoint(path, spooled):
             _log.info("store_wal_cut_off", bytes=wal.stat().st_size)
         else:
-            repair.keep(wal, copy=True)
+            repair.keep(wal, "copy")
             repair.happened.append("The write-ahead log ended in the middle of an entry.")
     file = DatabaseFile(path)
     try:
@@ -205,7 +211,7 @@ def _open_or_mend(
         if not (file.is_database or ours):
             connect(path).close()  # refused, with DuckDB's reason
         try:
-            return _connect_checked(path, file, check_bytes), file, None
+            return _connect_checked(path, file, check_bytes), file
         except duckdb.Error as error:
             if not failures.is_damage(error):
                 raise
@@ -220,19 +226,61 @@ def _open_or_mend(
                     raise
             else:
                 repair.happened.append(f"The write-ahead log could not be replayed ({first}).")
-                return connection, file, None
+                return connection, file
     except BaseException:
         file.close()
         raise
     file.close()
     repair.happened.append(f"The database file was damaged ({first}).")
-    kept = repair.keep(path)
+    kept = repair.keep(path, "link")
     if (copied := _from_copy(path, repair, spooled, check_bytes)) is not None:
-        return *copied, None
-    make(path)
+        return copied
+    _make_anew(path, repair, spooled, kept)
     file = DatabaseFile(path)
-    connection = connect(path)
-    return connection, file, salvage.copy_readable(kept, connection, folder=spool_of(path))
+    return connect(path), file
+
+
+def _make_anew(path: Path, repair: Repair, spooled: Spooled, damaged: Path | None) -> None:
+    """Make the file of what can be read of the old one, if there is one, and of the spool.
+
+    Whoever is killed meanwhile leaves all as it was.
+    """
+    folder = path.with_name(f".{path.name}.mending")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    made = folder / path.name
+    with connect(made) as connection:
+        had = salvage.noted(spool_of(path))
+        if damaged is not None:
+            had = salvage.copy_readable(damaged, connection, folder=spool_of(path))
+        _bring_back(connection, spooled, repair, had)
+        connection.execute("CHECKPOINT")
+    made.chmod(0o600)
+    made.replace(path)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _bring_back(
+    connection: duckdb.DuckDBPyConnection, spooled: Spooled, repair: Repair, had: salvage.Had
+) -> None:
+    """Put in what the old file had and the spool knows, and count what is missing then."""
+    n = _position(connection)
+    columns = columns_in(connection)
+    encoder = Encoder(columns)
+    # What is missing of the old file is counted before what came later is put in.
+    position = max(n, had.position)
+    entries = [encoder.decode(body) for body in spooled.entries if body["n"] <= position]
+    if n:
+        repair.came_back(salvage.fill_in(connection, columns, entries))
+    else:
+        _put(connection, columns, entries, repair)
+    connection.execute("UPDATE log_position SET n = ?", [position])
+    repair.lost += salvage.missing(connection, had)
+
+
+def _position(connection: duckdb.DuckDBPyConnection) -> int:
+    row = connection.execute("SELECT n FROM log_position").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _from_copy(
@@ -249,8 +297,7 @@ def _from_copy(
     except duckdb.Error as error:
         _log.warning("store_copy_unusable", reason=str(error))
     else:
-        ((n,),) = connection.execute("SELECT n FROM log_position").fetchall()
-        if _begins(path, spooled) <= n + 1:
+        if _begins(path, spooled) <= _position(connection) + 1:
             repair.happened.append("The copy of its last checkpoint took its place.")
             return connection, file
         connection.close()
@@ -293,37 +340,19 @@ def _connect_checked(path: Path, file: DatabaseFile, check_bytes: int) -> duckdb
     return connection
 
 
-def _replay(
-    connection: duckdb.DuckDBPyConnection,
-    spooled: Spooled,
-    repair: Repair,
-    had: salvage.Had | None,
-) -> int:
+def _replay(connection: duckdb.DuckDBPyConnection, spooled: Spooled, repair: Repair) -> int:
     """Step 4; the number of the last entry that is in the tables then."""
-    row = connection.execute("SELECT n FROM log_position").fetchone()
-    n = int(row[0]) if row else 0
+    n = _position(connection)
     columns = columns_in(connection)
     encoder = Encoder(columns)
-    entries = [encoder.decode(body) for body in spooled.entries]
-    if had is not None:
-        # First what the old file had, so that what is missing of it can be counted.
-        position = max(n, had.position)
-        old = [entry for entry in entries if entry.n <= position]
-        if n:
-            repair.came_back(salvage.fill_in(connection, columns, old))
-        else:
-            _put(connection, columns, old, repair)
-        connection.execute("UPDATE log_position SET n = ?", [position])
-        repair.lost += salvage.missing(connection, had)
-        n = position
-    new = [entry for entry in entries if entry.n > n]
+    new = [encoder.decode(body) for body in spooled.entries if body["n"] > n]
     _put(connection, columns, new, repair)
     if new:
         _log.info("store_replayed", entries=len(new), last_n=new[-1].n)
     if spooled.broken:
         repair.happened.append(f"The spool has broken lines ({'; '.join(spooled.broken)}).")
         for path in spooled.files:
-            repair.keep(path, copy=True)
+            repair.keep(path, "copy")
         have = {entry.n for entry in new}
         last = max(have, default=n)
         if missing := [number for number in range(n + 1, last + 1) if number not in have]:
