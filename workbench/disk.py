@@ -82,7 +82,7 @@ class ModelDisk:
         """Begin the full check of one Hugging Face model, or of all.
 
         The job's result has ``ok`` and ``models``, each as
-        :meth:`workbench.hf.verification.Verdict.to_dict`.
+        :meth:`workbench.hf.verification.CheckedModel.to_dict`.
         """
         names = None
         if model is not None:
@@ -95,9 +95,9 @@ class ModelDisk:
             names = [name]
 
         def work(report: Reporter, cancelled: threading.Event) -> Mapping[str, Any]:
-            verdicts = verification.verify(self._settings, names, report, cancelled)
-            proving.prove(self._settings, verdicts, report, cancelled)
-            models = [verdict.to_dict() for verdict in verdicts]
+            checked = verification.verify(self._settings, names, report, cancelled)
+            proving.prove(self._settings, checked, report, cancelled)
+            models = [one.to_dict() for one in checked]
             return {"ok": all(model["ok"] for model in models), "models": models}
 
         return self.jobs.submit("verify", model_id(names[0]) if names else "all models", work)

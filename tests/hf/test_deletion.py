@@ -179,23 +179,23 @@ def pulled(online: Settings, standin: Hub, tmp_path: Path) -> Settings:
     return online
 
 
-def check(settings: Settings, *names: str) -> list[verification.Verdict]:
+def check(settings: Settings, *names: str) -> list[verification.CheckedModel]:
     steps: list[tuple[int | None, int | None]] = []
-    verdicts = verification.verify(
+    results = verification.verify(
         settings,
         names or None,
         lambda message, done=None, total=None: steps.append((done, total)),
         threading.Event(),
     )
     assert steps[-1][0] == steps[-1][1]
-    return verdicts
+    return results
 
 
 def test_a_downloaded_model_is_compared_file_by_file(pulled: Settings) -> None:
-    (verdict,) = check(pulled)
-    assert verdict.to_dict()["ok"]
-    assert verdict.checked == 4
-    assert verdict.unhashed == []
+    (result,) = check(pulled)
+    assert result.to_dict()["ok"]
+    assert result.checked == 4
+    assert result.unhashed == []
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md"])
@@ -204,9 +204,9 @@ def test_one_changed_bit_is_found_with_the_way_to_mend_it(pulled: Settings, name
     data = path.read_bytes()
     path.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
     os.utime(path, ns=(1, 1))
-    (verdict,) = check(pulled, "org/name")
-    assert any(name in problem for problem in verdict.problems)
-    assert "workbench models pull org/name" in verdict.fix
+    (result,) = check(pulled, "org/name")
+    assert any(name in problem for problem in result.problems)
+    assert "workbench models pull org/name" in result.fix
 
 
 def test_advice_for_a_name_with_blanks_can_be_pasted(settings: Settings) -> None:
@@ -222,8 +222,8 @@ def test_advice_for_a_name_with_blanks_can_be_pasted(settings: Settings) -> None
 
 def test_a_missing_file_is_found(pulled: Settings) -> None:
     (pulled.hf_model_path / "org" / "name" / "tokenizer.json").unlink()
-    (verdict,) = check(pulled)
-    assert any("tokenizer.json is missing" in problem for problem in verdict.problems)
+    (result,) = check(pulled)
+    assert any("tokenizer.json is missing" in problem for problem in result.problems)
 
 
 def test_what_has_no_recorded_hash_is_compared_from_the_second_check_on(settings: Settings) -> None:
@@ -258,13 +258,13 @@ def test_a_cached_blob_is_checked_against_its_name(
 ) -> None:
     assert settings.hub_cache is not None
     fill(standin, settings.hub_cache, contents(tiny.write_folder(tmp_path / "m")))
-    (verdict,) = check(settings)
-    assert (verdict.checked, verdict.problems) == (3, [])
+    (result,) = check(settings)
+    assert (result.checked, result.problems) == (3, [])
     blob = next(
         settings.hub_cache.glob("models--org--name/snapshots/*/model.safetensors")
     ).resolve()
     data = blob.read_bytes()
     blob.write_bytes(data[:-1] + b"?")
-    (verdict,) = check(settings)
-    assert any("model.safetensors" in problem for problem in verdict.problems)
-    assert "workbench models rm org/name" in verdict.fix
+    (result,) = check(settings)
+    assert any("model.safetensors" in problem for problem in result.problems)
+    assert "workbench models rm org/name" in result.fix

@@ -13,6 +13,8 @@ from workbench.hf.headers import GgufHeader, SafetensorsHeader
 _CONFIGURATIONS: Final = ("config.json", "adapter_config.json", "model.safetensors.index.json")
 _SAMPLES: Final = 32
 _SAMPLE_BYTES: Final = 4096
+_sampled: dict[Path, tuple[int, int, bytes]] = {}
+"""What was read of files, with their size and time then."""
 
 
 def digest_of(
@@ -66,9 +68,6 @@ def mark_of(path: Path) -> str:
     """
     stat = path.stat()
     return f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}"
-
-
-_sampled: dict[Path, tuple[int, int, bytes]] = {}
 
 
 def _sample(path: Path, size: int, data_start: int) -> bytes:

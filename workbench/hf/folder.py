@@ -103,13 +103,12 @@ def _safetensors_model(
     largest = max(headers.values(), key=lambda header: header.parameters)
     source = read_source(folder)
     digest = digest_of({name: folder / name for name in headers}, headers)
-    quantization = config.get("quantization_config")
     info = ModelInfo(
         **naming(place, folder),
         size_bytes=sum((folder / name).stat().st_size for name in headers),
         format="safetensors",
         dtype=largest.dtype,
-        quantization=_quantization_name(quantization),
+        quantization=quantized.name_of(config),
         parameters=parameters,
         context_length=_context_length(config),
         chat_template=_has_chat_template(folder, names),
@@ -281,14 +280,6 @@ def _check_inside(name: object) -> None:
             "Do not use this model.",
             ErrorCode.FORBIDDEN_PATH,
         )
-
-
-def _quantization_name(entry: object) -> str | None:
-    if not isinstance(entry, dict):
-        return None
-    bits = entry.get("bits") or (4 if entry.get("load_in_4bit") else None)
-    method = str(entry.get("quant_method", "unknown"))
-    return f"{method}-{bits}bit" if bits else method
 
 
 def _context_length(config: Mapping[str, Any]) -> int | None:

@@ -25,7 +25,7 @@ from workbench.hf.digest import state_of
 from workbench.hf.files import model_files
 from workbench.hf.found import ModelFile, Unusable
 from workbench.hf.headers import read_gguf
-from workbench.hf.verification import Verdict, stopped
+from workbench.hf.verification import CheckedModel, stopped
 from workbench.jobs import Reporter
 from workbench.settings import Settings
 
@@ -33,7 +33,10 @@ _POLL_S: Final = 0.1
 
 
 def prove(
-    settings: Settings, verdicts: Sequence[Verdict], report: Reporter, cancelled: threading.Event
+    settings: Settings,
+    results: Sequence[CheckedModel],
+    report: Reporter,
+    cancelled: threading.Event,
 ) -> None:
     """Open the tokenizers of all models whose files are in order, compare their tensors; blocking.
 
@@ -41,7 +44,7 @@ def prove(
 
     Args:
         settings: the model folder; how long one question may take (``HF_MODEL_TIMEOUT_MS``).
-        verdicts: of :func:`workbench.hf.verification.verify`.
+        results: of :func:`workbench.hf.verification.verify`.
         report: told which model is at work.
         cancelled: stops it soon.
 
@@ -49,17 +52,17 @@ def prove(
         WorkbenchError: ``CANCELLED``.
     """
     with contextlib.closing(_Reader(settings, cancelled)) as reader:
-        for verdict in verdicts:
-            if not verdict.problems:
-                report(f"opening the tokenizer of {verdict.model.name}")
-                _open(verdict, reader)
-        for verdict in verdicts:
-            if not verdict.problems and completeness.can_be_asked(verdict.model):
-                report(f"comparing the tensors of {verdict.model.name}")
-                misfit = _compare(settings.hf_model_path, verdict.model, reader)
+        for result in results:
+            if not result.problems:
+                report(f"opening the tokenizer of {result.model.name}")
+                _open(result, reader)
+        for result in results:
+            if not result.problems and completeness.can_be_asked(result.model):
+                report(f"comparing the tensors of {result.model.name}")
+                misfit = _compare(settings.hf_model_path, result.model, reader)
                 if misfit is not None:
-                    verdict.problems.append(f"It {misfit.problem}.")
-                    verdict.fix = misfit.fix
+                    result.problems.append(f"It {misfit.problem}.")
+                    result.fix = misfit.fix
 
 
 def compare_new(settings: Settings, report: Reporter, cancelled: threading.Event) -> None:
@@ -81,18 +84,18 @@ def compare_new(settings: Settings, report: Reporter, cancelled: threading.Event
                 _compare(root, model, reader)
 
 
-def _open(verdict: Verdict, reader: _Reader) -> None:
+def _open(result: CheckedModel, reader: _Reader) -> None:
     try:
-        answer = reader.ask(_about_tokenizer(verdict.model))
+        answer = reader.ask(_about_tokenizer(result.model))
     except _NoAnswer as reason:
         answer = {
             "problem": f"Its tokenizer {reason}.",
             "fix": "Download the tokenizer's files again; then see that memory is free.",
         }
-    verdict.opened = answer.get("problem") is None
-    if not verdict.opened:
-        verdict.problems.append(str(answer["problem"]))
-        verdict.fix = str(answer["fix"])
+    result.opened = answer.get("problem") is None
+    if not result.opened:
+        result.problems.append(str(answer["problem"]))
+        result.fix = str(answer["fix"])
 
 
 def _about_tokenizer(model: ModelFile) -> dict[str, Any]:

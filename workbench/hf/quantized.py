@@ -87,11 +87,8 @@ def method_of(config: Mapping[str, Any]) -> str | None:
     Raises:
         Unusable: if it is, and its configuration does not say how.
     """
-    text = config.get("text_config")
-    entry = config.get("quantization_config") or (
-        text.get("quantization_config") if isinstance(text, dict) else None
-    )
-    if not isinstance(entry, dict):
+    entry = _entry(config)
+    if entry is None:
         return None
     if entry.get("load_in_4bit"):
         return "bitsandbytes_4bit"
@@ -103,6 +100,25 @@ def method_of(config: Mapping[str, Any]) -> str | None:
             "has a quantization_config without quant_method", "Download config.json again."
         )
     return method
+
+
+def name_of(config: Mapping[str, Any]) -> str | None:
+    """How a checkpoint is quantised, for people: ``gptq-4bit``; None if it is not."""
+    entry = _entry(config)
+    if entry is None:
+        return None
+    bits = entry.get("bits") or (4 if entry.get("load_in_4bit") else None)
+    method = str(entry.get("quant_method", "unknown"))
+    return f"{method}-{bits}bit" if bits else method
+
+
+def _entry(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    text = config.get("text_config")
+    parts = (config, text if isinstance(text, dict) else {})
+    entry = next(
+        (part["quantization_config"] for part in parts if part.get("quantization_config")), None
+    )
+    return entry if isinstance(entry, dict) else None
 
 
 def wants_gpu(error: BaseException) -> bool:

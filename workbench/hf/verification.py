@@ -42,7 +42,7 @@ class _Check:
 
 
 @dataclass(slots=True)
-class Verdict:
+class CheckedModel:
     """What is wrong with one model, and how to mend it.
 
     ``checked`` counts files whose hash was compared; ``unhashed`` names those for which nobody
@@ -79,7 +79,7 @@ class Verdict:
 
 def verify(
     settings: Settings, names: Sequence[str] | None, report: Reporter, cancelled: threading.Event
-) -> list[Verdict]:
+) -> list[CheckedModel]:
     """Read every byte of the models and compare; blocking.
 
     Args:
@@ -107,18 +107,18 @@ def verify(
             raise stopped()
         report(current, done, total)
 
-    verdicts, noted = [], NotedHashes(root)
+    results, noted = [], NotedHashes(root)
     for model, checks in plans:
-        verdict = Verdict(model, fix=_fix(model))
+        result = CheckedModel(model, fix=_fix(model))
         current = f"checking {model.name}"
         if model.broken is not None:
-            verdict.problems.append(f"It {model.broken.problem}.")
+            result.problems.append(f"It {model.broken.problem}.")
         for check in checks:
-            _compare(check, verdict, noted, count)
-        verdicts.append(verdict)
+            _compare(check, result, noted, count)
+        results.append(result)
     noted.save()
     report("done", total, total)
-    return verdicts
+    return results
 
 
 def stopped() -> WorkbenchError:
@@ -132,10 +132,12 @@ def stopped() -> WorkbenchError:
     )
 
 
-def _compare(check: _Check, verdict: Verdict, noted: NotedHashes, count: source.Counter) -> None:
+def _compare(
+    check: _Check, result: CheckedModel, noted: NotedHashes, count: source.Counter
+) -> None:
     try:
         if not check.path.is_file():
-            verdict.problems.append(f"{check.name} is missing.")
+            result.problems.append(f"{check.name} is missing.")
             return
         expected = check.sha256 or check.git_sha1 or noted.get(check.path)
         hash_of = source.git_sha1 if check.git_sha1 else source.sha256
@@ -143,15 +145,15 @@ def _compare(check: _Check, verdict: Verdict, noted: NotedHashes, count: source.
         found = hash_of(check.path, count)
         if expected is None:
             noted.put(check.path, state, found)
-            verdict.unhashed.append(check.name)
+            result.unhashed.append(check.name)
             return
     except OSError as error:
-        verdict.problems.append(f"{check.name} cannot be read ({error.strerror or error}).")
+        result.problems.append(f"{check.name} cannot be read ({error.strerror or error}).")
         return
-    verdict.checked += 1
-    verdict.checked_bytes += check.size
+    result.checked += 1
+    result.checked_bytes += check.size
     if found != expected:
-        verdict.problems.append(
+        result.problems.append(
             f"{check.name} was changed or damaged: its hash is {found[:12]}…, not {expected[:12]}…."
         )
 
