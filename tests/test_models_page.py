@@ -104,6 +104,8 @@ def test_a_model_typed_with_load_options_outlives_its_own_unloading(
     held = page.locator(f'#models-memory tr[data-model="{variant}"]')
     expect(held).to_be_visible(timeout=SOON)
     expect(page.locator("#models-table")).to_contain_text(variant)
+    page.locator("#models-load").click()
+    expect(notice).to_contain_text(f"{variant} was in memory already", timeout=SOON)
     page.locator("#models-pin").click()
     expect(page.locator("#models-pin")).to_have_text("Unpin", timeout=SOON)
     page.locator("#models-unload").click()
