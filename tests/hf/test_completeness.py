@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.hf import tiny
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.hf import completeness, files, matching
+from workbench.hf import child, completeness, files, matching, proving
 from workbench.hf.digest import state_of
 from workbench.hf.found import Unusable
+from workbench.settings import Settings
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -104,6 +107,24 @@ def test_a_verdict_holds_until_the_files_change(tmp_path: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 2}))
     assert [info.status for info in files.scan(tmp_path)] == ["available"]
     assert not completeness.is_known(tmp_path, files.resolve(tmp_path, "m"))
+
+
+def test_a_new_model_is_asked_about_once_and_silence_is_no_verdict(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, steps = settings.hf_model_path, list[str]()
+    tiny.write_folder(root / "m")
+
+    def compare_new(script: str) -> list[str]:
+        monkeypatch.setattr(child, "command", lambda module: [sys.executable, "-c", script])
+        proving.compare_new(settings, lambda step, *_: steps.append(step), threading.Event())
+        return [info.status for info in files.scan(root)]
+
+    assert compare_new("raise SystemExit(3)") == ["available"]
+    answer = {"problem": "lacks much", "fix": "Download it again."}
+    assert compare_new(f"import json; print(input() and {json.dumps(answer)!r})") == ["unusable"]
+    assert compare_new("raise SystemExit(3)") == ["unusable"]
+    assert steps == 2 * ["comparing the tensors of m"]
 
 
 def test_of_what_others_have_quantised_nothing_is_said(tmp_path: Path) -> None:
