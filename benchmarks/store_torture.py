@@ -1,9 +1,7 @@
-"""What the log survives: ``python -m benchmarks.store_torture kills|tears|cuts|flips``.
+"""What the log survives: ``python -m benchmarks.store_torture kills|cuts|flips``.
 
     kills   a process that logs from several threads is killed with SIGKILL at random points, with a
             checkpoint every few transactions; after each kill the same log is opened again
-    tears   a checkpoint is killed in the middle of a write, at a random page of the database file:
-            by the system, which ends a process that writes past the largest file it may have
     cuts    a small log is copied while its process is killed; its write-ahead log is then cut at
             every byte
     flips   one random bit is flipped, in turn in the write-ahead log, the database file and the
@@ -23,7 +21,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -37,7 +34,6 @@ from typing import Any, Final
 
 from benchmarks.store_bench import ASKED, make_session
 from workbench.store import Store
-from workbench.store.blocks import HEADERS_BYTES
 from workbench.store.database import Durability
 from workbench.store.files import spool_of, wal_of
 from workbench.store.repair import reports
@@ -46,9 +42,6 @@ EAGER: Final = Durability(checkpoint_bytes=64 * 2**10)
 """A checkpoint every few transactions, so that kills hit many of them."""
 
 LAZY: Final = Durability(checkpoint_bytes=2**40, checkpoint_s=3600)
-
-PAGE: Final = 4096
-"""A kill ends a write between two of them."""
 
 LONG_CPU_S: Final = 1.0
 """An opening that takes more processor time is told, and kept."""
@@ -73,7 +66,6 @@ class Tally:
     gaps: int = 0
     refused_to_start: int = 0
     repairs: int = 0
-    killed_writing: int = 0
     opened_s: list[float] = field(default_factory=list)
     opened_cpu_s: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -92,7 +84,6 @@ class Tally:
             "gaps": self.gaps,
             "refused_to_start": self.refused_to_start,
             "repairs": self.repairs,
-            "killed_writing": self.killed_writing,
             "opened_p50_s": round(opened[len(opened) // 2], 3) if opened else None,
             "opened_max_s": round(opened[-1], 3) if opened else None,
             "opened_cpu_p50_s": round(cpu[len(cpu) // 2], 3) if cpu else None,
@@ -161,34 +152,6 @@ def run_and_kill(
     if first != b"open\n":
         raise RuntimeError(f"the log did not open: {first!r} {told}")
     return {line.strip() for line in rest if line.startswith("ses_") and line.endswith("\n")}
-
-
-def torn_child(path: str, share: float) -> None:
-    """Log a few sessions, print their ids, and make a checkpoint that is killed in a write."""
-    chance = random.Random(share)
-    with Store.open(path, durability=LAZY) as store:
-        for _ in range(chance.randrange(1, 30)):
-            session = make_session(chance, chance.randrange(1, 40))
-            store.log_session(session, ASKED).stored.result()
-            os.write(1, f"{session.session_id}\n".encode())
-        # Pages from the first block to a megabyte after the last.
-        room = Path(path).stat().st_size - HEADERS_BYTES + 2**20
-        most = HEADERS_BYTES + int(share * room) // PAGE * PAGE
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        assert store._database is not None
-        store._database.checkpoint()
-
-
-def run_and_tear(path: Path, share: float, tally: Tally) -> set[str]:
-    """Tear a write of a checkpoint; the ids of what was logged before."""
-    code = "import sys; from benchmarks.store_torture import torn_child; "
-    code += f"torn_child(sys.argv[1], {share})"
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False)
-    if done.returncode not in (0, -signal.SIGXFSZ):
-        raise RuntimeError(f"the log did not open: {done.stderr.decode()}")
-    tally.killed_writing += done.returncode != 0
-    return {line for line in done.stdout.decode().splitlines() if line.startswith("ses_")}
 
 
 def look(
@@ -261,17 +224,6 @@ def kills(folder: Path, count: int, seed: int, *, keep: Path | None = None) -> T
     return tally
 
 
-def tears(folder: Path, count: int, seed: int, *, keep: Path | None = None) -> Tally:
-    """Kill ``count`` checkpoints over one log in the middle of a write."""
-    tally, chance = Tally(), random.Random(seed)
-    path = folder / "log" / "workbench.duckdb"
-    known: set[str] = set()
-    for attempt in range(count):
-        known |= run_and_tear(path, chance.random(), tally)
-        look(path, known, tally, f"tear {attempt}", keep=keep)
-    return tally
-
-
 def prepared(
     folder: Path, sessions: int, *, threads: int = 4, once: bool = False
 ) -> tuple[Path, set[str]]:
@@ -335,16 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from workbench import logs
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=["kills", "tears", "cuts", "flips"])
+    parser.add_argument("kind", choices=["kills", "cuts", "flips"])
     parser.add_argument("--count", type=int, help="default: 1000; cuts: at every byte")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--folder", type=Path, help="keep the log that is harmed here, for runs in parts"
     )
     parser.add_argument(
-        "--keep",
-        type=Path,
-        help="kills, tears: keep here the logs that were mended or slow",
+        "--keep", type=Path, help="kills: keep here, as they were, logs that were mended or slow"
     )
     parser.add_argument("--part", default="1/1", help="of the attempts: 2/7 makes every seventh")
     given = parser.parse_args(arguments)
@@ -354,10 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="store-torture-") as made:
         folder = given.folder or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        if given.kind in ("kills", "tears"):
-            run = kills if given.kind == "kills" else tears
+        if given.kind == "kills":
             attempts = (given.count or 1000) // parts
-            tally = run(folder, attempts, given.seed + number, keep=given.keep)
+            tally = kills(folder, attempts, given.seed + number, keep=given.keep)
         elif given.kind == "cuts":
             tally = cuts(folder, given.count, given.seed, part)
         else:

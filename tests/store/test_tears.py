@@ -161,7 +161,7 @@ def test_rows_in_a_block_that_only_the_write_ahead_log_names_are_in_use(path: Pa
         pass
     with duckdb.connect(str(path)) as connection:
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")
-        connection.execute("CREATE TABLE gone AS SELECT range AS i FROM range(3_000_000)")
+        connection.execute("CREATE TABLE gone AS SELECT hash(range) AS i FROM range(300_000)")
         connection.execute("CHECKPOINT; DROP TABLE gone; CHECKPOINT")
         connection.execute("CREATE TABLE large AS SELECT hash(range) AS i FROM range(300_000)")
         used = blocks_of(connection)
