@@ -278,8 +278,9 @@ def ollama(name: str, how: str, inject: Any, *expects: str, weight: float = 0.3)
 
 KINDS = [
     process("worker-killed", "SIGKILL in the answer", at("token", signalled(signal.SIGKILL)), DIED),
+    # Killed before it had the prompt, nothing was asked of it yet: another worker answers.
     process("worker-killed-in-prompt", "SIGKILL when the prompt was sent",
-            at("prompt", signalled(signal.SIGKILL)), DIED),
+            at("prompt", signalled(signal.SIGKILL)), DIED, "ok"),
     process("worker-crashes", "SIGSEGV in the answer",
             at("token", signalled(signal.SIGSEGV)), DIED),
     process("worker-terminated", "SIGTERM in the answer",
