@@ -207,6 +207,28 @@ def test_a_copy_that_an_earlier_kill_has_torn_is_whole_after_the_next_start(
     assert mirror.iteration_of(path) is not None
 
 
+def test_a_block_that_is_broken_for_two_checkpoints_leaves_the_copy_as_it_was(
+    killed: Killed, tmp_path: Path
+) -> None:
+    """The second time the copy's headers were taken away, and with them the only good block."""
+    path = killed.copy(tmp_path / "log")
+    good = mirror_of(path).read_bytes()
+    path.write_bytes(killed.after)
+    wal_of(path).unlink()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("UPDATE log_position SET n = n + 1")
+    file = DatabaseFile(path)
+    state = file.read_state(blocks=True)
+    assert state.iteration >= killed.state.iteration + 2
+    index = min(killed.tables - file.read_space(state).free)
+    flipped = file.read(killed.state.place(index), 1)[0] ^ 4
+    put(path, killed.state.place(index), bytes([flipped]))
+    assert mirror.update(path, file, 2**30) == (f"block {index}",)
+    file.close()
+    assert mirror_of(path).read_bytes() == good
+    assert mirror.iteration_of(path) == killed.state.iteration
+
+
 class Kill(BaseException):
     """Ends a process, as far as its files go."""
 

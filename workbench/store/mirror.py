@@ -174,9 +174,6 @@ def _update(
     state, before = file.read_state(blocks=False), old.read_state(blocks=False)
     if state.broken:
         return state.broken
-    if before.iteration not in (state.iteration, state.iteration - 1):
-        os.pwrite(descriptor, bytes(HEADERS_BYTES), 0)
-        os.fsync(descriptor)
     space = file.read_space(state)
     used = [index for index in range(state.blocks) if index not in space.free]
     compared = state.block_bytes if every_block else SUM_BYTES
@@ -190,6 +187,9 @@ def _update(
         (changed if file.read_block(state, index) else broken).append(index)
     if broken:
         return tuple(f"block {index}" for index in broken)
+    if before.iteration not in (state.iteration, state.iteration - 1):
+        os.pwrite(descriptor, bytes(HEADERS_BYTES), 0)
+        os.fsync(descriptor)
     for index in changed:
         block = file.read(state.place(index), state.block_bytes)
         os.pwrite(descriptor, block[SUM_BYTES:], state.place(index) + SUM_BYTES)
