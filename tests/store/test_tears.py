@@ -273,6 +273,32 @@ def test_a_kill_at_any_write_to_the_copy_is_mended_by_the_next_update(
     file.close()
 
 
+@pytest.mark.parametrize("room", [2**30, 3 * PAGES])
+def test_a_write_that_ends_early_goes_on_or_there_is_no_copy(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """As on a disk that becomes full: half a block was left under its new sum."""
+    path = killed.copy(tmp_path / "log")
+    path.write_bytes(killed.after)
+    file = DatabaseFile(path)
+    whole = os.pwrite
+    left = room
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        nonlocal left
+        written = whole(descriptor, data[: min(PAGES, left)], offset) if left else 0
+        left -= written
+        return written
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", pwrite)
+        assert mirror.update(path, file, 2**30) == ()
+    there = mirror.iteration_of(path)
+    assert there == (killed.state.iteration + 1 if left else None)
+    assert mirror_of(path).exists() == bool(left)
+    file.close()
+
+
 @pytest.mark.parametrize("harm", ["file", "gone"])
 def test_a_kill_in_the_middle_of_a_repair_leaves_all_to_the_next_start(
     killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str

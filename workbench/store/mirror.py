@@ -23,6 +23,7 @@ blocks of metadata are copied all the same, a few megabytes in a file with holes
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ def restore_metadata(path: Path, file: DatabaseFile) -> None:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as DuckDB does
                 torn = _torn_metadata(file, old)
                 for place, block in torn.items():
-                    os.pwrite(descriptor, block, place)
+                    _write(descriptor, block, place)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -128,6 +129,20 @@ def _torn_metadata(file: DatabaseFile, old: DatabaseFile) -> Mapping[int, bytes]
         if good and all(block[begin:end] == good[begin:end] for begin, end in used):
             torn[place] = good
     return torn
+
+
+def _write(descriptor: int, data: bytes, place: int) -> None:
+    """Write all of it: a disk that becomes full ends a write early, and without an error.
+
+    Raises:
+        OSError: there was no room for all.
+    """
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, place)
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rest, place = rest[written:], place + written
 
 
 def update(
@@ -188,15 +203,15 @@ def _update(
     if broken:
         return tuple(f"block {index}" for index in broken)
     if before.iteration not in (state.iteration, state.iteration - 1):
-        os.pwrite(descriptor, bytes(HEADERS_BYTES), 0)
+        _write(descriptor, bytes(HEADERS_BYTES), 0)
         os.fsync(descriptor)
     for index in changed:
         block = file.read(state.place(index), state.block_bytes)
-        os.pwrite(descriptor, block[SUM_BYTES:], state.place(index) + SUM_BYTES)
+        _write(descriptor, block[SUM_BYTES:], state.place(index) + SUM_BYTES)
     os.fsync(descriptor)
     for index in changed:
-        os.pwrite(descriptor, file.read(state.place(index), SUM_BYTES), state.place(index))
-    os.pwrite(descriptor, file.read(0, HEADERS_BYTES), 0)
+        _write(descriptor, file.read(state.place(index), SUM_BYTES), state.place(index))
+    _write(descriptor, file.read(0, HEADERS_BYTES), 0)
     os.ftruncate(descriptor, state.place(state.blocks))
     os.fsync(descriptor)
     return ()
