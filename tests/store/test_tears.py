@@ -6,6 +6,7 @@ files before and after.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -227,6 +228,43 @@ def test_a_block_that_is_broken_for_two_checkpoints_leaves_the_copy_as_it_was(
     file.close()
     assert mirror_of(path).read_bytes() == good
     assert mirror.iteration_of(path) == killed.state.iteration
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, path: Path, place: int) -> None:
+    """The disk cannot read the byte there any more."""
+    whole, inode = os.pread, path.stat().st_ino
+
+    def pread(descriptor: int, length: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino == inode and offset <= place < offset + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+
+
+@pytest.mark.parametrize("byte", [0, 5000])
+def test_a_block_that_the_disk_cannot_read_is_broken_and_comes_back_from_the_copy(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, byte: int
+) -> None:
+    """The copy was given up, as if it were full, and the next start refused."""
+    path = killed.copy(tmp_path / "log")
+    good = mirror_of(path).read_bytes()
+    index = min(killed.tables)
+    file = DatabaseFile(path)
+    with monkeypatch.context() as patched:
+        unreadable(patched, path, killed.state.place(index) + byte)
+        assert file.read_state(blocks=True).broken == (f"block {index}",)
+        put(mirror_of(path), killed.state.place(index), bytes(8))  # it is to be read
+        assert mirror.update(path, file, 2**30) == (f"block {index}",)
+        file.close()
+        put(mirror_of(path), killed.state.place(index), good[killed.state.place(index) :][:8])
+        assert mirror_of(path).read_bytes() == good
+        with Store.open(path) as store:
+            assert ids(store) == killed.known
+            (told,) = store.repairs
+    assert f"block {index}" in told.message
+    assert "The copy of its last checkpoint took its place." in told.message
+    assert told.details["lost"] == []
 
 
 class Kill(BaseException):

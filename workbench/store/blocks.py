@@ -15,6 +15,7 @@ written over while in use (:mod:`workbench.store.mirror`).
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Mapping
@@ -138,13 +139,29 @@ class DatabaseFile:
         return replace(state, broken=tuple(broken), unfinished=free.intersection(bad))
 
     def read_block(self, state: FileState, index: int) -> bytes | None:
-        """A block; None if it is not as it was written, or never was.
+        """A block; None if it is not as it was written, never was, or the disk cannot read it.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: the file cannot be read, for a reason that is not the block's.
         """
-        block = self.read(state.place(index), state.block_bytes)
+        block = self._read_if_readable(state.place(index), state.block_bytes) or b""
         return block if len(block) == state.block_bytes and is_whole(block) else None
+
+    def read_sum(self, state: FileState, index: int) -> bytes | None:
+        """What a block carries as its checksum; None if the disk cannot read it.
+
+        Raises:
+            OSError: as :meth:`read_block`.
+        """
+        return self._read_if_readable(state.place(index), SUM_BYTES)
+
+    def _read_if_readable(self, offset: int, length: int) -> bytes | None:
+        try:
+            return self.read(offset, length)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return None
 
     def read_space(self, state: FileState) -> Space:
         """What the last checkpoint does not use; nothing if its list is not whole.

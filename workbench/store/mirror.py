@@ -26,13 +26,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from workbench import logs
-from workbench.store.blocks import HEADERS_BYTES, SUM_BYTES, DatabaseFile, is_whole
+from workbench.store.blocks import HEADERS_BYTES, SUM_BYTES, DatabaseFile, FileState, is_whole
 from workbench.store.files import spool_of
 
 _log = logs.get(__name__)
@@ -157,8 +157,12 @@ def update(
         every_block: read the blocks that the copy has already, too, and mend them.
 
     Returns:
-        Blocks of the file that are not as they were written; the copy is left as it was then.
-        Where there is no room for a copy, there is none, and nothing is said but in the log.
+        Blocks of the file that are not as they were written, or that the disk cannot read; the copy
+        is left as it was then. Where there is no room for a copy, there is none, and nothing is
+        said but in the log.
+
+    Raises:
+        OSError: the headers of the file cannot be read; the copy is left as it was.
     """
     if not max_bytes:
         forget(path)
@@ -166,6 +170,9 @@ def update(
     copy, other = mirror_of(path), metadata_of(path)
     if file.size_bytes > max_bytes:
         copy, other = other, copy
+    state, headers = file.read_state(blocks=False), file.read(0, HEADERS_BYTES)
+    if state.broken:
+        return state.broken
     try:
         other.unlink(missing_ok=True)
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,7 +180,14 @@ def update(
         old = DatabaseFile(copy)
         try:
             whole = copy == mirror_of(path)
-            return _update(file, old, descriptor, whole=whole, every_block=every_block)
+            changed, broken = _compare(file, state, old, whole=whole, every_block=every_block)
+            if not broken:
+                broken = _copy(file, state, changed, old, descriptor)
+            if not broken:
+                _write(descriptor, headers, 0)
+                os.ftruncate(descriptor, state.place(state.blocks))
+                os.fsync(descriptor)
+            return tuple(f"block {index}" for index in broken)
         finally:
             old.close()
             os.close(descriptor)
@@ -183,12 +197,10 @@ def update(
         return ()
 
 
-def _update(
-    file: DatabaseFile, old: DatabaseFile, descriptor: int, *, whole: bool, every_block: bool
-) -> tuple[str, ...]:
-    state, before = file.read_state(blocks=False), old.read_state(blocks=False)
-    if state.broken:
-        return state.broken
+def _compare(
+    file: DatabaseFile, state: FileState, old: DatabaseFile, *, whole: bool, every_block: bool
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Blocks that the copy has not, and those of the file that are broken."""
     space = file.read_space(state)
     used = [index for index in range(state.blocks) if index not in space.free]
     compared = state.block_bytes if every_block else SUM_BYTES
@@ -196,22 +208,33 @@ def _update(
     broken: list[int] = []
     for index in used if whole else space.metadata:
         kept = old.read(state.place(index), compared)
-        same = file.read(state.place(index), SUM_BYTES) == kept[:SUM_BYTES]
+        same = file.read_sum(state, index) == kept[:SUM_BYTES]
         if same and (not every_block or (len(kept) == compared and is_whole(kept))):
             continue
         (changed if file.read_block(state, index) else broken).append(index)
-    if broken:
-        return tuple(f"block {index}" for index in broken)
-    if before.iteration not in (state.iteration, state.iteration - 1):
+    return changed, broken
+
+
+def _copy(
+    file: DatabaseFile,
+    state: FileState,
+    changed: Sequence[int],
+    old: DatabaseFile,
+    descriptor: int,
+) -> Sequence[int]:
+    """Copy blocks; one that can no longer be read ends it, and is returned."""
+    before = old.read_state(blocks=False).iteration
+    if before not in (state.iteration, state.iteration - 1):
         _write(descriptor, bytes(HEADERS_BYTES), 0)
         os.fsync(descriptor)
+    sums: dict[int, bytes] = {}
     for index in changed:
-        block = file.read(state.place(index), state.block_bytes)
+        block = file.read_block(state, index)
+        if block is None:
+            return (index,)
         _write(descriptor, block[SUM_BYTES:], state.place(index) + SUM_BYTES)
+        sums[index] = block[:SUM_BYTES]
     os.fsync(descriptor)
-    for index in changed:
-        _write(descriptor, file.read(state.place(index), SUM_BYTES), state.place(index))
-    _write(descriptor, file.read(0, HEADERS_BYTES), 0)
-    os.ftruncate(descriptor, state.place(state.blocks))
-    os.fsync(descriptor)
+    for index, word in sums.items():
+        _write(descriptor, word, state.place(index))
     return ()
