@@ -394,6 +394,34 @@ def test_a_log_that_is_deleted_while_it_is_used_says_so_and_comes_back(
             assert ids(store) == known
 
 
+@pytest.mark.parametrize("gone", ["file", "copy", "folder"])
+def test_a_log_that_is_deleted_between_two_starts_comes_back_from_its_copy(
+    path: Path, gone: str
+) -> None:
+    """A new one was made in silence, and the copy deleted, because the spool was empty."""
+    sessions = [make_session() for _ in range(2)]
+    with Store.open(path) as store:
+        for session in sessions:
+            store.log_session(session, ASKED).stored.result(30)
+    assert list(spool_of(path).glob("spool-*")) == []
+    path.unlink()
+    if gone == "copy":
+        mirror_of(path).unlink()
+    elif gone == "folder":
+        shutil.rmtree(spool_of(path))
+    with Store.open(path) as store:
+        found = ids(store)
+        told = store.repairs
+    assert found == ([session.session_id for session in sessions] if gone == "file" else [])
+    if gone == "folder":
+        assert told == [], "who deletes all of it wants a new one"
+    else:
+        (error,) = told
+        assert "was gone" in error.message
+        assert ("took its place" in error.message) == (gone == "file")
+        assert error.details["lost"][:1] == ([] if gone == "file" else ["2 of 2 sessions"])
+
+
 @pytest.fixture
 def failing_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
     """A file system of its own; what makes it read-only as an error would, what mends it."""

@@ -185,8 +185,9 @@ def _open_or_mend(
 ) -> tuple[duckdb.DuckDBPyConnection, DatabaseFile]:
     """Steps 1 to 3."""
     wal = wal_of(path)
+    was_there = _left_something(path, spooled)  # before looking for the file: another may make it
     if not path.exists():
-        if spooled.entries or wal.exists():
+        if was_there:
             repair.happened.append("The database file was gone.")
             if wal.exists():
                 repair.keep(wal)
@@ -238,6 +239,16 @@ def _open_or_mend(
     _make_anew(path, repair, spooled, kept)
     file = DatabaseFile(path)
     return connect(path), file
+
+
+def _left_something(path: Path, spooled: Spooled) -> bool:
+    """Whether there is something beside the file that only a log with rows leaves there."""
+    return bool(
+        spooled.entries
+        or wal_of(path).exists()
+        or mirror.mirror_of(path).exists()
+        or salvage.noted(spool_of(path)).position
+    )
 
 
 def _make_anew(path: Path, repair: Repair, spooled: Spooled, damaged: Path | None) -> None:
