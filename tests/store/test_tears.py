@@ -19,7 +19,8 @@ import duckdb
 import pytest
 
 from tests.store.conftest import make_session
-from workbench.store import Store, mirror, salvage
+from workbench.errors import ErrorCode, WorkbenchError
+from workbench.store import Store, files, mirror, repair, salvage
 from workbench.store.blocks import DatabaseFile, FileState, Space
 from workbench.store.database import Durability
 from workbench.store.entries import Encoder, columns_in
@@ -335,6 +336,39 @@ def test_a_write_that_ends_early_goes_on_or_there_is_no_copy(
     assert there == (killed.state.iteration + 1 if left else None)
     assert mirror_of(path).exists() == bool(left)
     file.close()
+
+
+@pytest.mark.parametrize("harm", ["file", "gone"])
+def test_a_copy_that_finds_no_room_to_be_opened_is_there_for_the_next_start(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """It was moved to what is damaged, and the log began anew without it."""
+    path = killed.copy(tmp_path / "log")
+    good = mirror_of(path).read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        place = killed.state.place(min(killed.tables)) + 5000
+        put(path, place, bytes([killed.before[place] ^ 4]))
+    left = path.read_bytes() if harm == "file" else b""
+
+    def full(opened: Path) -> duckdb.DuckDBPyConnection:
+        if opened == path and not mirror_of(path).exists():
+            raise duckdb.IOException("Could not write file: No space left on device")
+        return files.connect(opened)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(repair, "connect", full)
+        with pytest.raises(WorkbenchError) as raised:
+            Store.open(path)
+    assert raised.value.code is ErrorCode.DISK_FULL
+    assert mirror_of(path).read_bytes() == good
+    assert (path.read_bytes() if path.exists() else b"") == left
+    with Store.open(path) as store:
+        assert ids(store) == killed.known
+        (told,) = store.repairs
+    assert "The copy of its last checkpoint took its place." in told.message
+    assert told.details["lost"] == []
 
 
 @pytest.mark.parametrize("harm", ["file", "gone"])

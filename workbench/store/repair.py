@@ -191,7 +191,7 @@ def _open_or_mend(
             repair.happened.append("The database file was gone.")
             if wal.exists():
                 repair.keep(wal)
-            if (copied := _from_copy(path, repair, spooled, check_bytes)) is not None:
+            if (copied := _from_copy(path, repair, spooled, check_bytes, None)) is not None:
                 return copied
             _make_anew(path, repair, spooled, None)
         else:
@@ -234,7 +234,7 @@ def _open_or_mend(
     file.close()
     repair.happened.append(f"The database file was damaged ({first}).")
     kept = repair.keep(path, "link")
-    if (copied := _from_copy(path, repair, spooled, check_bytes)) is not None:
+    if (copied := _from_copy(path, repair, spooled, check_bytes, kept)) is not None:
         return copied
     _make_anew(path, repair, spooled, kept)
     file = DatabaseFile(path)
@@ -295,9 +295,12 @@ def _position(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def _from_copy(
-    path: Path, repair: Repair, spooled: Spooled, check_bytes: int
+    path: Path, repair: Repair, spooled: Spooled, check_bytes: int, damaged: Path | None
 ) -> tuple[duckdb.DuckDBPyConnection, DatabaseFile] | None:
-    """Put the copy of the last checkpoint in place, if the spool has all that came after it."""
+    """Put the copy of the last checkpoint in place, if the spool has all that came after it.
+
+    If it cannot be opened now, for want of room say, all is put back for the next start.
+    """
     copy = mirror.mirror_of(path)
     if mirror.iteration_of(path) is None:
         return None
@@ -305,7 +308,14 @@ def _from_copy(
     file = DatabaseFile(path)
     try:
         connection = _connect_checked(path, file, check_bytes)
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError, WorkbenchError) as error:
+        if not failures.is_damage(error):
+            file.close()
+            path.rename(copy)
+            wal_of(path).unlink(missing_ok=True)  # the copy's: that of the log was moved aside
+            if damaged is not None:
+                damaged.rename(path)
+            raise
         _log.warning("store_copy_unusable", reason=str(error))
     else:
         if _begins(path, spooled) <= _position(connection) + 1:
