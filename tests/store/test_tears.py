@@ -401,6 +401,41 @@ def test_a_kill_in_the_middle_of_a_repair_leaves_all_to_the_next_start(
     assert [item.name for item in path.parent.iterdir() if item.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("harm", ["file", "gone", "copy", "wal", "spool"])
+def test_a_kill_right_after_a_repair_leaves_its_report(
+    killed: Killed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """It was written last of all: the next start found a whole log, and named nothing as lost."""
+    path = killed.copy(tmp_path / "log")
+    if harm in ("file", "gone"):
+        mirror_of(path).unlink()
+    (spool, *_) = sorted(spool_of(path).glob("spool-*"))[::-1]
+    victim, place = {
+        "wal": (wal_of(path), wal_of(path).stat().st_size // 2),
+        "spool": (spool, spool.stat().st_size // 2),
+    }.get(harm, (path, killed.state.place(min(killed.tables)) + 5000))
+    put(victim, place, bytes([victim.read_bytes()[place] ^ 4]))
+    if harm == "gone":
+        path.unlink()
+
+    def kill(*_: object) -> None:
+        raise Kill
+
+    with monkeypatch.context() as patched:
+        patched.setattr(repair, "_put" if harm == "spool" else "_replay", kill)
+        with pytest.raises(Kill):
+            Store.open(path)
+    told = repair.reports(path)[0]
+    with Store.open(path) as store:
+        assert told.message in [error.message for error in store.repairs]
+        missing = len(set(killed.known) - set(ids(store)))
+    words = {"wal": "not be replayed", "gone": "was gone", "spool": "has broken lines"}
+    assert words.get(harm, "was damaged") in told.message
+    lost = [words for words in told.details["lost"] if words.endswith(" sessions")]
+    if harm in ("file", "gone"):
+        assert lost == ([f"{missing} of {len(killed.known) - 1} sessions"] if missing else [])
+
+
 class Counting:
     """A connection that counts its statements."""
 

@@ -109,10 +109,20 @@ class Repair:
         self.restored_rows += sum(rows.values())
 
     def write(self) -> None:
-        """Put the report beside what is kept, where every later process finds it."""
+        """Put the report beside what is kept, where every later process finds it.
+
+        Before each step that cannot be seen afterwards, and again at the end: who is killed between
+        them has told what is lost.
+        """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         body = {**asdict(self), "path": str(self.path), "at": self.at.isoformat()}
-        (self.folder / _REPORT).write_text(json.dumps(body, indent=1))
+        temporary = self.folder / f".{_REPORT}"
+        temporary.write_text(json.dumps(body, indent=1))
+        temporary.replace(self.folder / _REPORT)
+
+    def take_back(self) -> None:
+        """There is no report: all is as it was."""
+        (self.folder / _REPORT).unlink(missing_ok=True)
 
 
 def reports(path: Path) -> list[WorkbenchError]:
@@ -162,6 +172,8 @@ def open_log(
         spooled = read_spools(folder)
         connection, file = _open_or_mend(path, repair, spooled, check_bytes)
         try:
+            if repair.happened:
+                repair.write()
             if not mirror.is_current(path, file):
                 # An older log was committed by a checkpoint when it was brought up to date.
                 mirror.update(path, file, copy_bytes)
@@ -267,6 +279,7 @@ def _make_anew(path: Path, repair: Repair, spooled: Spooled, damaged: Path | Non
         _bring_back(connection, spooled, repair, had)
         connection.execute("CHECKPOINT")
     made.chmod(0o600)
+    repair.write()
     made.replace(path)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -304,6 +317,7 @@ def _from_copy(
     copy = mirror.mirror_of(path)
     if mirror.iteration_of(path) is None:
         return None
+    repair.write()
     copy.rename(path)
     file = DatabaseFile(path)
     try:
@@ -315,6 +329,7 @@ def _from_copy(
             wal_of(path).unlink(missing_ok=True)  # the copy's: that of the log was moved aside
             if damaged is not None:
                 damaged.rename(path)
+            repair.take_back()
             raise
         _log.warning("store_copy_unusable", reason=str(error))
     else:
@@ -367,9 +382,6 @@ def _replay(connection: duckdb.DuckDBPyConnection, spooled: Spooled, repair: Rep
     columns = columns_in(connection)
     encoder = Encoder(columns)
     new = [encoder.decode(body) for body in spooled.entries if body["n"] > n]
-    _put(connection, columns, new, repair)
-    if new:
-        _log.info("store_replayed", entries=len(new), last_n=new[-1].n)
     if spooled.broken:
         repair.happened.append(f"The spool has broken lines ({'; '.join(spooled.broken)}).")
         for path in spooled.files:
@@ -381,6 +393,10 @@ def _replay(connection: duckdb.DuckDBPyConnection, spooled: Spooled, repair: Rep
             repair.lost.append(f"up to {len(missing)} sessions (lines {numbers} of the spool)")
         elif spooled.cut_off and n <= spooled.last_n:
             repair.lost.append(f"sessions that were acknowledged after line {last} of the spool")
+        repair.write()
+    _put(connection, columns, new, repair)
+    if new:
+        _log.info("store_replayed", entries=len(new), last_n=new[-1].n)
     last = max([n, *(entry.n for entry in new)])
     # Entries that the database refused have their numbers all the same.
     connection.execute("UPDATE log_position SET n = ? WHERE n < ?", [last, last])
