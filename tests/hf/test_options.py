@@ -71,11 +71,14 @@ def test_what_the_packages_cannot_do_is_refused_before_anything_leaves_for_it(
     monkeypatch.setattr(load_options, "_torch", lambda: "2.13.0+cpu")
     monkeypatch.setattr(load_options, "find_spec", lambda name: None)
     assert "Leave device out" in refusal("device=cuda:1")
-    assert "llm-workbench[gpu]" in refusal("attention=flash_attention_2")
+    assert "pip install flash-attn" in refusal("attention=flash_attention_2")
     LoadOptions.parse("device=cpu&attention=sdpa").check_installed()
     monkeypatch.setattr(load_options, "_torch", lambda: "2.13.0+cu130")
     LoadOptions.parse("device=cuda").check_installed()
+    # What fetches kernels from the hub is of no use to workers, which are offline.
     monkeypatch.setattr(load_options, "find_spec", lambda name: name == "kernels" or None)
+    assert "flash-attn" in refusal("attention=flash_attention_2")
+    monkeypatch.setattr(load_options, "find_spec", lambda name: name == "flash_attn" or None)
     LoadOptions.parse("attention=flash_attention_2").check_installed()
 
 

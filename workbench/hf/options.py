@@ -109,14 +109,11 @@ class LoadOptions:
                 f"device={self.device} needs a CUDA build of torch; installed is {_torch()}.",
                 "Leave device out, or install a CUDA build of torch and its driver.",
             )
-        # Without flash-attn transformers takes the kernel from the hub, by the package kernels.
-        if self.attention == "flash_attention_2" and not (
-            find_spec("flash_attn") or find_spec("kernels")
-        ):
+        # The package kernels is not enough: it asks the hub, which workers never do.
+        if self.attention == "flash_attention_2" and not find_spec("flash_attn"):
             raise _missing(
-                "attention=flash_attention_2 needs the package kernels or flash-attn; neither is "
-                "installed.",
-                "Leave attention out, or pip install 'llm-workbench[gpu]' (for NVIDIA GPUs).",
+                "attention=flash_attention_2 needs the package flash-attn, which is not installed.",
+                "Leave attention out, or pip install flash-attn (for NVIDIA GPUs).",
             )
 
     def text(self) -> str:
