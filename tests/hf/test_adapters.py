@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +59,24 @@ def test_a_missing_base_says_what_to_pull(tmp_path: Path) -> None:
     with pytest.raises(WorkbenchError) as caught:
         files.resolve(tmp_path, "lora")
     assert caught.value.code is ErrorCode.HF_MODEL_LOAD_FAILED
+
+
+def test_an_adapter_that_goes_while_it_is_looked_up_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write_folder(tmp_path / "base")
+    own = write_adapter(tmp_path / "lora", "base")
+    find = files.find
+
+    def find_and_lose(*args: Any) -> files.ModelFile:
+        found = find(*args)
+        shutil.rmtree(own)
+        return found
+
+    monkeypatch.setattr(files, "find", find_and_lose)
+    with pytest.raises(WorkbenchError) as caught:
+        files.resolve(tmp_path, "lora")
+    assert caught.value.code is ErrorCode.HF_MODEL_NOT_FOUND
 
 
 def test_a_broken_base_is_the_adapter_s_problem_too(tmp_path: Path) -> None:

@@ -110,7 +110,10 @@ def resolve(root: Path, name: str, hub_cache: Path | None = None) -> ModelFile:
     if model.adapter is None:
         (model,) = judged(root, [model])
     else:
-        model = next(one for one in _judged(root, hub_cache) if one.name == name)
+        known = {one.name: one for one in _judged(root, hub_cache)}
+        if name not in known:  # deleted since
+            raise _not_found(root, name, hub_cache)
+        model = known[name]
     if model.broken is not None:
         raise WorkbenchError(
             model.broken.code,
