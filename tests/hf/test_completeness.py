@@ -98,7 +98,8 @@ def test_a_verdict_holds_until_the_files_change(tmp_path: Path) -> None:
     assert caught.value.code is ErrorCode.HF_MODEL_LOAD_FAILED
     lora = tmp_path / "lora"
     lora.mkdir()
-    (lora / "adapter_config.json").write_text('{"base_model_name_or_path": "m"}')
+    (lora / "adapter_config.json").write_text('{"base_model_name_or_path": "org/name"}')
+    (tmp_path / "m" / "workbench-source.json").write_text('{"repo": "org/name"}')
     tiny.write_safetensors(lora / "adapter_model.safetensors")
     with pytest.raises(WorkbenchError, match="lora is a LoRA adapter whose base m lacks much"):
         files.resolve(tmp_path, "lora")

@@ -7,6 +7,7 @@ until the files or the libraries change. Looked up at every scan.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,4 +61,8 @@ def _judged(verdicts: Verdicts, model: ModelFile) -> ModelFile:
         return model
     assert model.place is not None
     misfit = Unusable(verdict["problem"], verdict["fix"])
-    return broken_model(model.place, model.path, "safetensors", misfit, model.info.size_bytes)
+    size = model.info.size_bytes
+    broken = broken_model(model.place, model.path, "safetensors", misfit, size)
+    # An adapter finds its base by where that came from, also to say what is wrong with it.
+    details = {**model.info.details, **broken.info.details}
+    return replace(broken, info=replace(broken.info, details=details))
