@@ -7,7 +7,7 @@ they were.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from workbench.hf import beside
 from workbench.hf.digest import mark_of
@@ -24,20 +24,21 @@ class NotedHashes:
 
     def __init__(self, root: Path) -> None:
         self._path = root / FILE
-        notes = beside.read(self._path)
-        self._notes = {name: note for name, note in notes.items() if Path(name).is_file()}
+        self._notes = beside.read(self._path)
+        self._new: dict[str, Any] = {}
 
     def get(self, path: Path) -> str | None:
         """SHA-256 of the file when it was noted; None if it has been written to since."""
-        note = self._notes.get(str(path))
+        note = self._new.get(str(path), self._notes.get(str(path)))
         if not isinstance(note, dict) or note.get("state") != mark_of(path):
             return None
         return str(note.get("sha256"))
 
     def put(self, path: Path, state: str, sha256: str) -> None:
         """Note the hash of a file that was in that state (:func:`workbench.hf.digest.mark_of`)."""
-        self._notes[str(path)] = {"state": state, "sha256": sha256}
+        self._new[str(path)] = {"state": state, "sha256": sha256}
 
     def save(self) -> None:
-        """Write what was noted."""
-        beside.write(self._path, self._notes)
+        """Add what was noted to what others did meanwhile; files that are gone are forgotten."""
+        if self._new:
+            beside.merge(self._path, self._new, keep=lambda name: Path(name).is_file())

@@ -43,8 +43,7 @@ class Verdicts:
         """Keep a verdict; its ``form`` says which form or check it is about."""
         if not state:
             return
-        entries = {**beside.read(self._path), _key(state, str(verdict["form"])): verdict}
-        beside.write(self._path, entries)
+        beside.merge(self._path, {_key(state, str(verdict["form"])): verdict})
 
 
 def _key(state: str | None, form: str) -> str:

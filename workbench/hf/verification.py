@@ -108,15 +108,17 @@ def verify(
         report(current, done, total)
 
     results, noted = [], NotedHashes(root)
-    for model, checks in plans:
-        result = CheckedModel(model, fix=_fix(model))
-        current = f"checking {model.name}"
-        if model.broken is not None:
-            result.problems.append(f"It {model.broken.problem}.")
-        for check in checks:
-            _compare(check, result, noted, count)
-        results.append(result)
-    noted.save()
+    try:
+        for model, checks in plans:
+            result = CheckedModel(model, fix=_fix(model))
+            current = f"checking {model.name}"
+            if model.broken is not None:
+                result.problems.append(f"It {model.broken.problem}.")
+            for check in checks:
+                _compare(check, result, noted, count)
+            results.append(result)
+    finally:
+        noted.save()  # also of a check that was stopped
     report("done", total, total)
     return results
 
