@@ -310,6 +310,19 @@ def test_custom_code_is_refused_before_the_weights_come(
     assert standin.sent("model.safetensors") == []
 
 
+def test_weights_that_transformers_does_not_look_for_are_not_brought(
+    standin: Hub, run: Run, tmp_path: Path
+) -> None:
+    given = model_files(tmp_path)
+    del given["consolidated.safetensors"]
+    weights = given.pop("model.safetensors")
+    standin.repo(REPO, {**given, "gptq_model-4bit-128g.safetensors": weights})
+    error = run.fails()
+    assert error.code is ErrorCode.HF_MODEL_LOAD_FAILED
+    assert "gptq_model-4bit-128g.safetensors" in error.message
+    assert standin.sent("gptq_model") == []
+
+
 def test_gguf_files_have_to_be_named(standin: Hub, run: Run) -> None:
     standin.repo(REPO, {"a.Q4.gguf": b"x", "b.gguf": b"y"})
     assert "--gguf a.Q4.gguf" in run.fails().fix

@@ -226,7 +226,7 @@ def _weight_headers(
         (name for name in (WEIGHTS_FILE, INDEX_FILE) if name in names), None
     )
     if main is None:
-        raise _without_main_file(weights)
+        raise without_main_file(weights)
     _check_inside(main)
     if main not in names:
         raise Unusable(f"lacks the weight file {main}", f"Download {main} into the folder.")
@@ -250,7 +250,8 @@ def _weight_headers(
     return headers
 
 
-def _without_main_file(weights: list[str]) -> Unusable:
+def without_main_file(weights: Sequence[str]) -> Unusable:
+    """What is wrong with a folder of these weights, none of which transformers looks for."""
     if not weights:
         return Unusable("has no weights", "Download the safetensors files of the model.")
     if any(re.search(r"-\d{5}-of-\d{5}\.", name) for name in weights):

@@ -23,7 +23,16 @@ from typing import IO, Any, Final
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hf import source
-from workbench.hf.folder import SOURCE_FILE, check_config, read_json, read_source
+from workbench.hf.folder import (
+    ADAPTER_CONFIG,
+    INDEX_FILE,
+    SOURCE_FILE,
+    WEIGHTS_FILE,
+    check_config,
+    read_json,
+    read_source,
+    without_main_file,
+)
 from workbench.hf.found import PROVIDER, Unusable
 from workbench.hf.listing import (
     Listing,
@@ -210,7 +219,13 @@ class _Download:
         path.parent.mkdir(exist_ok=True)
         shutil.copyfile(self._whole(config), path)
         try:
-            check_config(read_json(path))
+            values = read_json(path)
+            check_config(values)
+            names = {file.name for file in self._files}
+            main = str(values.get("transformers_weights"))
+            if names.isdisjoint((WEIGHTS_FILE, INDEX_FILE, ADAPTER_CONFIG, main)):
+                weights = sorted(name for name in names if name.endswith(".safetensors"))
+                raise without_main_file(weights)
         except Unusable as reason:
             shutil.rmtree(self._partial)
             raise WorkbenchError(
