@@ -268,6 +268,21 @@ def test_a_block_that_the_disk_cannot_read_is_broken_and_comes_back_from_the_cop
     assert told.details["lost"] == []
 
 
+def test_a_copy_that_is_broken_is_kept_where_the_file_is_gone(
+    killed: Killed, tmp_path: Path
+) -> None:
+    """It was deleted, and with it the last of the rows."""
+    path = killed.copy(tmp_path / "log")
+    put(mirror_of(path), killed.state.place(min(killed.tables)), bytes(8))
+    left = mirror_of(path).read_bytes()
+    path.unlink()
+    with Store.open(path) as store:
+        (told,) = store.repairs
+    assert told.details["lost"]
+    (kept,) = damaged_of(path).iterdir()
+    assert (kept / mirror_of(path).name).read_bytes() == left
+
+
 class Kill(BaseException):
     """Ends a process, as far as its files go."""
 

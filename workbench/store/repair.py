@@ -316,6 +316,8 @@ def _from_copy(
     """
     copy = mirror.mirror_of(path)
     if mirror.iteration_of(path) is None:
+        if copy.exists():
+            repair.keep(copy)
         return None
     repair.write()
     copy.rename(path)
