@@ -120,10 +120,9 @@ class ModelDisk:
         """
         provider, name = await self._ways.to_disk(model)
         async with self._deleting:
-            plan = await self._plan(provider, name)
-            if any(not job.ended and job.model == plan.id for job in self.jobs.list()):
-                raise invalid(f"A job is at work on {plan.id}.", fix="Stop it first.")
-            await self._unload(plan, provider, name)
+            await self._unload(await self._unused(provider, name), provider, name)
+            # Anew: seconds may have gone by, and somebody may have brought more into its folder.
+            plan = await self._unused(provider, name)
             started = time.monotonic_ns()
             try:
                 freed = await self._remove(plan, provider, name)
@@ -132,6 +131,13 @@ class ModelDisk:
                 raise
         self._record("delete", plan.id, started, before_bytes=freed, after_bytes=0)
         return {**plan.to_dict(), "freed_bytes": freed}
+
+    async def _unused(self, provider: str, name: str) -> Deletion:
+        """What would go, if nobody is bringing or checking it."""
+        plan = await self._plan(provider, name)
+        if any(not job.ended and job.model == plan.id for job in self.jobs.list()):
+            raise invalid(f"A job is at work on {plan.id}.", fix="Stop it first.")
+        return plan
 
     async def _unload(self, plan: Deletion, provider: str, name: str) -> None:
         """Take what would go out of memory, in whatever way it was loaded."""

@@ -180,6 +180,9 @@ TIMEOUT_CODES: Final[frozenset[ErrorCode]] = frozenset(
 """Errors after which a stream session has the status ``timeout`` and not ``error``."""
 
 
+_OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
+
+
 class WorkbenchError(Exception):
     """A failure with a code, a message and a fix.
 
@@ -268,6 +271,15 @@ def invalid(message: str, *, fix: str = "", **details: Any) -> WorkbenchError:
     )
 
 
+def out_of_files(error: BaseException | None) -> OSError | None:
+    """What it was caused by, if that is that no more files may be opened; connections are files."""
+    if error is None or (isinstance(error, OSError) and error.errno in _OUT_OF_FILES):
+        return error
+    group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    causes = (out_of_files(one) for one in (*group, error.__cause__, error.__context__))
+    return next((one for one in causes if one is not None), None)
+
+
 def unforeseen(
     error: Exception, operation: str, *, provider: str | None = None, told: bool = True
 ) -> WorkbenchError:
@@ -282,7 +294,7 @@ def unforeseen(
         provider: the provider concerned, if any.
         told: whether its message, which may hold paths, is for whoever asked.
     """
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    if out_of_files(error) is not None:
         return WorkbenchError(
             ErrorCode.TOO_MANY_FILES,
             "The workbench may open no more files and connections at the moment.",

@@ -185,16 +185,18 @@ class DeviceMemory:
         return self.total_bytes - self.available_bytes
 
 
-def devices() -> dict[str, DeviceMemory]:
-    """The host and each GPU, by the names ``host``, ``cuda:0``, ...
-
-    A control group's limit, as a container has it, counts as the host's where it is lower.
-    """
-    host = psutil.virtual_memory()
-    total, available = int(host.total), int(host.available)
+def host() -> DeviceMemory:
+    """A control group's limit, as a container has it, counts as the machine's where it is lower."""
+    machine = psutil.virtual_memory()
+    total, available = int(machine.total), int(machine.available)
     if (group := _control_group()) is not None and group.total_bytes < total:
         total, available = group.total_bytes, min(available, group.available_bytes)
-    found = {"host": DeviceMemory(available, total)}
+    return DeviceMemory(available, total)
+
+
+def devices() -> dict[str, DeviceMemory]:
+    """The host and each GPU, by the names ``host``, ``cuda:0``, ..."""
+    found = {"host": host()}
     nvml = _nvml()
     for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
         assert nvml is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import httpx
@@ -154,3 +155,14 @@ def test_the_cause_is_kept_for_the_log() -> None:
     with pytest.raises(WorkbenchError) as caught, seam("show", Server(URL)):
         raise httpx.ReadError("reset")
     assert isinstance(caught.value.__cause__, httpx.ReadError)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one address", "two addresses"])
+def test_out_of_files_is_no_absent_server(several: bool) -> None:
+    """The advice was to start a server that ran, and its models were taken for gone."""
+    starved: Exception = OSError(errno.EMFILE, "Too many open files")
+    failed = httpx.ConnectError("All connection attempts failed")
+    failed.__cause__ = ExceptionGroup("tried", [starved, starved]) if several else starved
+    error = map_error(failed, "stream", Server(URL))
+    assert error.code is ErrorCode.TOO_MANY_FILES
+    assert "ulimit" in error.fix

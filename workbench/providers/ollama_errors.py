@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from workbench.errors import ErrorCode, WorkbenchError, sentence
+from workbench.errors import ErrorCode, WorkbenchError, out_of_files, sentence, unforeseen
 
 if TYPE_CHECKING:
     import ollama
@@ -156,6 +156,8 @@ def map_error(
             retry_after_s=retry_after_s,
         )
 
+    if (starved := out_of_files(error)) is not None:  # no sign that nobody answers
+        return unforeseen(starved, operation, provider=server.provider)
     if isinstance(error, ollama.ResponseError):
         details["status"] = error.status_code
         code, message, fix, retry_after_s = _explain(error, server, model)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
-from workbench.budget import HOST, MemoryBook
+from workbench.budget import MemoryBook
 from workbench.contention import Generations
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.memory import devices, host_available_bytes, read_tree
+from workbench.memory import host, host_available_bytes, read_tree
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes, refusals
 from workbench.rotation.changes import ResidencyChange
@@ -479,7 +479,7 @@ class ModelRotationService:
     async def _bring(
         self, wanted: Wanted, reason: str, timeout_s: float | None, cancel: CancellationToken
     ) -> ResidentModel:
-        available, need = devices()[HOST].available_bytes, UNKNOWN
+        available, need = host().available_bytes, UNKNOWN
         if self._book is not None:
             need = self._book.predict(wanted.route, wanted.num_ctx)
         try:

@@ -111,7 +111,9 @@
         reader.readAsDataURL(file);
       });
     const field = document.querySelector(`#${target.dataset.into} :is(textarea, input)`);
-    field.value = fit ? JSON.stringify(await Promise.all(files.map(read))) : "too large";
+    const handed = fit ? JSON.stringify(await Promise.all(files.map(read))) : "too large";
+    // What was refused stays there; the same again would be no change.
+    field.value = handed === field.value ? `${handed} ` : handed;
     field.dispatchEvent(new Event("input", { bubbles: true }));
     target.value = "";
   });
