@@ -14,7 +14,7 @@ from workbench.analysis.bradley_terry import Ballot, connected, fit
 from workbench.store import Store
 from workbench.votes import ALL_BAD, TIE, Candidate, rows
 
-A, B, C, D = "huggingface/a", "ollama/b", "ollama/c", "ollama/d"
+A, B, C, D = "huggingface/a", "ollama/b:latest", "ollama/c:latest", "ollama/d:latest"
 
 
 def votes(*said: tuple[int, int, float], prompt: str = "") -> list[Ballot]:
@@ -122,4 +122,4 @@ def test_the_leaderboard_of_a_log(store: Store) -> None:
     open_too = analysis.arena_leaderboard(store.query, blind=False)
     assert open_too["group"].nunique() == 1
     figure = analysis.plot_arena_leaderboard(found)
-    assert [trace.y[0] for trace in figure.data][-1] == "ollama/b (group 1)"
+    assert [trace.y[0] for trace in figure.data][-1] == "ollama/b:latest (group 1)"

@@ -19,7 +19,7 @@ from workbench.analysis.frames import Columns, Read
 from workbench.store import MemorySample, ModelEvent, Store
 from workbench.types import Message
 
-PAIR = ["huggingface/a", "ollama/b"]
+PAIR = ["huggingface/a", "ollama/b:latest"]
 
 Query = Callable[[Read], pd.DataFrame]
 QUERIES: Mapping[str, tuple[Query, Columns, Callable[[pd.DataFrame], go.Figure]]] = {

@@ -14,7 +14,7 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import MemorySample, ModelEvent, Store
 from workbench.types import Message, Stamps, Status
 
-A, B = "huggingface/a", "ollama/b"
+A, B = "huggingface/a", "ollama/b:latest"
 
 
 def test_percentiles_are_nan_below_their_sample_sizes(store: Store) -> None:
@@ -220,7 +220,8 @@ def test_models_are_paired_by_prompt_and_repeat(store: Store) -> None:
     # What only one was asked, and what ran beside others, changes nothing.
     log(store, answer(9.0, model=B), prompt="only b")
     log(store, answer(9.0, model=B, overlap_ns=1), prompt="[0] prompt 0")
-    found = analysis.model_differences(store.query, [A, B]).set_index("metric")
+    untagged = B.removesuffix(":latest")  # as it may be typed
+    found = analysis.model_differences(store.query, [A, untagged]).set_index("metric")
     ttft = found.loc["ttft_s"]
     assert (ttft["model_a"], ttft["model_b"], ttft["unit"]) == (A, B, "s")
     assert (ttft["prompts"], ttft["pairs"]) == (7, 14)

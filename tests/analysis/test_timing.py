@@ -29,7 +29,7 @@ def test_every_runtime_is_told_on_one_scale_and_the_parts_add_up(store: Store) -
     )
     theirs = answer(
         0.1,
-        model="ollama/x",
+        model="ollama/x:latest",
         comparison_id="cmp_1",
         session_id="ses_b",
         start=START + 10**9,
@@ -40,7 +40,9 @@ def test_every_runtime_is_told_on_one_scale_and_the_parts_add_up(store: Store) -
     )
     log(store, ours, theirs, silent)
     found = time_ledger(store.query, "cmp_1")
-    assert list(found["model"]) == ["scripted/x", "huggingface/x", "ollama/x"], "as they were asked"
+    assert list(found["model"]) == ["scripted/x", "huggingface/x", "ollama/x:latest"], (
+        "as they were asked"
+    )
     rows = {row["model"]: row for row in found.to_dict("records")}
     for row in rows.values():
         parts = [row[name] for name in PARTS if row[name] == row[name]]
@@ -49,9 +51,11 @@ def test_every_runtime_is_told_on_one_scale_and_the_parts_add_up(store: Store) -
     assert rows["huggingface/x"]["prompt_s"] == pytest.approx(0.093)
     assert rows["huggingface/x"]["transport_s"] == pytest.approx(0.003)
     assert rows["huggingface/x"]["runtime_wait_s"] == pytest.approx(0.002), "wait, and the rest"
-    assert rows["ollama/x"]["runtime_wait_s"] == pytest.approx(0.015), "its load and its queue"
-    assert rows["ollama/x"]["decode_s"] == pytest.approx(0.065)
-    assert rows["ollama/x"]["runtime_decode_tps"] == pytest.approx(3 / 0.065)
+    assert rows["ollama/x:latest"]["runtime_wait_s"] == pytest.approx(0.015), (
+        "its load and its queue"
+    )
+    assert rows["ollama/x:latest"]["decode_s"] == pytest.approx(0.065)
+    assert rows["ollama/x:latest"]["runtime_decode_tps"] == pytest.approx(3 / 0.065)
     assert rows["scripted/x"]["unaccounted_s"] == pytest.approx(0.161)
     bars = plot_time_ledger(found)
     assert len({name for trace in bars.data for name in trace.y}) == 3

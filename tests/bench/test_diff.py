@@ -15,7 +15,7 @@ from workbench.bench.evidence import gather
 from workbench.errors import WorkbenchError
 from workbench.store import Store
 
-MODEL = Model("ollama/m", ttft_s=0.1, right=0.9)
+MODEL = Model("ollama/m:latest", ttft_s=0.1, right=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_what_got_worse_is_named_with_its_interval(log: Store) -> None:
     ttft = next(f for f in told["figures"] if f["figure"] == "ttft_s")
     assert ttft["worse"]
     assert ttft["low"] < 1.3 < ttft["high"] * 1.1
-    assert {"ollama/m: ttft_s", "ollama/m: exact"} <= set(told["regressions"])
-    assert "ollama/m: tpot_s" not in told["regressions"]
+    assert {"ollama/m:latest: ttft_s", "ollama/m:latest: exact"} <= set(told["regressions"])
+    assert "ollama/m:latest: tpot_s" not in told["regressions"]
 
 
 def test_what_got_better_and_what_is_tolerated_are_none(log: Store) -> None:
@@ -70,8 +70,8 @@ def test_new_software_and_weights_are_named_but_may_be_compared(log: Store) -> N
     assert {(c.kind, c.what, c.before, c.after) for c in found.changes} == {
         ("software", "torch", "2.11", "2.12"),
         ("software", "git_revision", "abc", "def"),
-        ("model", "ollama/m: digest", "sha256:ollama/m", "sha256:new"),
-        ("model", "ollama/m: threads", "2", "4"),
+        ("model", "ollama/m:latest: digest", "sha256:ollama/m:latest", "sha256:new"),
+        ("model", "ollama/m:latest: threads", "2", "4"),
     }
 
 
@@ -94,10 +94,10 @@ def test_another_machine_or_other_questions_are_not_compared(
 def test_other_options_or_other_models_are_not_compared(log: Store) -> None:
     warm = between(log, dataclasses.replace(MODEL, options={"temperature": 1}))
     assert any("options" in reason for reason in warm.reasons)
-    other = between(log, Model("ollama/other"))
+    other = between(log, Model("ollama/other:latest"))
     assert "no cell of one run is in the other" in other.reasons
     assert {(c.kind, c.what) for c in other.changes} == {
-        ("cells", "ollama/m"),
-        ("cells", "ollama/other"),
+        ("cells", "ollama/m:latest"),
+        ("cells", "ollama/other:latest"),
     }
     assert not other.differences

@@ -21,7 +21,7 @@ from workbench.procfs import this_process
 from workbench.record import recover_runs
 from workbench.store import Store
 
-FAST = Model("ollama/fast", ttft_s=0.05, tpot_s=0.02, right=0.9)
+FAST = Model("ollama/fast:latest", ttft_s=0.05, tpot_s=0.02, right=0.9)
 SLOW = Model("huggingface/org/slow", ttft_s=0.1, tpot_s=0.04, right=0.3)
 
 
@@ -52,16 +52,18 @@ def test_a_clear_difference_is_said_with_its_size_and_interval(log: Store) -> No
     assert by_figure["tpot_s"].ratio.value == pytest.approx(2, rel=0.02)
     assert by_figure["exact"].difference.value == pytest.approx(-0.6, abs=0.15)
     text = said(evidence)
-    assert "ollama/fast answers first, by 5" in text
+    assert "ollama/fast:latest answers first, by 5" in text
     assert "huggingface/slow takes 2.0" in text
     assert "times [1.9" in text or "times [2.0" in text
-    assert "exact: ollama/fast is right more often than huggingface/slow" in text
+    assert "exact: ollama/fast:latest is right more often than huggingface/slow" in text
     assert all(finding.strength == "clear" for finding in findings(evidence))
     assert not warned(evidence)
 
 
 def test_no_difference_is_said_with_what_could_have_been_shown(log: Store) -> None:
-    evidence = run(log, FAST, Model("ollama/twin", ttft_s=0.05, tpot_s=0.02, right=0.9), seed=3)
+    evidence = run(
+        log, FAST, Model("ollama/twin:latest", ttft_s=0.05, tpot_s=0.02, right=0.9), seed=3
+    )
     found = findings(evidence)
     assert {finding.strength for finding in found} == {"open"}
     first = next(f for f in found if f.comparison and f.comparison.figure == "ttft_s")
@@ -72,7 +74,7 @@ def test_no_difference_is_said_with_what_could_have_been_shown(log: Store) -> No
 
 def test_few_prompts_give_no_interval(log: Store) -> None:
     text = said(run(log, FAST, SLOW, prompts=5, repeats=8))
-    assert "huggingface/slow / ollama/fast = 2.0" in text
+    assert "huggingface/slow / ollama/fast:latest = 2.0" in text
     assert "an interval needs 6" in text
 
 
@@ -85,27 +87,27 @@ def test_too_few_prompts_for_so_many_comparisons_are_named(log: Store) -> None:
 
 
 def test_models_of_other_tokenizers_are_compared_by_characters(log: Store) -> None:
-    wordy = Model("ollama/wordy", changes={"text": "abcdefghij " * 20})
-    evidence = run(log, Model("ollama/plain"), wordy)
+    wordy = Model("ollama/wordy:latest", changes={"text": "abcdefghij " * 20})
+    evidence = run(log, Model("ollama/plain:latest"), wordy)
     text = said(evidence)
-    assert "ollama/wordy writes 2.2" in text
+    assert "ollama/wordy:latest writes 2.2" in text
     assert "time per output token" not in text
 
 
 def test_options_and_variants_of_one_model_are_compared_too(log: Store) -> None:
     load = {"pattern": "prefix"}
     shared, unique = (
-        Model("ollama/m", ttft_s=t, load={**load, "variant": v})
+        Model("ollama/m:latest", ttft_s=t, load={**load, "variant": v})
         for t, v in ((0.02, "shared"), (0.2, "unique"))
     )
     evidence = run(log, shared, unique)
     assert [evidence.label(cell) for cell in evidence.cells] == [
-        "ollama/m, shared",
-        "ollama/m, unique",
+        "ollama/m:latest, shared",
+        "ollama/m:latest, unique",
     ]
-    assert "ollama/m, shared answers first" in said(evidence)
-    hot = Model("ollama/m", options={"temperature": 1.0})
-    cells = run(log, Model("ollama/m"), hot, Model("ollama/n")).cells
+    assert "ollama/m:latest, shared answers first" in said(evidence)
+    hot = Model("ollama/m:latest", options={"temperature": 1.0})
+    cells = run(log, Model("ollama/m:latest"), hot, Model("ollama/n:latest")).cells
     axes = {(one.a.position, one.b.position): one.axis for one in compare(cells)}
     assert axes == {(0, 1): "options", (0, 2): "model"}, "not two things at once"
 
@@ -116,7 +118,7 @@ def test_a_sweep_opens_with_its_knee_and_other_loads_with_their_slo(log: Store) 
     def told(pattern: str, shares: dict[int, float]) -> str:
         models = [
             Model(
-                "ollama/m",
+                "ollama/m:latest",
                 load={"pattern": pattern, "users": users},
                 results={"goodput_share": share, "slo_met": share >= 0.9},
             )
@@ -126,13 +128,15 @@ def test_a_sweep_opens_with_its_knee_and_other_loads_with_their_slo(log: Store) 
         return said(run(log, *models, prompts=2, repeats=1, spec=spec)).splitlines()[0]
 
     assert told("sweep", {1: 1.0, 2: 0.95, 4: 0.5, 3: 0.92}) == (
-        "ollama/m keeps the SLO up to 3 users at once; with 4 users at once only 50% of requests "
-        "do: TTFT ≤ 2.00 s for 90% of all requests."
+        "ollama/m:latest keeps the SLO up to 3 users at once; with 4 users at once only 50% of "
+        "requests do: TTFT ≤ 2.00 s for 90% of all requests."
     )
     assert "up to 2 users at once, the most tried" in told("sweep", {1: 1.0, 2: 1.0})
     assert "keeps the SLO at no load; with 1 user at once only 10%" in told("sweep", {1: 0.1})
     assert told("closed", {1: 1.0, 2: 1.0}).startswith("SLO kept by all 2 cells: TTFT")
-    assert "SLO missed by ollama/m, 2 users (50%), of 2 cells" in told("closed", {1: 1.0, 2: 0.5})
+    assert "SLO missed by ollama/m:latest, 2 users (50%), of 2 cells" in told(
+        "closed", {1: 1.0, 2: 0.5}
+    )
 
 
 def test_trials_that_failed_or_were_answered_by_another_do_not_count(log: Store) -> None:
@@ -148,7 +152,7 @@ def test_trials_that_failed_or_were_answered_by_another_do_not_count(log: Store)
     assert len(failed) == 2
     assert all(len(cell.good) == len(cell.trials) - 1 for cell in evidence.cells)
     assert "1 of 60 trials failed" in warned(evidence)
-    other = run(log, Model("ollama/m", changes={"fallback_from": "ollama/x"}))
+    other = run(log, Model("ollama/m:latest", changes={"fallback_from": "ollama/x:latest"}))
     assert not len(other.cells[0].good)
     assert "another model answered 60 trials" in warned(other)
 
@@ -163,7 +167,7 @@ def test_trials_that_failed_or_were_answered_by_another_do_not_count(log: Store)
 def test_answers_that_were_held_up_are_named(
     log: Store, changes: dict[str, Any], text: str
 ) -> None:
-    assert text in warned(run(log, Model("ollama/m", changes=changes)))
+    assert text in warned(run(log, Model("ollama/m:latest", changes=changes)))
 
 
 def test_failures_are_told_with_code_and_fix_and_what_a_limit_of_ours_refused_is_no_miss(
@@ -179,7 +183,7 @@ def test_failures_are_told_with_code_and_fix_and_what_a_limit_of_ours_refused_is
 
     results = {"goodput_share": 0.5, "slo_met": False, "refused": 10, "saturated": True}
     spec = {"repeats": 5, "load": {"pattern": "open"}, "slo": {"ttft_s": 1}}
-    evidence = run(log, Model("ollama/m", results=results), edit=edit, spec=spec)
+    evidence = run(log, Model("ollama/m:latest", results=results), edit=edit, spec=spec)
     text = warned(evidence)
     assert "10 of 60 trials failed (RATE_LIMITED: It holds 256. Close some.)" in text
     assert "a limit of the workbench refused some" in text
@@ -212,9 +216,9 @@ def test_answers_beside_another_run_are_counted(log: Store) -> None:
 
 
 def test_a_run_without_trials_says_why(log: Store) -> None:
-    failed = {"failed": ["ollama/m: OLLAMA_MODEL_NOT_FOUND: It is not there."]}
+    failed = {"failed": ["ollama/m:latest: OLLAMA_MODEL_NOT_FOUND: It is not there."]}
     run_id = log_run(log, [], status="error", details=failed)
-    with pytest.raises(WorkbenchError, match="no trials: ollama/m: OLLAMA_MODEL_NOT_FOUND"):
+    with pytest.raises(WorkbenchError, match="no trials: ollama/m:latest: OLLAMA_MODEL_NOT_FOUND"):
         evidences.gather(log.query, run_id)
     killed = log_run(log, [], status="active")
     with pytest.raises(WorkbenchError, match="status is interrupted"):
@@ -235,18 +239,20 @@ def test_the_next_start_writes_what_became_of_a_killed_run(log: Store) -> None:
 
 
 def test_what_must_not_be_compared_is_named(log: Store) -> None:
-    lagging = Model("ollama/m", results={"client_lag": True, "saturated": True})
+    lagging = Model("ollama/m:latest", results={"client_lag": True, "saturated": True})
     text = warned(run(log, lagging, repeats=2))
     assert "the client was late" in text
     assert "did not keep up" in text
     assert "Repeats: 2" in text
 
-    other_form = Model("ollama/q", changes={"quantization": "Q4_1", "dtype": None}, tokens=40)
-    text = warned(run(log, Model("ollama/m"), other_form))
+    other_form = Model(
+        "ollama/q:latest", changes={"quantization": "Q4_1", "dtype": None}, tokens=40
+    )
+    text = warned(run(log, Model("ollama/m:latest"), other_form))
     assert "Answers are not of the same length" in text
-    assert "form of their weights as well: ollama/m: float32; ollama/q: Q4_1" in text
+    assert "form of their weights as well: ollama/m:latest: float32; ollama/q:latest: Q4_1" in text
 
-    text = warned(run(log, Model("ollama/m"), edit=lambda row: row | {"prefix": "none"}))
+    text = warned(run(log, Model("ollama/m:latest"), edit=lambda row: row | {"prefix": "none"}))
     assert "a prompt cache may have shortened" in text
     assert "status is interrupted" in warned(run(log, FAST, status="interrupted"))
     assert "status is interrupted" in warned(run(log, FAST, status="active"))  # by no process

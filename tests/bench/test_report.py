@@ -24,7 +24,7 @@ from workbench.cli import app
 from workbench.store import Store
 
 MODELS = [
-    Model("ollama/fast", ttft_s=0.02, right=0.4, memory=200_000_000),
+    Model("ollama/fast:latest", ttft_s=0.02, right=0.4, memory=200_000_000),
     Model("huggingface/org/good", ttft_s=0.06, right=0.9, memory=650_000_000),
 ]
 HOSTILE = "ollama/<script>alert(1)|`x`"
@@ -44,7 +44,7 @@ def html(evidence: Evidence) -> str:
 
 def test_the_table_has_what_can_be_told_and_nothing_else(evidence: Evidence) -> None:
     table = summary(evidence).set_index("model")
-    fast = table.loc["ollama/fast"]
+    fast = table.loc["ollama/fast:latest"]
     assert fast["ttft_p50_s"] == pytest.approx(0.02, rel=0.1)
     assert fast["ttft_p90_s"] > fast["ttft_p50_s"]
     assert str(fast["ttft_p99_s"]) == "nan", "70 answers have no p99"
@@ -97,7 +97,9 @@ def test_markdown_opens_with_the_finding(evidence: Evidence) -> None:
     text = markdown(evidence)
     places = [text.index(f"## {part}") for part in ("Findings", "Before you compare", "Figures")]
     assert places == sorted(places)
-    assert re.search(r"exact: huggingface/good is right more often than ollama/fast, \d+%", text)
+    assert re.search(
+        r"exact: huggingface/good is right more often than ollama/fast:latest, \d+%", text
+    )
     assert "A CPU, 2 cores" in text
     assert "<script>" not in text
     rows = [line for line in text.splitlines() if line.startswith("| ollama/")]
@@ -143,13 +145,13 @@ def test_the_page_fits_its_window_and_draws(
 def test_a_diff_in_words(tmp_path: Path) -> None:
     with Store.open(tmp_path / "log.duckdb") as store:
         runs = [
-            log_run(store, [Model("ollama/m", ttft_s=ttft)], seed=seed)
+            log_run(store, [Model("ollama/m:latest", ttft_s=ttft)], seed=seed)
             for seed, ttft in ((1, 0.1), (2, 0.2))
         ]
         old, new = (gather(store.query, run) for run in runs)
     text = diff_markdown(diff(old, new))
     assert re.search(
-        r"\| ollama/m \| ttft_s \| \d+ ms \| \d+ ms \| [12]\.\d+× \[.*\] \| worse \|", text
+        r"\| ollama/m:latest \| ttft_s \| \d+ ms \| \d+ ms \| [12]\.\d+× \[.*\] \| worse \|", text
     )
     assert "Nothing but the time." in text
 

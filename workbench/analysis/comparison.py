@@ -21,6 +21,7 @@ from workbench.analysis.frames import (
 )
 from workbench.analysis.statistics import Estimate, estimate, exponential, holm
 from workbench.errors import invalid
+from workbench.model_ids import spelled
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -137,7 +138,8 @@ def model_differences(
 
     Args:
         read: runs the query.
-        models: model ids, two or more; of each pair the earlier one is a.
+        models: model ids, two or more (Ollama's also without their tag); of each pair the earlier
+            one is a.
         metrics: some of :data:`UNITS`.
         contended: True takes the answers too that ran beside others.
         since: only answers from then on (an aware time).
@@ -155,7 +157,7 @@ def model_differences(
         if metric not in UNITS:
             raise invalid(f"{metric!r} cannot be compared.", fix=f"Use one of {', '.join(UNITS)}.")
     rows = []
-    for a, b in combinations(dict.fromkeys(models), 2):
+    for a, b in combinations(dict.fromkeys(map(spelled, models)), 2):
         for metric in metrics:
             found = read(
                 _PAIRS.format(metric=metric, condition=condition(contended)),
