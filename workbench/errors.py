@@ -273,11 +273,18 @@ def invalid(message: str, *, fix: str = "", **details: Any) -> WorkbenchError:
 
 def out_of_files(error: BaseException | None) -> OSError | None:
     """What it was caused by, if that is that no more files may be opened; connections are files."""
-    if error is None or (isinstance(error, OSError) and error.errno in _OUT_OF_FILES):
-        return error
-    group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    causes = (out_of_files(one) for one in (*group, error.__cause__, error.__context__))
-    return next((one for one in causes if one is not None), None)
+    waiting, seen = [error], set[int]()  # such chains may go round in circles
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        if isinstance(one, OSError) and one.errno in _OUT_OF_FILES:
+            return one
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+    return None
 
 
 def unforeseen(

@@ -163,6 +163,13 @@ def test_out_of_files_is_no_absent_server(several: bool) -> None:
     starved: Exception = OSError(errno.EMFILE, "Too many open files")
     failed = httpx.ConnectError("All connection attempts failed")
     failed.__cause__ = ExceptionGroup("tried", [starved, starved]) if several else starved
+    starved.__context__ = failed  # as anyio leaves it
     error = map_error(failed, "stream", Server(URL))
     assert error.code is ErrorCode.TOO_MANY_FILES
     assert "ulimit" in error.fix
+
+
+def test_causes_that_go_round_in_circles_end() -> None:
+    failed, cause = httpx.ConnectError("no"), OSError("All connection attempts failed")
+    failed.__cause__, cause.__context__ = cause, failed
+    assert map_error(failed, "stream", Server(URL)).code is ErrorCode.OLLAMA_UNREACHABLE
