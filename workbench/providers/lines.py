@@ -31,10 +31,7 @@ async def read_apart(
     cancellation closes the connection at once, whatever the consumer does meanwhile. Closing
     it is what stops the server's decoding.
 
-    It is ended by a scope of anyio, never by ``Task.cancel``: the HTTP client gives a connection
-    back under anyio's shields, which a task's own cancellation goes through. A connection that is
-    interrupted in that moment counts as busy for ever, and after a hundred of them every request
-    waits for ever.
+    It is ended by a scope of anyio, never by ``Task.cancel``: :mod:`workbench.providers.scoped`.
     """
     queue: asyncio.Queue[Line | Exception | None] = asyncio.Queue(_READ_AHEAD)
     reading = CancelScope()
