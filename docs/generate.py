@@ -24,7 +24,7 @@ from workbench import metrics
 from workbench.errors import HTTP_STATUS, ErrorCode
 from workbench.folders import data_folder
 from workbench.settings import Settings, load_settings
-from workbench.store.migrations import MIGRATIONS
+from workbench.store.steps import MIGRATIONS
 
 FOLDER: Final = Path(__file__).parent / "reference"
 NOTE: Final = "\n<!-- Made by docs/generate.py from the code; edit that. -->\n"

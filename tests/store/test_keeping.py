@@ -15,8 +15,8 @@ from tests.store.conftest import make_session
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import Store
 from workbench.store.files import exchange_folder
-from workbench.store.migrations import LATEST, MIGRATIONS
 from workbench.store.retention import compact, cutoff
+from workbench.store.steps import LATEST, MIGRATIONS
 from workbench.types import Message, Status
 
 ASKED = [Message("user", "hi")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import pytest
 from workbench.model_ids import spelled
 from workbench.store import Store, rollup, salvage
 from workbench.store.files import spool_of
-from workbench.store.migrations import MIGRATIONS, migrate
+from workbench.store.migrations import migrate
 from workbench.store.repair import reports
 from workbench.store.spool import line_of
+from workbench.store.steps import MIGRATIONS
 from workbench.store.views import create_views
 
 UNTAGGED: Final = 10
@@ -111,7 +113,8 @@ def assert_renamed(store: Store, schema: str = "main") -> None:
 DIE: Final = """
 import os, signal, sys
 import duckdb
-from workbench.store.migrations import MIGRATIONS, migrate
+from workbench.store.migrations import migrate
+from workbench.store.steps import MIGRATIONS
 connection = duckdb.connect(sys.argv[1])
 if sys.argv[2] == "during":
     connection.execute("BEGIN")
@@ -192,3 +195,19 @@ def test_rows_of_a_damaged_old_log_are_renamed_as_they_are_copied(path: Path) ->
                 typed = column == "requested_model"
                 names = NAMES if typed else map(spelled, NAMES)
                 assert sorted(row[0] for row in found) == sorted(names), f"{table}.{column}"
+
+
+def test_a_kill_before_the_checkpoint_of_new_names_leaves_the_old_log(
+    path: Path, tmp_path: Path
+) -> None:
+    """In the write-ahead log, where a small transaction goes first, DuckDB cannot replay it."""
+    make_old_log(path)
+    with duckdb.connect(str(path)) as old:
+        old.execute("SET GLOBAL auto_checkpoint_skip_wal_threshold = 1_000_000_000")  # all is small
+        old.execute("SET GLOBAL debug_checkpoint_abort = 'before_header'")
+        with pytest.raises(duckdb.FatalException):
+            migrate(old, path=path)
+        shutil.copytree(path.parent, tmp_path / "killed")
+    with Store.open(tmp_path / "killed" / path.name) as store:
+        assert_renamed(store)
+        assert store.repairs == []

@@ -13,7 +13,7 @@ import pytest
 
 from tests.store.conftest import make_session
 from workbench.errors import ErrorCode, WorkbenchError
-from workbench.store import Store, files, migrations
+from workbench.store import Store, files, migrations, steps
 from workbench.types import Message
 
 ASKED = [Message("user", "hi")]
@@ -66,7 +66,7 @@ def test_a_new_log_has_all_tables_and_views_and_is_private(path: Path) -> None:
             "token_efficiency",
             "load_costs",
         }
-        assert tables["schema_migrations"]["rows"] == migrations.LATEST
+        assert tables["schema_migrations"]["rows"] == steps.LATEST
         assert tables["votes"]["rows"] == 0
         assert tables["token_streams"]["columns"] == [
             "session_id",
@@ -224,13 +224,11 @@ def test_an_older_log_is_brought_up_to_date_in_one_go_or_not_at_all(
 ) -> None:
     with Store.open(path) as store:
         store.log_session(make_session(), ASKED)
-    step = migrations.LATEST + 1
-    half = migrations.Migration(step, "half", "ALTER TABLE votes ADD COLUMN x INT; SELECT nope")
-    whole = migrations.Migration(step, "whole", "ALTER TABLE votes ADD COLUMN x INT")
+    step = steps.LATEST + 1
+    half = steps.Migration(step, "half", "ALTER TABLE votes ADD COLUMN x INT; SELECT nope")
+    whole = steps.Migration(step, "whole", "ALTER TABLE votes ADD COLUMN x INT")
     for migration in (half, whole):
-        monkeypatch.setattr(
-            migrations, "MIGRATIONS", (*migrations.MIGRATIONS[: step - 1], migration)
-        )
+        monkeypatch.setattr(migrations, "MIGRATIONS", (*steps.MIGRATIONS[: step - 1], migration))
         monkeypatch.setattr(migrations, "LATEST", step)
         if migration is half:
             refusal(path)

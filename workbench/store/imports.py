@@ -18,7 +18,8 @@ from workbench.jobs import Reporter
 from workbench.store import failures, rollup
 from workbench.store.exchange import FORMAT, MANIFEST
 from workbench.store.files import IMPORT_NAME, IMPORTS, attach_import, exchange_folder
-from workbench.store.migrations import LATEST, MIGRATIONS, migrate
+from workbench.store.migrations import migrate
+from workbench.store.steps import LATEST, MIGRATIONS
 from workbench.store.views import create_views
 
 _TAKEN: Final = frozenset(

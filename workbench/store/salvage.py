@@ -16,7 +16,7 @@ from workbench import logs
 from workbench.store import failures, rollup
 from workbench.store.entries import SESSIONS, Columns, Entry, How
 from workbench.store.files import spool_of, wal_of
-from workbench.store.migrations import TODAY
+from workbench.store.steps import TODAY
 
 _log = logs.get(__name__)
 
