@@ -14,6 +14,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from workbench import hops
 from workbench.api.openai_answers import Answer, ChatAnswer, TextAnswer
 from workbench.api.openai_calls import ChatCompletion
 from workbench.api.openai_text import TextCompletion
@@ -28,8 +29,12 @@ _DONE: Final = "data: [DONE]\n\n"
 
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
-    """All usable models of all providers, in OpenAI's form."""
-    listing = await _engine(request).list_models()
+    """All usable models of all providers, in OpenAI's form.
+
+    Another workbench is not told of the models of a third.
+    """
+    with hops.arriving(request.headers.get(hops.HEADER)):
+        listing = await _engine(request).list_models()
     return {
         "object": "list",
         "data": [_model(model) for model in listing.models if model.status != "unusable"],

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from workbench import logs
+from workbench import hops, logs
 from workbench.endpoints import Endpoint, Server
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.inspection import Inspection
@@ -66,6 +66,7 @@ class OpenAICompatProvider(Weightless):
         self._client: AsyncOpenAI | None = None
         self._listener = Listener(endpoint.base_url if endpoint.local else None)
         self._server: Server = "openai" if endpoint.server == "auto" else endpoint.server
+        self._is_workbench = self._server == "workbench"
         self._known: dict[str, ModelInfo] = {}
         self._listed_at = float("-inf")
         self._has_list = True
@@ -83,8 +84,18 @@ class OpenAICompatProvider(Weightless):
     # -- models ------------------------------------------------------------------------------------
 
     async def list_models(self) -> list[ModelInfo]:
-        """What the server lists, and the names that were registered with it."""
+        """What the server lists, and the names that were registered with it.
+
+        For another workbench, nothing of a third: of two that are registered with each other, each
+        would ask the other for as long as anybody waits. Whether a server is one its first list
+        tells, which is asked for with one more hop, where no server is asked any further.
+        """
+        asking = hops.count()
+        if asking > 1 or (asking and self._is_workbench):
+            return []
         await self._list()
+        if asking and self._is_workbench:
+            return []
         return [info for name, info in self._known.items() if info.name == name]
 
     async def show(self, model: str) -> ModelInfo:
@@ -211,8 +222,10 @@ class OpenAICompatProvider(Weightless):
             entries = []
         else:
             self._has_list = True
+        seen = recognised(entries)
+        self._is_workbench = "workbench" in (seen, self._endpoint.server)
         if self._endpoint.server == "auto":
-            self._server = recognised(entries)
+            self._server = seen
         listed = {entry["id"] for entry in entries}
         entries += [{"id": name} for name in self._endpoint.models if name not in listed]
         known: dict[str, ModelInfo] = {}
@@ -288,7 +301,10 @@ class OpenAICompatProvider(Weightless):
 
     async def _get(self, path: str) -> object:
         client = await self._connect()
-        options: Any = {"timeout": _timeout(_READ_S), "headers": _ALONE}
+        # Another workbench that waits for this has no more patience with us than we have.
+        patience_s = _READ_S / (1 + hops.count())
+        headers = {**_ALONE, hops.HEADER: str(hops.count() + 1)}
+        options: Any = {"timeout": _timeout(patience_s), "headers": headers}
         return await scoped(client.get(path, cast_to=object, options=options))
 
     async def _page_of_metrics(self, url: str) -> str:
