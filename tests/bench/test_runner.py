@@ -102,9 +102,12 @@ async def test_a_model_that_fails_is_given_up_and_the_others_go_on(
     run: Run, engine: Engine
 ) -> None:
     outcome = await run(
-        models=["scripted/broken", "scripted/nowhere", "scripted/a"], stop={"failures": 2}
+        models=["scripted/broken", "scripted/nowhere", "scripted/a"],
+        stop={"failures": 2},
+        absent_models="skip",
     )
-    assert outcome.exit_code == 2
+    assert (outcome.status, outcome.exit_code) == ("partial", 2)
+    assert any("MODEL_NOT_FOUND" in note for note in outcome.notes)
     assert len(outcome.failed) == 2
     assert [cell["model"] for cell in outcome.cells.values()] == ["scripted/a"]
     cells = await rows(engine, "FROM benchmark_cells ORDER BY position")
@@ -117,7 +120,12 @@ async def test_a_model_that_fails_is_given_up_and_the_others_go_on(
 @pytest.mark.parametrize(
     ("keys", "said", "key"),
     [
-        ({"models": ["scripted/nowhere", "scripted/gone"]}, "nowhere", "models.0"),
+        ({"models": ["scripted/a", "scripted/nowhere"]}, "absent_models", "models.1"),
+        (
+            {"models": ["scripted/nowhere", "scripted/gone"], "absent_models": "skip"},
+            "nowhere",
+            "models.0",
+        ),
         (
             {"models": ["scripted/a", "huggingface/some?quantization=int3"]},
             "int3",
@@ -143,6 +151,36 @@ async def test_trials_that_fail_are_counted_and_too_many_end_the_cell(
     assert (outcome.status, outcome.exit_code) == ("error", 2)
     found = await rows(engine, "SELECT status, met FROM benchmark_trials")
     assert found == [{"status": "error", "met": None}] * 4
+
+
+@pytest.mark.parametrize(
+    ("models", "load", "status"),
+    [
+        (["scripted/broken"], {}, "error"),
+        (["scripted/broken", "scripted/a"], {}, "partial"),
+        (["scripted/broken"], {"pattern": "sweep", "most": 2}, "error"),
+    ],
+)
+async def test_a_run_whose_cell_has_no_answer_does_not_end_well(
+    run: Run, engine: Engine, models: list[str], load: dict[str, Any], status: str
+) -> None:
+    """Too few failures to give the cell up."""
+    slo = {"slo": {"e2e_s": 9}} if load else {}
+    outcome = await run(
+        models=models,
+        load=load,
+        warm_ups=0,
+        repeats=1,
+        prompts={"count": 2},
+        stop={"failures": 9},
+        **slo,
+    )
+    assert (outcome.status, outcome.exit_code) == (status, 2)
+    assert "every request failed: INTERNAL" in outcome.failed[0]
+    (found,) = await rows(engine, "SELECT status FROM benchmark_runs")
+    assert found["status"] == status
+    cells = await rows(engine, "SELECT status FROM benchmark_cells ORDER BY position")
+    assert cells[0]["status"] == "error"
 
 
 @pytest.mark.parametrize(("limit", "code", "share"), [(10.0, 0, 1.0), (1e-6, 1, 0.0)])

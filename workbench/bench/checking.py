@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from workbench.bench.faults import keyed
-from workbench.bench.plan import Cell
 from workbench.bench.road import Road
 from workbench.bench.spec import Spec
 from workbench.errors import ErrorCode, WorkbenchError
@@ -21,19 +20,29 @@ _ABSENT: Final = (
 )
 
 
-async def check(road: Road, spec: Spec, cells: Sequence[Cell]) -> None:
-    """Refuse what could only end as a run without trials.
+async def check(road: Road, spec: Spec, models: Sequence[str]) -> list[str]:
+    """Refuse what could only end as a run with models that have no trials.
 
-    A way to load that does not exist is refused, and models of which none is there. One that is
-    missing beside others is given up when its turn comes: the others go on. So is what only a
-    load can tell, and a runtime that does not answer now.
+    A way to load that does not exist is refused, and a model that is not there, unless the spec
+    says ``absent_models = "skip"`` and others are. What only a load can tell, and a runtime that
+    does not answer now, is no reason: such a model is given up when its turn comes.
+
+    Args:
+        road: the way to the models.
+        spec: whose.
+        models: of its cells.
+
+    Returns:
+        What the run goes on without knowing, or without having, a sentence each.
 
     Raises:
-        WorkbenchError: ``INVALID_REQUEST`` and the like; its details name the key.
+        WorkbenchError: ``INVALID_REQUEST``, ``MODEL_NOT_FOUND`` and the like; its details name the
+            key.
     """
     absent: list[tuple[str, WorkbenchError]] = []
-    models = list(dict.fromkeys(cell.model for cell in cells))
-    for model in models:
+    told: list[str] = []
+    names = list(dict.fromkeys(models))
+    for model in names:
         try:
             await road.check(model)
         except WorkbenchError as error:
@@ -42,10 +51,14 @@ async def check(road: Road, spec: Spec, cells: Sequence[Cell]) -> None:
                     raise
             if error.code in _ABSENT:
                 absent.append((_key(spec, model), error))
-    if absent and len(absent) == len(models):
+            told.append(f"{model}: {error}")
+    if absent and (spec.absent_models != "skip" or len(absent) == len(names)):
         key, missing = absent[0]
+        if len(absent) < len(names):
+            missing.fix += ' Or set absent_models = "skip": the others go on without it.'
         with keyed(key):
             raise missing
+    return told
 
 
 def _key(spec: Spec, model: str) -> str:

@@ -133,6 +133,12 @@ def at_point(cell: Cell, run_id: str, point: float, position: int) -> Cell:
     return _cell(run_id, position, cell.model, cell.common, load, cell.workload, cell.own)
 
 
+def same_sweep(a: Cell, b: Cell) -> bool:
+    """Whether two cells are points of one sweep of one model."""
+    swept = a.load["pattern"] == "sweep" and a.contender == b.contender
+    return swept and a.common == b.common and a.workload.name == b.workload.name
+
+
 def blocks(spec: Spec, planned: Sequence[Cell]) -> Iterator[Block]:
     """All blocks in the order in which they run, repeat by repeat."""
     tally = _Tally()

@@ -126,8 +126,10 @@ def _said(name: str, value: Any) -> str:
 class Outcome:
     """What became of a run.
 
-    ``slo_met`` is None without an SLO. ``knees`` are, by model, the highest load of a sweep that
-    kept it. ``cells`` are by id: model, label, status, results.
+    ``status`` is ``ok``, ``partial`` (something failed, ``failed`` says what; the rest has its
+    figures), ``error`` (no cell has answers) or ``cancelled``. ``slo_met`` is None without an SLO.
+    ``knees`` are, by model, the highest load of a sweep that kept it. ``cells`` are by id:
+    model, label, results.
     """
 
     run_id: str
@@ -142,7 +144,7 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0: all well and every SLO kept; 1: an SLO missed; 2: a cell failed, or it was stopped."""
-        if self.failed or self.status != "ok":
+        if self.status != "ok":
             return 2
         return 1 if self.slo_met is False else 0
 

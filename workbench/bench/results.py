@@ -39,6 +39,10 @@ WITH sessions AS (
     SELECT
         t.met, t.cancelled_on_purpose, t.status AS trial_status,
         (t.details->>'$.block')::INTEGER AS block,
+        coalesce(
+            s.error_code || ': ' || s.error_message,
+            (t.details->>'$.error.code') || ': ' || (t.details->>'$.error.message')
+        ) AS failure,
         l.*, s.sent_ns, s.end_ns, s.first_any_ns, s.last_ns,
         coalesce(s.intended_ns, s.queued_ns) AS intended_ns
     FROM benchmark_trials t
@@ -85,6 +89,7 @@ SELECT
         FROM parts
     ) AS steady_tokens,
     any_value(l.provider) AS provider,
+    mode(failure) FILTER (trial_status NOT IN ('ok', 'cancelled')) AS failure,
     {_COLUMNS}
 FROM sessions l
 """  # noqa: S608
@@ -100,7 +105,8 @@ async def of_cell(road: Road, run_id: str, spec: Spec, cell: Cell) -> dict[str, 
     answer's end to the last request's start, for before that the load fills up and after that it
     drains; null where less than one answer's tokens came in it. ``refused`` counts the requests
     that a limit of the workbench refused before there was a session. ``saturated`` says that an
-    open loop's answers did not keep up with its arrivals.
+    open loop's answers did not keep up with its arrivals. ``failure`` is what most of those that
+    failed died of, its code and message.
     """
     (row,) = await road.rows(_SQL, {"run_id": run_id, "cell_id": cell.cell_id})
     return figures(row, spec, mixed=is_mixed(spec))
@@ -130,6 +136,11 @@ def figures(row: Mapping[str, Any], spec: Spec, *, mixed: bool) -> dict[str, Any
         offered = (found["trials"] - blocks) / arriving_s
         found["saturated"] = found["ok"] / span_s < SATURATED * offered
     return found
+
+
+def unanswered(found: Mapping[str, Any]) -> bool:
+    """Whether every request of a cell failed, so that it has no figures."""
+    return bool(found["trials"]) and found["failed"] == found["trials"]
 
 
 def _arrives(spec: Spec) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from workbench.bench import checking, plan, results, scoring
 from workbench.bench.enough import Enough
+from workbench.bench.evidence import as_mapping
 from workbench.bench.listing import NAMED
 from workbench.bench.load import knee, loops
 from workbench.bench.pairs import Pairs
@@ -89,6 +89,7 @@ class Runner:
         self._built: dict[str, scoring.Built] = {}
         self._block = 0
         self._problems: list[str] = []
+        self._unanswered: dict[str, str] = {}
         self._limit: asyncio.Timeout | None = None
 
     @classmethod
@@ -112,7 +113,7 @@ class Runner:
         if not rows:
             raise invalid(f"There is no run {name!r}.", fix="List them: workbench bench list.")
         row = rows[0]
-        details = _read(row["details"])
+        details = as_mapping(row["details"])
         if row["status"] == "active" and is_alive(details.get("process", {})):
             raise invalid(
                 f"The run {row['run_id']} is under way (process {details['process']['pid']}).",
@@ -123,7 +124,7 @@ class Runner:
         runner = cls(
             road,
             settings,
-            Spec.of(_read(row["spec"])),
+            Spec.of(as_mapping(row["spec"])),
             folder=Path(details["folder"]),
             run_id=row["run_id"],
             on_start=on_start,
@@ -154,7 +155,8 @@ class Runner:
                 self._trials.logprobs[task] = max((one.logprobs for one in scorers), default=0)
         cells = plan.cells(self._spec, self._run_id, made)
         if fresh:
-            await checking.check(self._road, self._spec, cells)
+            for told in await checking.check(self._road, self._spec, [c.model for c in cells]):
+                self._note(told)
         await self._look_back()
         await self._write_run("active")
         self._recorder.start()
@@ -178,8 +180,7 @@ class Runner:
                 if cell_id not in self._ended:
                     await self._finish(cell)
             await self._judge_pairs()
-            answered = any(cell["results"]["trials"] for cell in self._finished.values())
-            status = "ok" if answered else "error"
+            status = self._status()
         except asyncio.CancelledError:
             status = "cancelled"
             raise
@@ -199,17 +200,29 @@ class Runner:
             name=self._spec.name,
             status=status,
             slo_met=met if self._spec.slo is not None else None,
-            failed=(
-                *(
-                    f"{self._progress.cells[cell_id].model}: {error}"
-                    for cell_id, error in self._trials.given_up.items()
-                ),
-                *self._problems,
-            ),
+            failed=tuple(self._failed()),
             cells=self._finished,
             knees=self._knees,
             notes=tuple(self._progress.notes),
         )
+
+    def _status(self) -> str:
+        """``ok`` if nothing failed, ``partial`` if something did and some cells have answers."""
+        trials = {cell_id: cell["results"]["trials"] for cell_id, cell in self._finished.items()}
+        if not any(count and cell_id not in self._unanswered for cell_id, count in trials.items()):
+            return "error"
+        return "partial" if any(self._failed()) else "ok"
+
+    def _failed(self) -> Iterator[str]:
+        """What failed. To find a load that is too much is a sweep's job, and no failure."""
+        answered = [self._begun[name] for name in self._finished if name not in self._unanswered]
+        for cell_id, error in self._trials.given_up.items():
+            yield f"{self._progress.cells[cell_id].model}: {error}"
+        for cell_id, why in self._unanswered.items():
+            cell, shown = self._begun[cell_id], self._progress.cells[cell_id]
+            if not any(plan.same_sweep(cell, other) for other in answered):
+                yield f"{shown.model} ({shown.label}): every request failed: {why}"
+        yield from self._problems
 
     # -- before and after
 
@@ -400,6 +413,9 @@ class Runner:
             await self._learn_environment()
         problem = self._trials.given_up.get(cell.cell_id)
         found = await results.of_cell(self._road, self._run_id, self._spec, cell)
+        failure = found.pop("failure")
+        if problem is None and results.unanswered(found):
+            self._unanswered[cell.cell_id] = failure or "no error is known"
         stamped = found.pop("provider") != "huggingface" and not self._road.remote
         found |= results.lag(self._lags.pop(cell.cell_id, []), found, stamped=stamped)
         if found["client_lag"]:
@@ -416,17 +432,18 @@ class Runner:
                 "results": found,
             }
         self._ended.add(cell.cell_id)
-        shown.phase = "done" if problem is None else "failed"
-        shown.note = "" if problem is None else str(problem)
+        why = self._unanswered.get(cell.cell_id) if problem is None else str(problem)
+        shown.phase = "done" if why is None else "failed"
+        shown.note = why or ""
         details = {} if problem is None else {"error": problem.to_dict()}
-        await self._write_cell(cell, "ok" if problem is None else "error", found, details)
+        await self._write_cell(cell, "ok" if why is None else "error", found, details)
 
     async def _judge_pairs(self) -> None:
         if self._spec.pairwise is None:
             return
-        shown = [self._progress.cells[cell_id] for cell_id in self._finished]
-        for one in shown:
-            one.phase = "scoring"
+        judged = [cell_id for cell_id in self._finished if cell_id not in self._unanswered]
+        for cell_id in judged:
+            self._progress.cells[cell_id].phase = "scoring"
         pairs = Pairs(
             self._road,
             self._recorder,
@@ -435,9 +452,9 @@ class Runner:
             seed=self._spec.seed,
             patience=self._spec.stop.failures,
         )
-        await pairs.judge([self._begun[cell_id] for cell_id in self._finished])
-        for one in shown:
-            one.phase = "done"
+        await pairs.judge([self._begun[cell_id] for cell_id in judged])
+        for cell_id in judged:
+            self._progress.cells[cell_id].phase = "done"
         if pairs.problem is not None:
             self._problems.append(f"judge {self._spec.pairwise.model}: {pairs.problem}")
 
@@ -477,9 +494,3 @@ class Runner:
                 left_s -= _LAG_INTERVAL_S
                 if left_s <= 0:
                     break
-
-
-def _read(value: Any) -> dict[str, Any]:
-    """A JSON column, which comes as text."""
-    found: dict[str, Any] = json.loads(value) if isinstance(value, str) else dict(value or {})
-    return found

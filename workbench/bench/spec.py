@@ -144,6 +144,8 @@ class Spec(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=100)]
     """Names; a model that has options of its own is a :class:`ModelUse`."""
+    absent_models: Literal["refuse", "skip"] | None = None
+    """What becomes of a run if some of them are not there; None: refuse."""
     repeats: Annotated[int, Field(ge=1, le=100_000)] = 5
     warm_ups: Annotated[int, Field(ge=0, le=100)] = 1
     timing_mode: TimingMode | None = None

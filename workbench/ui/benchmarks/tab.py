@@ -31,7 +31,7 @@ ROWS: Final = 50
 
 _EVERY_S: Final = 1.0
 _QUERY_S: Final = 30.0
-_RESUMABLE: Final = ("interrupted", "cancelled", "error")
+_RESUMABLE: Final = ("interrupted", "cancelled", "partial", "error")
 
 
 class BenchmarksTab:
