@@ -126,6 +126,11 @@ class Draft:
         """
         return with_tokens(self.outline(end, *self._outcome(error), error, overlap_ns), self.tokens)
 
+    def bare(self, end: int, error: WorkbenchError, overlap_ns: int) -> StreamSession:
+        """The row where no figures can be made of what the runtime gave: without that."""
+        self.tokens, self.tool_calls, self.finish = [], [], None
+        return self.row(end, error, overlap_ns)
+
     def outline(
         self,
         end: int,

@@ -115,7 +115,7 @@ class ErrorCode(StrEnum):
     CANCELLED = "CANCELLED"
     """Whoever asked stopped it."""
     INTERNAL = "INTERNAL"
-    """A defect of the workbench; the log has the traceback."""
+    """A defect of the workbench or of a provider; the log has the traceback."""
 
 
 HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
@@ -288,7 +288,12 @@ def out_of_files(error: BaseException | None) -> OSError | None:
 
 
 def unforeseen(
-    error: Exception, operation: str, *, provider: str | None = None, told: bool = True
+    error: BaseException,
+    operation: str,
+    *,
+    provider: str | None = None,
+    told: bool = True,
+    theirs: bool = False,
 ) -> WorkbenchError:
     """What becomes of an exception that nobody mapped; whoever calls this logs it.
 
@@ -300,6 +305,7 @@ def unforeseen(
         operation: what was being attempted.
         provider: the provider concerned, if any.
         told: whether its message, which may hold paths, is for whoever asked.
+        theirs: whether the provider raised it, which should have mapped it.
     """
     if out_of_files(error) is not None:
         return WorkbenchError(
@@ -310,10 +316,29 @@ def unforeseen(
             provider=provider,
         )
     name = type(error).__name__
+    if theirs:
+        return defect(f"it raised {name}: {error}", operation, provider or "")
     return WorkbenchError(
         ErrorCode.INTERNAL,
         f"{name}: {error}" if told else f"{name} in the workbench.",
         fix="This is a defect of the workbench; its log has the traceback.",
+        operation=operation,
+        provider=provider,
+    )
+
+
+def defect(what: str, operation: str, provider: str) -> WorkbenchError:
+    """A provider broke a rule that all of them keep.
+
+    Args:
+        what: what it did, with the value.
+        operation: what was being attempted.
+        provider: its name.
+    """
+    return WorkbenchError(
+        ErrorCode.INTERNAL,
+        sentence(f"A defect of the provider {provider}: {what}"),
+        fix="Tell its author; the workbench's log has the details.",
         operation=operation,
         provider=provider,
     )

@@ -7,11 +7,13 @@ import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from workbench import hosts
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench import hosts, logs
+from workbench.errors import ErrorCode, WorkbenchError, defect, invalid, unforeseen
 from workbench.providers.base import Provider
 from workbench.spread import Spread
 from workbench.types import ModelInfo
+
+_log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +106,14 @@ class ModelRouter:
         """Ask all providers at once; one that fails does not hide the others."""
         names = list(self._providers)
         answers = await asyncio.gather(
-            *(self._providers[name].list_models() for name in names), return_exceptions=True
+            *(_models_of(self._providers[name]) for name in names), return_exceptions=True
         )
         models: list[ModelInfo] = []
         problems: dict[str, WorkbenchError] = {}
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, BaseException) and not isinstance(answer, WorkbenchError):
-                raise answer
+                _log.error("models_not_listed", provider=name, exc_info=answer)
+                answer = unforeseen(answer, "list", provider=name, theirs=True)
             if (spread := self._spreads.get(hosts.family(name))) is not None:
                 spread.heard(name, answer)
             if isinstance(answer, WorkbenchError):
@@ -183,6 +186,15 @@ class ModelRouter:
             operation="resolve",
             details={"candidates": near or others},
         )
+
+
+async def _models_of(provider: Provider) -> list[ModelInfo]:
+    """What it lists, if those are models of its own: of others nobody could be asked."""
+    models = list(await provider.list_models())
+    for model in models:
+        if not isinstance(model, ModelInfo) or model.provider != provider.name:
+            raise defect(f"it lists {model!r:.200}, which is no model of it", "list", provider.name)
+    return models
 
 
 def _route(provider: Provider, name: str, *, chosen: bool = False) -> Route:

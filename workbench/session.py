@@ -127,12 +127,12 @@ class LiveSession:
                     t_ns=self.draft.queued,
                 )
             )
-            self._parts.journal.begin(
-                request.session_id,
-                journal_header(request.messages, self._parts.store.environment_id),
-                self.journal,
-            )
             try:
+                self._parts.journal.begin(
+                    request.session_id,
+                    journal_header(request.messages, self._parts.store.environment_id),
+                    self.journal,
+                )
                 async with asyncio.timeout(self._limit_s("total_s")):
                     await self._try()
             except WorkbenchError as failure:
@@ -143,9 +143,8 @@ class LiveSession:
                 error = self._timeout("in total", self._limit_s("total_s"))
             except asyncio.CancelledError:
                 self.cancel.cancel("shutdown")
-            except Exception as failure:  # a bug of ours: the row must still be written
-                _log.exception("stream_failed")
-                error = unforeseen(failure, "stream", provider=self.route.provider.name)
+            except Exception as failure:
+                error = self._unforeseen(failure)
             finally:
                 # Read now: a reader that leaves while the row is written changes nothing any more.
                 self.draft.stopped_by = reason = self.cancel.reason
@@ -348,10 +347,43 @@ class LiveSession:
         )
 
     async def _conclude(self, error: WorkbenchError | None) -> None:
+        """Log the row and give the last event; no defect on the way may keep the reader waiting."""
         end = time.monotonic_ns()
-        if self.draft.watch is not None:
-            await asyncio.to_thread(self._parts.monitor.unwatch, self.draft.watch)
-        session = self.draft.row(end, error, self._overlap_ns(end))
+        try:
+            try:
+                if self.draft.watch is not None:
+                    await asyncio.to_thread(self._parts.monitor.unwatch, self.draft.watch)
+                session = self._row(end, error)
+                await self._hand_in(session)
+            except Exception as failure:
+                unmapped = self._unforeseen(failure)
+                session = self._row(end, error or unmapped)
+                with contextlib.suppress(Exception):
+                    await self._store(session)
+            self._parts.on_end(session, self.request)
+            session_id = self.request.session_id
+            if session.error is not None:
+                self.mailbox.put(ErrorEvent(session_id, session.error, session, end))
+            else:
+                self.mailbox.put(DoneEvent(session_id, session, end))
+        finally:
+            self.mailbox.close()
+
+    def _row(self, end: int, error: WorkbenchError | None) -> StreamSession:
+        overlap_ns = self._overlap_ns(end)
+        try:
+            return self.draft.row(end, error, overlap_ns)
+        except Exception as failure:
+            unmapped = self._unforeseen(failure)
+            return self.draft.bare(end, error or unmapped, overlap_ns)
+
+    def _unforeseen(self, failure: Exception) -> WorkbenchError:
+        """A bug of ours: the row must still be written."""
+        _log.error("stream_failed", exc_info=failure)
+        return unforeseen(failure, "stream", provider=self.route.provider.name)
+
+    async def _hand_in(self, session: StreamSession) -> None:
+        """Log the row, and warn where it is not in the log."""
         if (problem := await self._store(session)) is not None:
             never = problem.code is ErrorCode.INVALID_REQUEST
             what = "cannot be logged" if never else "is not in the log yet"
@@ -364,13 +396,6 @@ class LiveSession:
             ttft_s=session.metrics.get("ttft_s"),
             e2e_s=session.metrics.get("e2e_s"),
         )
-        self._parts.on_end(session, self.request)
-        session_id = self.request.session_id
-        if session.error is not None:
-            self.mailbox.put(ErrorEvent(session_id, session.error, session, end))
-        else:
-            self.mailbox.put(DoneEvent(session_id, session, end))
-        self.mailbox.close()
 
     async def _store(self, session: StreamSession) -> WorkbenchError | None:
         readings = self.draft.watch.readings if self.draft.watch else []

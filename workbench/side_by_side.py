@@ -8,9 +8,12 @@ import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 
+from workbench import logs
 from workbench.admission import rejected
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, unforeseen
 from workbench.types import ChatRequest, StreamEvent, TimingMode
+
+_log = logs.get(__name__)
 
 
 async def side_by_side(
@@ -36,6 +39,9 @@ async def side_by_side(
                     await merged.put((index, event))
         except WorkbenchError as error:
             await merged.put((index, rejected(request, error)))
+        except Exception as failure:  # a defect: whoever reads must not wait for ever
+            _log.exception("stream_failed", session_id=request.session_id)
+            await merged.put((index, rejected(request, unforeseen(failure, "stream"))))
         # Not in a finally: a pump is cancelled when nobody reads any more, and must not wait
         # for room in a queue that nobody empties.
         await merged.put((index, None))
