@@ -26,7 +26,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -291,15 +291,33 @@ def _bring_back(
     n = _position(connection)
     columns = columns_in(connection)
     encoder = Encoder(columns)
+    entries = [encoder.decode(body) for body in spooled.entries]
+    copied = had.since is not None
     # What is missing of the old file is counted before what came later is put in.
-    position = max(n, had.position)
-    entries = [encoder.decode(body) for body in spooled.entries if body["n"] <= position]
-    if n:
-        repair.came_back(salvage.fill_in(connection, columns, entries))
+    position = max(n, had.position) if n or not copied else had.reached(entries)
+    earlier = [entry for entry in entries if entry.n <= position]
+    if copied:
+        repair.came_back(salvage.fill_in(connection, columns, earlier))
     else:
-        _put(connection, columns, entries, repair)
-    connection.execute("UPDATE log_position SET n = ?", [position])
+        _put(connection, columns, earlier, repair)
     repair.lost += salvage.missing(connection, had)
+    if copied and not n:
+        # It may have had of the later ones, too: what is there is not put in twice.
+        _tell_broken(spooled, position, repair)
+        later = entries[len(earlier) :]
+        repair.came_back(salvage.fill_in(connection, columns, _parts(later, again=False)))
+        _put(connection, columns, _parts(later, again=True), repair)
+        position = max(position, spooled.last_n)
+    connection.execute("UPDATE log_position SET n = ?", [position])
+
+
+def _parts(entries: Sequence[Entry], *, again: bool) -> list[Entry]:
+    """Of each entry only what replaces rows, which may be done again; or all but that."""
+    return [
+        replace(entry, parts=parts)
+        for entry in entries
+        if (parts := tuple(part for part in entry.parts if (part.how == "replace") == again))
+    ]
 
 
 def _position(connection: duckdb.DuckDBPyConnection) -> int:
@@ -384,18 +402,7 @@ def _replay(connection: duckdb.DuckDBPyConnection, spooled: Spooled, repair: Rep
     columns = columns_in(connection)
     encoder = Encoder(columns)
     new = [encoder.decode(body) for body in spooled.entries if body["n"] > n]
-    if spooled.broken:
-        repair.happened.append(f"The spool has broken lines ({'; '.join(spooled.broken)}).")
-        for path in spooled.files:
-            repair.keep(path, "copy")
-        have = {entry.n for entry in new}
-        last = max(have, default=n)
-        if missing := [number for number in range(n + 1, last + 1) if number not in have]:
-            numbers = ", ".join(map(str, missing))
-            repair.lost.append(f"up to {len(missing)} sessions (lines {numbers} of the spool)")
-        elif spooled.cut_off and n <= spooled.last_n:
-            repair.lost.append(f"sessions that were acknowledged after line {last} of the spool")
-        repair.write()
+    _tell_broken(spooled, n, repair)
     _put(connection, columns, new, repair)
     if new:
         _log.info("store_replayed", entries=len(new), last_n=new[-1].n)
@@ -403,6 +410,24 @@ def _replay(connection: duckdb.DuckDBPyConnection, spooled: Spooled, repair: Rep
     # Entries that the database refused have their numbers all the same.
     connection.execute("UPDATE log_position SET n = ? WHERE n < ?", [last, last])
     return last
+
+
+def _tell_broken(spooled: Spooled, n: int, repair: Repair) -> None:
+    """Name what broken lines of the spool may have held that came after entry ``n``; once."""
+    told = f"The spool has broken lines ({'; '.join(spooled.broken)})."
+    if not spooled.broken or told in repair.happened:
+        return
+    repair.happened.append(told)
+    for path in spooled.files:
+        repair.keep(path, "copy")
+    have = {body["n"] for body in spooled.entries if body["n"] > n}
+    last = max(have, default=n)
+    if missing := [number for number in range(n + 1, last + 1) if number not in have]:
+        numbers = ", ".join(map(str, missing))
+        repair.lost.append(f"up to {len(missing)} sessions (lines {numbers} of the spool)")
+    elif spooled.cut_off and n <= spooled.last_n:
+        repair.lost.append(f"sessions that were acknowledged after line {last} of the spool")
+    repair.write()
 
 
 def _put(

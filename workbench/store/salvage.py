@@ -67,12 +67,27 @@ def write_manifest(folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
 class Had:
     """What a file had: rows of each table, and the number of its last entry; ``why`` in words.
 
-    ``why`` says what is lost where the rows are not known.
+    ``why`` says what is lost where the rows are not known. ``since`` is how many sessions came
+    after the last checkpoint, of a file that could be read.
     """
 
     rows: Mapping[str, int] = field(default_factory=dict)
     position: int = 0
     why: str = ""
+    since: int | None = None
+
+    def reached(self, entries: Sequence[Entry]) -> int:
+        """The number of the last entry that it had for sure, where it does not say so itself.
+
+        Args:
+            entries: of the spool, in order.
+        """
+        left, last = self.since or 0, self.position
+        for entry in entries:
+            if entry.n > last and left > 0:
+                left -= sum(len(part.rows) for part in entry.parts if part.how == "number")
+                last = entry.n
+        return last
 
 
 def noted(folder: Path) -> Had:
@@ -161,11 +176,12 @@ def copy_readable(damaged: Path, target: duckdb.DuckDBPyConnection, *, folder: P
         with suppress(duckdb.Error):
             target.execute("UPDATE log_position SET n = (SELECT n FROM damaged.log_position)")
     except duckdb.Error as error:
-        return replace(known, rows=had, why=f"what its catalogue would have named ({error})")
+        why = f"what its catalogue would have named ({error})"
+        return replace(known, rows=had, why=why, since=0)
     finally:
         with suppress(duckdb.Error):
             target.execute("DETACH damaged")
-    return replace(known, rows=had)
+    return replace(known, rows=had, since=had.get(SESSIONS, 0) - known.rows.get(SESSIONS, 0))
 
 
 def _attach(damaged: Path, target: duckdb.DuckDBPyConnection) -> None:
