@@ -56,6 +56,7 @@ class Served:
                 "PATH": "/usr/bin:/bin",
                 "WORKBENCH_DB": str(self._folder / "log.duckdb"),
                 "WORKBENCH_BENCHMARKS": str(self._folder / "benchmarks"),
+                "WORKBENCH_DISK_RESERVE": "0",
                 "HF_MODEL_PATH": str(self._folder / "models"),
                 "HF_HUB_CACHE": str(self._folder / "hub"),
                 "OLLAMA_HOST": "127.0.0.1:9",
@@ -169,17 +170,50 @@ def done(page: Page) -> int:
     return int(found or 0)
 
 
+def upload(page: Page, name: str, text: str) -> None:
+    file = {"name": name, "mimeType": "text/plain", "buffer": text.encode()}
+    page.locator("#bench-upload-files").set_input_files(file)
+
+
+def test_own_files_are_kept_listed_and_deleted(open_page: Open) -> None:
+    page = benchmarks(open_page("fox", "cat"))
+    said, told = page.locator("#bench-upload-notice"), page.locator("#bench-outline")
+    text, own = page.locator("#bench-text textarea"), page.locator("#bench-own")
+    upload(page, "x.exe", "MZ")
+    expect(said).to_contain_text("neither a spec nor a dataset", timeout=SOON)
+    spec = 'name = "own"\nmodels = ["scripted/fox"]\n[[datasets]]\nsource = "own.jsonl"\n'
+    upload(page, "own.toml", spec)
+    expect(said).to_contain_text("own.toml is kept", timeout=SOON)
+    expect(text).to_have_value(spec)
+    expect(told).to_contain_text("cannot be read", timeout=SOON)
+    upload(page, "own.jsonl", '{"prompt": "Why?"}')
+    expect(said).to_contain_text("own.jsonl is kept", timeout=SOON)
+    expect(told).to_contain_text("1 model, 1 cell, 5 trials", timeout=SOON)
+    upload(page, "own.jsonl", '{"prompt": "Why?"}')
+    expect(said).to_contain_text("own.jsonl is already here", timeout=SOON)
+    upload(page, "own.jsonl", '{"prompt": "How?"}')
+    expect(said).to_contain_text("not written over", timeout=SOON)
+    # A spec with a fault is not kept, and can be corrected where it is seen.
+    upload(page, "bad.toml", 'name = "bad"')
+    expect(said).to_contain_text("bad.toml is not kept", timeout=SOON)
+    expect(text).to_have_value('name = "bad"')
+    expect(told).to_contain_text("models", timeout=SOON)
+
+    page.get_by_role("button", name="Your files").click()
+    expect(own.locator("tbody tr")).to_have_count(2, timeout=SOON)
+    expect(own.locator("[data-row='own.toml']")).to_contain_text("spec")
+    for answer, left in (("keep", 2), ("really", 1)):
+        own.locator("[data-row='own.jsonl']").click()
+        page.locator("#bench-delete").click()
+        expect(page.locator("#bench-question")).to_contain_text("own.jsonl", timeout=SOON)
+        page.locator(f"#bench-{answer}").click()
+        expect(page.locator("#bench-confirm")).to_have_count(0, timeout=SOON)
+        expect(own.locator("tbody tr")).to_have_count(left)
+
+
 def test_from_a_spec_to_its_finding_and_two_runs_compared(open_page: Open) -> None:
     page = benchmarks(open_page("fox", "cat"))
     told = page.locator("#bench-outline")
-    upload = page.locator("#bench-upload-files")
-    upload.set_input_files({"name": "x.exe", "mimeType": "text/plain", "buffer": b"MZ"})
-    expect(told).to_contain_text("neither a spec nor a dataset", timeout=SOON)
-    for name, text in (("own.jsonl", '{"prompt": "Why?"}'), ("own.toml", 'name = "own"')):
-        upload.set_input_files({"name": name, "mimeType": "text/plain", "buffer": text.encode()})
-        said = {"own.jsonl": "own.jsonl is here", "own.toml": "models"}[name]
-        expect(told).to_contain_text(said, timeout=SOON)
-    expect(page.locator("#bench-text textarea")).to_have_value('name = "own"')
     write(page, repeats='"often"')
     expect(told).to_contain_text("line 3: repeats", timeout=SOON)
     expect(told.locator(".wb-line")).to_contain_text("often")

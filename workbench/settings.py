@@ -245,7 +245,7 @@ class Settings(BaseSettings):
     workbench_download_attempts: int = Field(5, ge=1, le=100)
     """How often in a row a broken connection is tried again without a new byte."""
     workbench_disk_reserve: Reserve = 2**30
-    """Disk space that a download must leave free."""
+    """Disk space that a download, or a file kept from the page, must leave free."""
     workbench_job_history: int = Field(100, ge=1, le=100_000)
     """How many ended jobs (downloads, checks, exports) are remembered."""
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.bench.conftest import rows, spec_of
-from workbench.bench import library
+from workbench.bench import library, own
 from workbench.bench.service import Benchmarks
 from workbench.client.roads import LocalRoad
 from workbench.engine import Engine
@@ -77,7 +77,9 @@ async def test_a_run_of_a_terminal_is_in_the_way(benchmarks: Benchmarks, engine:
 def test_a_spec_from_outside_reads_no_file_of_this_machine(
     engine: Engine, tmp_path: Path, name: str
 ) -> None:
-    settings = engine.settings.model_copy(update={"workbench_benchmarks": tmp_path / "own"})
+    settings = engine.settings.model_copy(
+        update={"workbench_benchmarks": tmp_path / "own", "workbench_disk_reserve": 0}
+    )
     (tmp_path / "own").mkdir()
     (tmp_path / "x.csv").write_text("prompt\nsecret\n")
     (tmp_path / "own" / "link.csv").symlink_to(tmp_path / "x.csv")
@@ -85,7 +87,7 @@ def test_a_spec_from_outside_reads_no_file_of_this_machine(
     with pytest.raises(WorkbenchError) as refused:
         library.outline(text, settings)
     assert refused.value.code is ErrorCode.FORBIDDEN_PATH
-    library.keep(settings, f"../{Path(name).stem}2.csv", b"prompt\nHi\n")
+    own.keep(settings, f"../{Path(name).stem}2.csv", b"prompt\nHi\n")
     mine = library.outline(text.replace(name, f"{Path(name).stem}2.csv"), settings)
     assert (mine.cells, mine.trials) == (1, 5)
 

@@ -36,13 +36,13 @@ class Outline:
 def specs(settings: Settings) -> dict[str, Path]:
     """The specs to start from, by a name that says whose they are: shipped first, then own."""
     ours = {path.stem: path for path in _files(shipped("benchmarks/specs"), (".toml",))}
-    own = {f"own: {path.stem}": path for path in _files(folder(settings), (".toml",))}
+    own = {f"own: {path.stem}": path for path in own_files(settings, (".toml",))}
     return {**ours, **own}
 
 
 def sources(settings: Settings) -> list[str]:
     """Names of the datasets that a spec may use: ours, and files of the folder."""
-    own = [path.name for path in _files(folder(settings), datasets.FORMATS)]
+    own = [path.name for path in own_files(settings, datasets.FORMATS)]
     return [*datasets.builtin(), *own]
 
 
@@ -51,36 +51,9 @@ def folder(settings: Settings) -> Path:
     return settings.workbench_benchmarks.expanduser().absolute()
 
 
-def keep(settings: Settings, name: str, content: bytes) -> Path:
-    """Put an own dataset, or a spec, into the folder, in place of one of that name.
-
-    Raises:
-        WorkbenchError: ``INVALID_REQUEST`` for a name that is none, or a file that is too large;
-            ``DISK_FULL`` when it cannot be written.
-    """
-    path = folder(settings) / Path(name).name
-    if path.name.startswith(".") or path.suffix.lower() not in UPLOADS:
-        raise invalid(
-            f"{path.name} is neither a spec nor a dataset.",
-            fix=f"Names end in {', '.join(UPLOADS)}.",
-        )
-    if len(content) > settings.workbench_dataset_max_size:
-        raise invalid(
-            f"{path.name} has {len(content):,} bytes, more than "
-            f"{settings.workbench_dataset_max_size:,}.",
-            fix="Take a part of it, or raise WORKBENCH_DATASET_MAX_SIZE.",
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise WorkbenchError(
-            ErrorCode.DISK_FULL,
-            f"{path} cannot be written: {error.strerror}.",
-            fix="Make room, or set WORKBENCH_BENCHMARKS to another folder.",
-            operation="bench",
-        ) from None
-    return path
+def own_files(settings: Settings, endings: tuple[str, ...]) -> list[Path]:
+    """The user's own files with one of these endings, in order of their names."""
+    return [*_files(folder(settings), endings)]
 
 
 def check_files(chosen: spec.Spec, settings: Settings) -> None:
@@ -141,4 +114,6 @@ def to_toml(values: dict[str, Any]) -> str:
 
 def _files(where: Path, endings: tuple[str, ...]) -> Iterator[Path]:
     if where.is_dir():
-        yield from (path for path in sorted(where.iterdir()) if path.suffix.lower() in endings)
+        for path in sorted(where.iterdir()):
+            if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file():
+                yield path

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import gradio as gr
 
 from workbench import figures
-from workbench.bench import library
+from workbench.bench import library, own
 from workbench.bench.spec import Spec
 from workbench.errors import WorkbenchError, invalid
 from workbench.figures import escape
 from workbench.ui import catalogue, files, notices
+from workbench.ui.benchmarks.files import OwnFiles
 from workbench.ui.benchmarks.form import LOADS, MADE, Form, write
 from workbench.ui.markup import html
 
@@ -55,6 +56,8 @@ class Making:
                 kinds=library.UPLOADS,
                 name="bench-upload",
             )
+        self._notice = html("", elem_id="bench-upload-notice", elem_classes=["wb-notices"])
+        self._own = OwnFiles(settings)
         with gr.Accordion("Build one", open=False, elem_id="bench-form"):
             self._fields, self._names, self._source = _form()
         self.text = gr.Textbox(
@@ -72,14 +75,17 @@ class Making:
         self._wire()
 
     def _wire(self) -> None:
-        self._chosen.input(self._read, self._chosen, [self.text, self.told], **_QUIET)
+        self._chosen.input(self._read, self._chosen, [self.text, self._notice], **_QUIET)
         # change: the page's script presses no key, which is what gradio takes for input
-        self._handed.change(
+        taken = self._handed.change(
             self._take,
             self._handed,
-            [self._handed, self.text, self.told, self._chosen, self._source],
+            [self._handed, self.text, self._notice, *self._named],
             **_QUIET,
         )
+        gone = self._own.wire(self._named, self._lists, _QUIET)
+        for event in (taken, gone):  # a dataset that the text names may have come or gone
+            event.then(self.outline, self.text, self.told, **_QUIET)
         gr.on(
             [field.input for field in self._fields],
             self._write,
@@ -93,17 +99,17 @@ class Making:
     @property
     def outputs(self) -> list[Any]:
         """What :meth:`opened` speaks of."""
-        return [self._chosen, self._source, self._names]
+        return [self._names, *self._named]
+
+    @property
+    def _named(self) -> list[Any]:
+        """What :meth:`_lists` speaks of."""
+        return [self._chosen, self._source, self._own.table]
 
     async def opened(self) -> list[Any]:
         """The lists, anew."""
         listing = await self._models.listing(max_age_s=1.0)
-        specs, sources = await asyncio.to_thread(self._files)
-        return [
-            gr.update(choices=specs),
-            gr.update(choices=[MADE, *sources]),
-            gr.update(choices=catalogue.choices(listing.models)),
-        ]
+        return [gr.update(choices=catalogue.choices(listing.models)), *await self._lists()]
 
     def spec(self, text: str) -> Spec:
         """The spec in the text.
@@ -125,32 +131,51 @@ class Making:
 
     # -- handlers
 
-    def _files(self) -> tuple[list[str], list[str]]:
-        return [*library.specs(self._settings)], library.sources(self._settings)
+    async def _lists(self) -> list[Any]:
+        """Specs and datasets by name, and the user's own files."""
+        specs = await asyncio.to_thread(library.specs, self._settings)
+        sources = await asyncio.to_thread(library.sources, self._settings)
+        return [
+            gr.update(choices=[*specs]),
+            gr.update(choices=[MADE, *sources]),
+            await self._own.show(),
+        ]
 
     async def _read(self, name: str) -> list[Any]:
         path = library.specs(self._settings).get(name)
         if path is None:
             return [gr.skip(), notices.note("This spec is no longer there.")]
         text = await asyncio.to_thread(path.read_text, encoding="utf-8", errors="replace")
-        return [text, gr.skip()]
+        return [text, ""]
 
     async def _take(self, handed: str) -> list[Any]:
-        """An upload: a spec goes into the text, a dataset into the folder."""
-        skipped: list[Any] = [gr.skip()] * 5
+        """An upload: it is kept if nothing is wrong with it; a spec also goes into the text."""
         if not handed:
-            return skipped
+            return [gr.skip()] * (3 + len(self._named))
+        text = ""
         try:
             name, content = _one(handed)
-            kept = await asyncio.to_thread(library.keep, self._settings, name, content)
+            if name.lower().endswith(".toml"):
+                text = content.decode(errors="replace")
+            kept = await asyncio.to_thread(own.keep, self._settings, name, content)
         except WorkbenchError as problem:
-            return ["", gr.skip(), notices.error_card(problem), gr.skip(), gr.skip()]
-        specs, sources = await asyncio.to_thread(self._files)
-        lists = [gr.update(choices=specs), gr.update(choices=[MADE, *sources])]
-        if kept.suffix.lower() == ".toml":
-            return ["", content.decode(errors="replace"), gr.skip(), *lists]
-        words = f"{kept.name} is here: choose it in the form, or name it as a source."
-        return ["", gr.skip(), notices.note(words), *lists]
+            said, lists = notices.error_card(problem), [gr.skip()] * len(self._named)
+            if text and await self._is_refused(text):
+                # It goes into the text all the same, to be corrected; what is wrong is said there.
+                said = notices.note(f"{name} is not kept: correct it here, or in the file.")
+        else:
+            words = f"{kept.path.name} is {'kept' if kept.new else 'already here'}."
+            if not text:
+                words += " Choose it in the form, or name it as a source."
+            said, lists = notices.note(words), await self._lists()
+        return ["", text or gr.skip(), said, *lists]
+
+    async def _is_refused(self, text: str) -> bool:
+        try:
+            await asyncio.to_thread(self.spec, text)
+        except WorkbenchError:
+            return True
+        return False
 
     async def _write(self, *values: Any) -> str:
         return write(Form(*values))
