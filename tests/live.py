@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
+from tests import warm
 from tests.conftest import ROOT
 
 
@@ -25,8 +26,9 @@ def free_port() -> int:
 
 
 def measured() -> dict[str, str]:
-    """What a process needs of our environment to be measured with us (``make coverage``)."""
-    return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    """What a process needs of our environment to be measured with us, and by the same Python."""
+    given = ("COVERAGE_", "PYTHON")  # the first of ``make coverage``
+    return {name: value for name, value in os.environ.items() if name.startswith(given)}
 
 
 class LiveServer:
@@ -51,17 +53,16 @@ class LiveServer:
             "OLLAMA_HOST": "127.0.0.1:9",
             **environment,
         }
-        self._process: subprocess.Popen[str] | None = None
+        self._process: warm.Process | subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
         self.log = (self.folder / "server.log").open("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py")],
+        self._process = warm.popen(
+            [str(ROOT / "app.py")],
             env=self.environment,
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            text=True,
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()  # it prints its address once it listens
@@ -126,12 +127,26 @@ def run_cli(
     stdin: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``workbench ...`` as a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "workbench.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=env,
-        cwd=cwd,
-        input=stdin,
-        timeout=170,
-    )
+    with (
+        tempfile.TemporaryFile("w+") as asked,
+        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+") as complained,
+    ):
+        asked.write(stdin or "")
+        asked.seek(0)
+        process = warm.popen(
+            ["-m", "workbench.cli", *arguments],
+            env=os.environ if env is None else env,
+            cwd=cwd or Path.cwd(),
+            stdin=asked,
+            stdout=said,
+            stderr=complained,
+        )
+        try:
+            status = process.wait(170)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        said.seek(0)
+        complained.seek(0)
+        return subprocess.CompletedProcess(arguments, status, said.read(), complained.read())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tests import warm
 from tests.conftest import ROOT
 from tests.evil_server import ATTACKS
 from tests.test_page import ARGUMENTS, SOON
@@ -19,8 +20,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.evil_server"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    process = warm.popen(
+        ["-m", "tests.evil_server"], env=os.environ, cwd=ROOT, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     yield process.stdout.readline().split()[0]

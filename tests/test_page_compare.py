@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests import warm
 from tests.conftest import ROOT
 from tests.live import measured
 from tests.test_page import SOON, Pane, ask
@@ -30,11 +30,10 @@ ENDED = re.compile("done|error|cancelled")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Address and token."""
     folder = tmp_path_factory.mktemp("page")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.page_server"],
+    process = warm.popen(
+        ["-m", "tests.page_server"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        text=True,
         env={
             **measured(),
             "PATH": "/usr/bin:/bin",

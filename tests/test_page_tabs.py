@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from tests import warm
 from tests.conftest import ROOT
 from tests.live import free_port, measured
 from tests.test_page import LOADED, SOON, Pane, ask
@@ -46,11 +46,10 @@ class Served:
 
     def start(self) -> None:
         """It listens when this returns."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.page_server", str(self._port)],
+        self._process = warm.popen(
+            ["-m", "tests.page_server", str(self._port)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            text=True,
             env={
                 **measured(),
                 "PATH": "/usr/bin:/bin",
