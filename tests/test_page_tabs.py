@@ -56,6 +56,7 @@ class Served:
                 "WORKBENCH_DB": str(self._folder / "log.duckdb"),
                 "WORKBENCH_BENCHMARKS": str(self._folder / "benchmarks"),
                 "WORKBENCH_DISK_RESERVE": "0",
+                "WORKBENCH_MAX_UPLOAD": "20kB",
                 "HF_MODEL_PATH": str(self._folder / "models"),
                 "HF_HUB_CACHE": str(self._folder / "hub"),
                 "OLLAMA_HOST": "127.0.0.1:9",
@@ -192,6 +193,9 @@ def test_own_files_are_kept_listed_and_deleted(open_page: Open) -> None:
     expect(said).to_contain_text("own.jsonl is already here", timeout=SOON)
     upload(page, "own.jsonl", '{"prompt": "How?"}')
     expect(said).to_contain_text("not written over", timeout=SOON)
+    upload(page, "large.jsonl", " " * 20_001)
+    expect(said).to_contain_text("larger than 20 kB", timeout=SOON)
+    expect(said).to_contain_text("raise WORKBENCH_MAX_UPLOAD")
     # A spec with a fault is not kept, and can be corrected where it is seen.
     upload(page, "bad.toml", 'name = "bad"')
     expect(said).to_contain_text("bad.toml is not kept", timeout=SOON)

@@ -147,6 +147,9 @@ class Settings(BaseSettings):
     """The most bytes of text in a request."""
     workbench_max_image_bytes: Bytes = 20 * 10**6
     """The most bytes of all images in a conversation."""
+    workbench_max_upload: Bytes = 5 * 10**6
+    """The most bytes of files chosen on the page at once. As text they take a third more, and that
+    must fit into `WORKBENCH_MAX_BODY`."""
     workbench_max_history: int = Field(400, ge=1)
     """The most messages in a request."""
     workbench_max_body: Bytes = 8 * 2**20

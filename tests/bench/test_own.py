@@ -102,6 +102,13 @@ def test_room_is_left_on_the_disk(settings: Settings) -> None:
     assert in_folder(settings) == []
 
 
+def test_a_spec_that_is_too_long_for_the_page_can_be_run_in_a_terminal(settings: Settings) -> None:
+    with pytest.raises(WorkbenchError, match=r"more than 262,144 .WORKBENCH_MAX_PROMPT") as refused:
+        own.keep(settings, "x.toml", SPEC + b"#" * 262_144)
+    assert "workbench bench run FILE" in refused.value.fix
+    assert in_folder(settings) == []
+
+
 def test_files_are_listed_and_deleted(settings: Settings) -> None:
     own.keep(settings, "b.toml", SPEC)
     own.keep(settings, "a.csv", b"prompt\nHi\n")

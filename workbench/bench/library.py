@@ -98,8 +98,12 @@ def parse(text: str, settings: Settings) -> spec.Spec:
     Raises:
         WorkbenchError: ``INVALID_REQUEST``; the message names the line. ``FORBIDDEN_PATH``.
     """
-    if len(text.encode()) > settings.workbench_max_prompt_bytes:
-        raise invalid("This spec is too long.", fix="A spec is some lines of TOML.")
+    size, most = len(text.encode(errors="replace")), settings.workbench_max_prompt_bytes
+    if size > most:
+        raise invalid(
+            f"This spec has {size:,} bytes, more than {most:,} (WORKBENCH_MAX_PROMPT_BYTES).",
+            fix="Run it in a terminal: workbench bench run FILE.",
+        )
     chosen = spec.parse(text, "spec")
     check_files(chosen, settings)
     return chosen

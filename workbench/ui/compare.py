@@ -477,7 +477,7 @@ def _lay_out(engine: Engine) -> tuple[Desk, Differences, Voting, Sharing, Shelf]
                 "Diff  Alt+D", size="sm", elem_id="diff-toggle", elem_classes=["wb-small"], scale=0
             )
             why = gr.Button("Why?", size="sm", elem_id="why", elem_classes=["wb-small"], scale=0)
-        asked = composer.build()
+        asked = composer.build(engine.settings)
         shelf = Shelf(Library(database(engine.settings).with_name("library.json")))
     shown = gr.State(first)
     desk = Desk(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -14,6 +14,9 @@ from workbench.types import Image, Options, TimingMode
 from workbench.ui.markup import html
 from workbench.ui.pane import LETTERS
 from workbench.ui.pictures import Pictures
+
+if TYPE_CHECKING:
+    from workbench.settings import Settings
 
 MODES = {
     "concurrent": TimingMode.CONCURRENT,
@@ -173,8 +176,8 @@ def _default(name: str) -> str:
     return "" if value is None else f"{value:g}"
 
 
-def build() -> Composer:
-    """Lay the composer out at the current place."""
+def build(settings: Settings) -> Composer:
+    """Lay the composer out at the current place; ``settings`` bound its images."""
     with gr.Column(elem_id="composer"):
         with gr.Row(elem_classes=["wb-ask"]):
             prompt = gr.Textbox(
@@ -209,7 +212,7 @@ def build() -> Composer:
                 elem_classes=["wb-small"],
                 scale=0,
             )
-            pictures = Pictures()
+            pictures = Pictures(settings)
             mode = gr.Radio(
                 list(MODES),
                 value="concurrent",

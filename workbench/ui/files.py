@@ -9,15 +9,23 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
+from workbench import figures
+from workbench.errors import invalid
 from workbench.figures import escape
 from workbench.ui.markup import html
 
-MOST_BYTES: Final = 5 * 10**6
-"""Of files that are handed over at once: as text they must stay within the limit of a request."""
+if TYPE_CHECKING:
+    from workbench.settings import Settings
+
+_TOO_LARGE: Final = "too large"
+"""What the page's script hands over in place of files that are."""
+
+_REST_BYTES: Final = 65_536
+"""Of a request, for what stands around the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +36,25 @@ class Chosen:
     content: bytes
 
 
+def most(settings: Settings) -> int:
+    """The most bytes of files at once: as text they take a third more, within one request."""
+    fit = max(settings.workbench_max_body - _REST_BYTES, 0) * 3 // 4
+    return min(settings.workbench_max_upload, fit)
+
+
 def chooser(
-    words: str, *, title: str, kinds: Sequence[str], name: str, several: bool = False
+    settings: Settings,
+    words: str,
+    *,
+    title: str,
+    kinds: Sequence[str],
+    name: str,
+    several: bool = False,
 ) -> gr.Textbox:
     """Build a button that chooses files at the current place.
 
     Args:
+        settings: how large files may be.
         words: on the button.
         title: what it takes, when pointed at.
         kinds: types or endings that the browser offers.
@@ -46,7 +67,7 @@ def chooser(
     html(
         f'<label class="wb-file" title="{escape(title)}">{escape(words)}'
         f'<input type="file" id="{name}-files" accept="{",".join(kinds)}" '
-        f'data-into="{name}-data" data-most="{MOST_BYTES}"'
+        f'data-into="{name}-data" data-most="{most(settings)}"'
         f"{' multiple' if several else ''}></label>",
         elem_id=name,
         elem_classes=["wb-chooser"],
@@ -56,17 +77,33 @@ def chooser(
     )
 
 
-def read(handed: str) -> list[Chosen]:
+def read(handed: str, settings: Settings, *, otherwise: str) -> list[Chosen]:
     """Files from what the page's script hands over.
 
+    Args:
+        handed: files in base64, as JSON.
+        settings: how large they may be.
+        otherwise: what else can be done with files that are too large.
+
     Raises:
-        ValueError: it is something else; so it is for files of more than :data:`MOST_BYTES`.
+        WorkbenchError: ``INVALID_REQUEST``: they are too large, or could not be read.
     """
+    if handed.strip() == _TOO_LARGE:
+        setting = "WORKBENCH_MAX_UPLOAD"
+        if most(settings) < settings.workbench_max_upload:
+            setting = "WORKBENCH_MAX_BODY"
+        raise invalid(
+            f"What you chose is larger than {figures.size(most(settings))}, which is as much as "
+            f"the page takes at once ({setting}).",
+            fix=f"{otherwise}, or raise {setting}.",
+        )
     try:
         files: Any = json.loads(handed)
         return [
             Chosen(str(file["name"]), base64.b64decode(file["data"], validate=True))
             for file in files
         ]
-    except (TypeError, KeyError) as error:
-        raise ValueError("no files") from error
+    except (TypeError, KeyError, ValueError):
+        raise invalid(
+            "What you chose could not be read.", fix="Choose it again; it must be a file."
+        ) from None

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from workbench import figures
-from workbench.errors import invalid
 from workbench.types import Image
 from workbench.ui import files
 
+if TYPE_CHECKING:
+    from workbench.settings import Settings
+
 
 class Pictures:
-    """Builds them at the current place."""
+    """Builds them at the current place.
 
-    def __init__(self) -> None:
+    Args:
+        settings: how large they may be.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self.kept = gr.State(())
         """``tuple[Image, ...]``: what goes with the next question."""
         self.handed = files.chooser(
+            settings,
             "+ image",
             title="PNG or JPEG, for models that see",
             kinds=("image/png", "image/jpeg"),
@@ -41,17 +49,11 @@ class Pictures:
         words = f"{len(images)} image{'s' if len(images) > 1 else ''}, {size}  ×"
         return {self.kept: images, self.drop: gr.update(value=words, visible=bool(images))}
 
+    def read(self, handed: str) -> list[Image]:
+        """Images from what the page's script hands over.
 
-def read(handed: str) -> list[Image]:
-    """Images from what the page's script hands over: a list of files in base64, as JSON.
-
-    Raises:
-        WorkbenchError: ``INVALID_REQUEST``, something else, or no pictures.
-    """
-    try:
-        return [Image.of(file.content) for file in files.read(handed)]
-    except ValueError:
-        raise invalid(
-            "These files cannot be shown to a model.",
-            fix=f"Take PNG or JPEG files of at most {figures.size(files.MOST_BYTES)} together.",
-        ) from None
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``: too large, or no pictures.
+        """
+        chosen = files.read(handed, self._settings, otherwise="Take smaller ones or fewer at once")
+        return [Image.of(file.content) for file in chosen]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from workbench.errors import WorkbenchError
 from workbench.types import Image
 from workbench.ui.desk import QUIET, Desk, Updates, message
-from workbench.ui.pictures import read
 
 
 class Picturing:
@@ -31,7 +30,7 @@ class Picturing:
         if not handed:
             return {pictures.kept: before}
         try:
-            return {pictures.handed: "", **pictures.show((*before, *read(handed)))}
+            return {pictures.handed: "", **pictures.show((*before, *pictures.read(handed)))}
         except WorkbenchError as problem:
             raise message(problem) from None
 

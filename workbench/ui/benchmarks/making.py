@@ -11,7 +11,7 @@ import gradio as gr
 from workbench import figures
 from workbench.bench import library, own
 from workbench.bench.spec import Spec
-from workbench.errors import WorkbenchError, invalid
+from workbench.errors import WorkbenchError
 from workbench.figures import escape
 from workbench.ui import catalogue, files, notices
 from workbench.ui.benchmarks.files import OwnFiles
@@ -51,6 +51,7 @@ class Making:
                 min_width=120,
             )
             self._handed = files.chooser(
+                settings,
                 "Upload",
                 title="A spec or a dataset",
                 kinds=library.UPLOADS,
@@ -154,7 +155,7 @@ class Making:
             return [gr.skip()] * (3 + len(self._named))
         text = ""
         try:
-            name, content = _one(handed)
+            name, content = self._one(handed)
             if name.lower().endswith(".toml"):
                 text = content.decode(errors="replace")
             kept = await asyncio.to_thread(own.keep, self._settings, name, content)
@@ -170,6 +171,16 @@ class Making:
             said, lists = notices.note(words), await self._lists()
         return ["", text or gr.skip(), said, *lists]
 
+    def _one(self, handed: str) -> tuple[str, bytes]:
+        """Name and content of the file that was chosen."""
+        (chosen,) = files.read(
+            handed,
+            self._settings,
+            otherwise="Put a dataset into the folder WORKBENCH_BENCHMARKS, run a spec with "
+            "`workbench bench run FILE`",
+        )
+        return chosen.name, chosen.content
+
     async def _is_refused(self, text: str) -> bool:
         try:
             await asyncio.to_thread(self.spec, text)
@@ -179,18 +190,6 @@ class Making:
 
     async def _write(self, *values: Any) -> str:
         return write(Form(*values))
-
-
-def _one(handed: str) -> tuple[str, bytes]:
-    """Name and content of the file that was chosen."""
-    try:
-        (chosen,) = files.read(handed)
-    except ValueError:
-        raise invalid(
-            f"The file is larger than {figures.size(files.MOST_BYTES)}, or cannot be read.",
-            fix="Put it into the folder WORKBENCH_BENCHMARKS; the page lists what is there.",
-        ) from None
-    return chosen.name, chosen.content
 
 
 def refusal(problem: WorkbenchError, text: str) -> str:
