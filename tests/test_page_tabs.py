@@ -214,6 +214,41 @@ def test_own_files_are_kept_listed_and_deleted(open_page: Open) -> None:
         expect(own.locator("tbody tr")).to_have_count(left)
 
 
+def test_start_names_what_it_starts_and_is_off_where_that_is_nothing(
+    open_page: Open, log: Log
+) -> None:
+    page = benchmarks(open_page("fox", "cat"))
+    start, told = page.locator("#bench-start"), page.locator("#bench-outline")
+    expect(start).to_have_text("Start")
+    expect(start).to_be_disabled()
+    write(page, name="one")
+    expect(start).to_have_text("Start one", timeout=SOON)
+    expect(start).to_be_enabled()
+    # What was chosen last is not the spec that is still there.
+    for name in ("other.zip", "other.toml"):
+        upload(page, name, 'name = "other"')
+        expect(start).to_have_text("Start", timeout=SOON)
+        expect(start).to_be_disabled()
+        write(page, name="one", repeats=2 if name == "other.zip" else 1)
+        expect(start).to_have_text("Start one", timeout=SOON)
+    upload(page, "bad.jsonl", "{")  # a dataset: the spec is the same
+    expect(page.locator("#bench-upload-notice")).to_contain_text("bad.jsonl, line 1", timeout=SOON)
+    expect(start).to_be_enabled()
+
+    # A model that is not there is said before the start, which begins nothing either.
+    write(page, name="two", b="nobody")
+    expect(told).to_contain_text("line 2: models.1: ", timeout=SOON)
+    expect(told).to_contain_text("MODEL_NOT_FOUND")
+    expect(told).to_contain_text('absent_models = "skip"')
+    page.get_by_role("button", name="Start two", exact=True).click()
+    expect(told.locator("[data-code=MODEL_NOT_FOUND]")).to_be_visible(timeout=SOON)
+    spec = SPEC.format(name="three", a="fox", b="nobody", repeats=1, count=8)
+    page.locator("#bench-text textarea").fill(f'absent_models = "skip"\n{spec}')
+    expect(told.locator("[data-kind=warning]")).to_contain_text("scripted/nobody", timeout=SOON)
+    expect(told).to_contain_text("2 models, 2 cells")
+    assert log("SELECT count(*) FROM benchmark_runs WHERE name IN ('one', 'two', 'three')") == [[0]]
+
+
 def test_from_a_spec_to_its_finding_and_two_runs_compared(open_page: Open) -> None:
     page = benchmarks(open_page("fox", "cat"))
     told = page.locator("#bench-outline")
@@ -223,8 +258,7 @@ def test_from_a_spec_to_its_finding_and_two_runs_compared(open_page: Open) -> No
     for name in ("first", "second"):
         write(page, name=name)
         expect(told).to_contain_text("2 cells, 16 trials", timeout=SOON)
-        expect(page.locator("#bench-start")).to_be_enabled(timeout=SOON)
-        page.locator("#bench-start").click()
+        page.get_by_role("button", name=f"Start {name}", exact=True).click()
         # It opens by itself when it has ended, with a sentence; then come chart and figures.
         expect(page.locator("#bench-findings h2")).to_have_text(name, timeout=60_000)
     sentence = page.locator("#bench-findings .findings li").first
@@ -276,11 +310,12 @@ def test_a_run_is_found_again_stopped_and_resumed(open_page: Open, log: Log) -> 
     # Another user finds it, cannot start a second one, and may stop it.
     other = benchmarks(open_page("fox", "cat"))
     expect(other.locator("#bench-live .wb-run")).to_contain_text("long one", timeout=SOON)
-    expect(other.locator("#bench-start")).to_be_disabled(timeout=SOON)
+    expect(other.locator("#bench-busy")).to_be_visible(timeout=SOON)
+    expect(other.locator("#bench-start")).to_have_count(0)
     other.locator("#bench-stop").click()
     for one in (page, other):
         expect(one.locator("#bench-live .wb-run")).to_have_count(0, timeout=SOON)
-        expect(one.locator("#bench-start")).to_be_enabled(timeout=SOON)
+        expect(one.locator("#bench-start")).to_be_visible(timeout=SOON)
     ((run_id, before),) = log(
         "SELECT run_id, count(*) FROM benchmark_trials JOIN benchmark_runs r USING (run_id) "
         "WHERE r.name = 'long one' AND r.status = 'cancelled' GROUP BY run_id"

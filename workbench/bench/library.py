@@ -29,6 +29,8 @@ class Outline:
     """What a spec would run. ``trials`` is None where only the run can tell."""
 
     spec: spec.Spec
+    models: tuple[str, ...]
+    """Of its cells, as they are asked for."""
     cells: int
     trials: int | None
 
@@ -85,11 +87,13 @@ def outline(text: str, settings: Settings) -> Outline:
     chosen = parse(text, settings)
     with placed("spec", text):
         planned = plan.cells(chosen, "outline", workloads(chosen, settings, folder(settings)))
+    models = tuple(dict.fromkeys(cell.model for cell in planned))
     if isinstance(chosen.load, Sweep):
-        return Outline(chosen, len(planned), None)
+        return Outline(chosen, models, len(planned), None)
     totals = plan.expected(chosen, planned).values()
     known = [total for total in totals if total is not None]
-    return Outline(chosen, len(planned), sum(known) if len(known) == len(planned) else None)
+    trials = sum(known) if len(known) == len(planned) else None
+    return Outline(chosen, models, len(planned), trials)
 
 
 def parse(text: str, settings: Settings) -> spec.Spec:

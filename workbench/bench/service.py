@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from workbench import logs
-from workbench.bench import library
+from workbench.bench import checking, library
 from workbench.bench.evidence import as_mapping
 from workbench.bench.progress import Outcome, Progress
 from workbench.bench.road import Road
@@ -55,6 +55,14 @@ class Benchmarks:
     def running(self) -> bool:
         """Whether a run is under way."""
         return self._task is not None and not self._task.done()
+
+    async def check(self, spec: Spec, models: Sequence[str]) -> list[str]:
+        """What a run would go on without, and whether it would begin; see :func:`checking.check`.
+
+        Raises:
+            WorkbenchError: ``MODEL_NOT_FOUND`` and the like, as :meth:`start` would.
+        """
+        return await checking.check(self._road, spec, models)
 
     async def start(self, spec: Spec, folder: Path | None = None) -> Progress:
         """Begin a run; returns once its first trial may begin.

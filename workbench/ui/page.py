@@ -98,7 +98,7 @@ def build_page(
         models_tab.select(table.refresh, table.inputs, table.outputs, **table.SILENT)
         memory = table.memory
         models_tab.select(memory.look, None, memory.outputs, **table.SILENT)
-        benchmarks_tab.select(bench.opened, None, bench.outputs, **bench.SILENT)
+        bench.on_select(benchmarks_tab)
         every = (
             compare_tab,
             arena_tab,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import gradio as gr
 
 from workbench import figures
-from workbench.bench import library, own
+from workbench.bench import datasets, library, own
+from workbench.bench.faults import placed
+from workbench.bench.service import Benchmarks
 from workbench.bench.spec import Spec
 from workbench.errors import WorkbenchError
 from workbench.figures import escape
@@ -36,10 +38,12 @@ class Making:
     Args:
         settings: bounds, and the folder of own benchmarks.
         models: the shared listing.
+        benchmarks: knows which models are there.
     """
 
-    def __init__(self, settings: Settings, models: Catalogue) -> None:
+    def __init__(self, settings: Settings, models: Catalogue, benchmarks: Benchmarks) -> None:
         self._settings = settings
+        self._benchmarks = benchmarks
         self._models = models
         with gr.Row(elem_classes=["wb-tools"]):
             self._chosen = gr.Dropdown(
@@ -71,22 +75,31 @@ class Making:
         self.told = html("", elem_id="bench-outline")
         """What the text would run, or what is wrong with it."""
         self.start = gr.Button(
-            "Start", variant="primary", size="sm", elem_id="bench-start", interactive=True
+            "Start", variant="primary", size="sm", elem_id="bench-start", interactive=False
         )
+        self.busy = gr.Button(
+            "A run is under way", size="sm", elem_id="bench-busy", interactive=False, visible=False
+        )
+        """In place of the other while there is one."""
+        self.looked = [self.told, self.start]
+        """What :meth:`outline` speaks of."""
         self._wire()
 
     def _wire(self) -> None:
-        self._chosen.input(self._read, self._chosen, [self.text, self._notice], **_QUIET)
+        self._chosen.input(self._read, self._chosen, [self.text, self._notice], **_QUIET).then(
+            self.outline, self.text, self.looked, **_QUIET
+        )
         # change: the page's script presses no key, which is what gradio takes for input
-        taken = self._handed.change(
+        self._handed.change(
             self._take,
-            self._handed,
-            [self._handed, self.text, self._notice, *self._named],
+            [self._handed, self.text],
+            [self._handed, self.text, self._notice, *self._named, *self.looked],
             **_QUIET,
         )
-        gone = self._own.wire(self._named, self._lists, _QUIET)
-        for event in (taken, gone):  # a dataset that the text names may have come or gone
-            event.then(self.outline, self.text, self.told, **_QUIET)
+        # A dataset that the text names may be gone.
+        self._own.wire(self._named, self._lists, _QUIET).then(
+            self.outline, self.text, self.looked, **_QUIET
+        )
         gr.on(
             [field.input for field in self._fields],
             self._write,
@@ -95,7 +108,7 @@ class Making:
             trigger_mode="always_last",
             **_QUIET,
         )
-        self.text.change(self.outline, self.text, self.told, trigger_mode="always_last", **_QUIET)
+        self.text.change(self.outline, self.text, self.looked, trigger_mode="always_last", **_QUIET)
 
     @property
     def outputs(self) -> list[Any]:
@@ -120,15 +133,30 @@ class Making:
         """
         return library.parse(text, self._settings)
 
-    async def outline(self, text: str) -> str:
-        """What the text would run, or what is wrong with it, as HTML."""
+    async def outline(self, text: str) -> AsyncGenerator[list[Any], None]:
+        """What the text would run, or what is wrong with it, as HTML; and the button for it."""
         if not text.strip():
-            return ""
+            yield ["", _starts(None)]
+            return
         try:
             found = await asyncio.to_thread(library.outline, text, self._settings)
         except WorkbenchError as problem:
+            yield [refusal(problem, text), _starts(None)]
+            return
+        words = _outline(found)
+        yield [words, _starts(found.spec)]
+        # During a run the runtimes are asked nothing besides.
+        if not self._benchmarks.running and (missing := await self._missing(found, text)):
+            yield [words + missing, gr.skip()]
+
+    async def _missing(self, found: library.Outline, text: str) -> str:
+        """Which models are not there, as the run would say it; a start asks once more."""
+        try:
+            with placed("spec", text):
+                told = await self._benchmarks.check(found.spec, found.models)
+        except WorkbenchError as problem:
             return refusal(problem, text)
-        return _outline(found)
+        return "".join(notices.warning("NOTE", words) for words in told)
 
     # -- handlers
 
@@ -149,27 +177,37 @@ class Making:
         text = await asyncio.to_thread(path.read_text, encoding="utf-8", errors="replace")
         return [text, ""]
 
-    async def _take(self, handed: str) -> list[Any]:
+    async def _take(self, handed: str, before: str) -> AsyncGenerator[list[Any], None]:
         """An upload: it is kept if nothing is wrong with it; a spec also goes into the text."""
         if not handed:
-            return [gr.skip()] * (3 + len(self._named))
-        text = ""
+            yield [gr.skip()] * (3 + len(self._named) + len(self.looked))
+            return
+        name, text = "", ""
+        lists: list[Any] = [gr.skip()] * len(self._named)
         try:
             name, content = self._one(handed)
             if name.lower().endswith(".toml"):
                 text = content.decode(errors="replace")
             kept = await asyncio.to_thread(own.keep, self._settings, name, content)
         except WorkbenchError as problem:
-            said, lists = notices.error_card(problem), [gr.skip()] * len(self._named)
+            said = notices.error_card(problem)
             if text and await self._is_refused(text):
                 # It goes into the text all the same, to be corrected; what is wrong is said there.
                 said = notices.note(f"{name} is not kept: correct it here, or in the file.")
+            elif not text and not name.lower().endswith(datasets.FORMATS):
+                # It may have been meant as the spec to run: not the one before it.
+                what = notices.note("Choose a spec, or change this one, to start it.")
+                yield ["", gr.skip(), said, *lists, what if before else "", _starts(None)]
+                return
         else:
             words = f"{kept.path.name} is {'kept' if kept.new else 'already here'}."
             if not text:
                 words += " Choose it in the form, or name it as a source."
             said, lists = notices.note(words), await self._lists()
-        return ["", text or gr.skip(), said, *lists]
+        first = ["", text or gr.skip(), said, *lists]
+        async for looked in self.outline(text or before):
+            yield [*first, *looked]
+            first = [gr.skip()] * len(first)  # what is typed meanwhile stays
 
     def _one(self, handed: str) -> tuple[str, bytes]:
         """Name and content of the file that was chosen."""
@@ -190,6 +228,12 @@ class Making:
 
     async def _write(self, *values: Any) -> str:
         return write(Form(*values))
+
+
+def _starts(spec: Spec | None) -> Any:
+    """The button, named by what it would start; off where that is nothing."""
+    name = f" {figures.shorten(spec.name, 40)}" if spec else ""
+    return gr.update(value=f"Start{name}", interactive=spec is not None)
 
 
 def refusal(problem: WorkbenchError, text: str) -> str:

@@ -54,7 +54,7 @@ class BenchmarksTab:
         self._benchmarks = benchmarks
         with gr.Row(elem_id="benchmarks"):
             with gr.Column(elem_id="bench-new", scale=0, min_width=340):
-                self._making = Making(engine.settings, models)
+                self._making = Making(engine.settings, models, benchmarks)
             with gr.Column(elem_id="bench-runs", scale=1, min_width=340):
                 self._build_runs()
                 self._results = Results(engine)
@@ -115,7 +115,10 @@ class BenchmarksTab:
         )
         self._stop.click(self._end, None, self._looked, **silent)
         self._resume.click(self._go_on, self._chosen, [self._notice, *self._looked], **silent)
-        self._again.click(self._spec_of, self._chosen, [self._making.text, self._notice], **silent)
+        making = self._making
+        self._again.click(self._spec_of, self._chosen, [making.text, self._notice], **silent).then(
+            making.outline, making.text, making.looked, **silent
+        )
         self.timer.tick(self._look, [self._seen, self._chosen], self._looked, **silent)
         self._refresh.click(self._anew, self._chosen, self._looked, **silent)
         # A click in the table chooses the run; to choose one shows it.
@@ -136,17 +139,18 @@ class BenchmarksTab:
     def _looked(self) -> list[Any]:
         """What :meth:`_look` speaks of."""
         return [
-            *(self._live, self._stop, self._making.start),
+            *(self._live, self._stop, self._making.start, self._making.busy),
             *(self._table, self._chosen, self._against, self._seen),
         ]
 
-    @property
-    def outputs(self) -> list[Any]:
-        """What :meth:`opened` speaks of."""
-        return [*self._making.outputs, *self._looked]
+    def on_select(self, tab: gr.Tab) -> None:
+        """Connect it with the tab it is in: when that is looked at, everything is shown anew."""
+        making = self._making
+        tab.select(self._opened, None, [*making.outputs, *self._looked], **self.SILENT)
+        # A model may have come meanwhile, or gone.
+        tab.select(making.outline, making.text, making.looked, **self.SILENT)
 
-    async def opened(self) -> list[Any]:
-        """The tab is looked at: everything anew."""
+    async def _opened(self) -> list[Any]:
         return [*await self._making.opened(), *await self._anew(None)]
 
     # -- the run of the server
@@ -192,7 +196,8 @@ class BenchmarksTab:
         shown = [
             live.render(self._benchmarks),
             gr.update(visible=running, interactive=not self._benchmarks.stopping),
-            gr.update(interactive=not running, value="A run is under way" if running else "Start"),
+            gr.update(visible=not running),
+            gr.update(visible=running),
         ]
         try:
             runs = await asyncio.to_thread(
