@@ -275,7 +275,7 @@ async def test_a_log_from_the_future(
     async for _ in engine.stream(ChatRequest("scripted/steady", (Message("user", "x"),))):
         pass
     store.close()
-    assert "1 sessions" in only(services.log(settings), "log", "ok").message
+    assert "1 session," in only(services.log(settings), "log", "ok").message
     monkeypatch.setattr(services, "_AHEAD", -dt.timedelta(days=365))
     assert "clock" in only(services.log(settings), "log", "note").fix
 

@@ -66,3 +66,10 @@ def test_percent_stays_within_bounds() -> None:
 def test_shorten_folds_and_cuts() -> None:
     assert figures.shorten("a\n  b", 10) == "a b"
     assert figures.shorten("one two three", 8) == "one two…"
+
+
+def test_one_thing_is_named_in_the_singular() -> None:
+    assert figures.count(0, "model") == "0 models"
+    assert figures.count(1, "model") == "1 model"
+    assert figures.count(1204, "row") == "1,204 rows"
+    assert [figures.count(n, "entry", "entries") for n in (1, 2)] == ["1 entry", "2 entries"]

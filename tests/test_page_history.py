@@ -75,7 +75,7 @@ def test_marked_sessions_are_deleted_and_sql_sees_it(open_page: Open) -> None:
     page.keyboard.press("Control+A")
     page.keyboard.type("SELECT model, ttft_s FROM latencies WHERE model = 'scripted/maths'")
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#sql-said")).to_contain_text("1 rows, 2 columns", timeout=SOON)
+    expect(page.locator("#sql-said")).to_contain_text("1 row, 2 columns", timeout=SOON)
     expect(page.locator("#sql-plot .js-plotly-plot")).to_be_visible(timeout=SOON)
 
     page.get_by_role("tab", name="Health").click()

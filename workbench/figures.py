@@ -67,6 +67,17 @@ def tokens(value: int | None, *, exact: bool) -> str:
     return f"{'' if exact else '~'}{value:,} tok"
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """A number of things: ``1 model``, ``1,204 rows``.
+
+    Args:
+        number: how many.
+        noun: what they are, in the singular.
+        plural: the noun for several, where it is not the singular with an s.
+    """
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def dtype(name: str | None) -> str | None:
     """A number format by its usual short name."""
     return _DTYPES.get(name, name) if name else None

@@ -16,6 +16,7 @@ from typing import Any, Final
 from workbench import logs
 from workbench.background import Background
 from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.figures import count
 from workbench.jobs import Reporter
 from workbench.settings import Settings
 from workbench.store import Store
@@ -82,7 +83,7 @@ class SharedLog:
                     self._send(http, batch)
                     done, last = done + len(batch), batch[-1].seq
                     self._remember(last)
-                    report(f"{done} sessions", done, None)
+                    report(count(done, "session"), done, None)
         return {"url": self.url, "writer_id": self._writer, "sessions": done, "last_seq": last}
 
     def _send(self, http: Any, batch: Sequence[Shareable]) -> None:

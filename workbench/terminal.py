@@ -75,7 +75,8 @@ def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
     if not verdicts:
         say("There are no Hugging Face models on disk.")
     for verdict in verdicts:
-        counts = f"{verdict['checked']} files, {figures.size(verdict['checked_bytes'])} compared"
+        counts = f"{figures.count(verdict['checked'], 'file')}, "
+        counts += f"{figures.size(verdict['checked_bytes'])} compared"
         if verdict["unhashed"]:
             counts += f"; hash of {', '.join(verdict['unhashed'])} noted for the next check"
         if verdict["tokenizer"]:
@@ -185,14 +186,15 @@ class JobBar:
 
 def pruned_text(pruned: Mapping[str, Any]) -> str:
     """What a pruning deletes, or would, and what becomes of the file."""
-    verb = "would go" if pruned["dry_run"] else "are gone"
     sessions, left, kept = (pruned[f"sessions{name}"] for name in ("", "_left", "_kept"))
+    verb = "would go" if pruned["dry_run"] else f"{'is' if sessions == 1 else 'are'} gone"
     moment = dt.datetime.fromisoformat(pruned["before"]).astimezone(dt.UTC)
     lines = [
-        f"{sessions} of {sessions + left} sessions {verb}: those from before "
+        f"{sessions:,} of {figures.count(sessions + left, 'session')} {verb}: those from before "
         f"{moment:%Y-%m-%d %H:%M} UTC" + (f", but {kept} that --keep names." if kept else ".")
     ]
-    lines += [f"    {table}: {rows} rows" for table, rows in pruned["rows"].items() if rows]
+    gone = {table: rows for table, rows in pruned["rows"].items() if rows}
+    lines += [f"    {table}: {figures.count(rows, 'row')}" for table, rows in gone.items()]
     if not pruned["dry_run"]:
         freed, free = figures.size(pruned["freed_bytes"]), figures.size(pruned["free_bytes"])
         lines.append(

@@ -50,7 +50,7 @@ def test_a_whole_log_is_said_to_be_whole_open_or_closed(log: Path) -> None:
     ("sql", "check", "words"),
     [
         ("DELETE FROM stream_sessions WHERE seq IN (4, 5, 9)", "sequence", "4 to 5, 9"),
-        ("DELETE FROM token_streams WHERE rowid = 3", "orphans", "1 sessions without a timeline"),
+        ("DELETE FROM token_streams WHERE rowid = 3", "orphans", "1 session without a timeline"),
         ("DROP VIEW latencies", "views", "missing"),
     ],
 )
@@ -78,7 +78,7 @@ def test_numbers_that_went_with_a_prune_are_no_finding(log: Path) -> None:
         connection.execute("INSERT INTO prunes VALUES (now(), '2026-03-02', 3)")
     code, text = ask()
     assert code == 0, text
-    assert "17 sessions; 1 numbers were pruned or deleted" in text
+    assert "17 sessions; 1 number pruned or deleted" in text
 
 
 def test_a_flipped_bit_is_found_and_the_next_start_mends_it(log: Path) -> None:

@@ -92,6 +92,7 @@ def export(
 ) -> None:
     """Write a run's trials, cells and scores to files, and its spec to run.json."""
     from workbench.bench.listing import export_run
+    from workbench.figures import count
 
     with open_workbench() as wb:
         written = export_run(wb.sql, name, folder, form)
@@ -99,7 +100,7 @@ def export(
         print_json(written)
     else:
         for file, rows in written["files"].items():
-            typer.echo(f"{file}: {rows} rows")
+            typer.echo(f"{file}: {count(rows, 'row')}")
 
 
 def _run(

@@ -52,8 +52,10 @@ def report(
 
         typer.echo(text(evidence), nl=False)
         return
+    from workbench.figures import count
+
     _write(evidence, out, html=html, markdown=markdown)
-    typer.echo(f"{out}: {evidence.name}, {len(evidence.cells)} cells")
+    typer.echo(f"{out}: {evidence.name}, {count(len(evidence.cells), 'cell')}")
 
 
 def diff(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench import figures
 from workbench.cli.options import AsJson
 from workbench.cli.shared import confirm, open_workbench, print_json
 from workbench.errors import ErrorCode, WorkbenchError
@@ -43,7 +44,7 @@ def db_tables(as_json: AsJson = False) -> None:
         print_json(tables)
         return
     for table in tables:
-        rows = "" if table["rows"] is None else f", {table['rows']} rows"
+        rows = "" if table["rows"] is None else f", {figures.count(table['rows'], 'row')}"
         typer.echo(f"{table['name']} ({table['kind']}{rows})")
         typer.echo(f"    {', '.join(table['columns'])}")
 
@@ -75,11 +76,10 @@ def db_snapshot(
     path: Annotated[Path, typer.Argument(help="File to write.")], as_json: AsJson = False
 ) -> None:
     """Copy the log as it is now into a new file; logging goes on."""
-    from workbench import figures
 
     def said(done: Mapping[str, Any]) -> str:
         size = figures.size(done["size_bytes"])
-        return f"{done['path']}: {done['sessions']} sessions, {size}"
+        return f"{done['path']}: {figures.count(done['sessions'], 'session')}, {size}"
 
     _do(lambda wb, tell: wb.snapshot(path, on_progress=tell), said, as_json)
 
@@ -89,12 +89,12 @@ def db_export(
     folder: Annotated[Path, typer.Argument(help="New folder.")], as_json: AsJson = False
 ) -> None:
     """Write the log as Parquet, a folder for each table and month, with a manifest."""
-    from workbench import figures
 
     def said(done: Mapping[str, Any]) -> str:
         rows = sum(table["rows"] for table in done["tables"].values())
         size = figures.size(done["size_bytes"])
-        return f"{done['path']}: {len(done['tables'])} tables, {rows} rows, {size}"
+        tables = figures.count(len(done["tables"]), "table")
+        return f"{done['path']}: {tables}, {figures.count(rows, 'row')}, {size}"
 
     _do(lambda wb, tell: wb.export(folder, on_progress=tell), said, as_json)
 
@@ -108,7 +108,8 @@ def db_import(
     """Make another workbench's export readable as NAME.latencies, apart from your own tables."""
 
     def said(done: Mapping[str, Any]) -> str:
-        return f"{done['sessions']} sessions: workbench db query 'FROM {name}.latencies'"
+        sessions = figures.count(done["sessions"], "session")
+        return f"{sessions}: workbench db query 'FROM {name}.latencies'"
 
     _do(lambda wb, tell: wb.import_export(folder, name, on_progress=tell), said, as_json)
 
@@ -118,7 +119,8 @@ def db_share(as_json: AsJson = False) -> None:
     """Send new sessions, prompts and answers included, to the log of WORKBENCH_SHARED_LOG."""
 
     def said(done: Mapping[str, Any]) -> str:
-        return f"{done['sessions']} sessions sent to {done['url']} as {done['writer_id']}"
+        sessions = figures.count(done["sessions"], "session")
+        return f"{sessions} sent to {done['url']} as {done['writer_id']}"
 
     _do(lambda wb, tell: wb.share(on_progress=tell), said, as_json)
 
@@ -147,7 +149,7 @@ def db_prune(
             return
         if not yes:
             _show_pruned(plan, False)
-            confirm(f"Delete {plan['sessions']} sessions")
+            confirm(f"Delete {figures.count(plan['sessions'], 'session')}")
         done = wb.prune(older_than, keep=kept, dry_run=False)
         held, log = wb.remote, wb.settings.workbench_db
     if not held:  # a server has the file open; without one it can be rewritten

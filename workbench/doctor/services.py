@@ -15,6 +15,7 @@ import psutil
 from workbench.discovery import database, other_sharing, running_server, server_file
 from workbench.doctor.findings import Finding, State
 from workbench.errors import WorkbenchError
+from workbench.figures import count
 from workbench.settings import Settings, unknown_variables
 
 _TRIED_OLLAMA: Final = (0, 33)
@@ -194,7 +195,7 @@ def log(settings: Settings) -> Finding:
             "Check the clock: it is behind now, or was ahead then.",
         )
     checked = "blocks as they were written" if small else _UNCHECKED
-    return Finding("log", "ok", f"{path}, {row['n']} sessions, {checked}")
+    return Finding("log", "ok", f"{path}, {count(row['n'], 'session')}, {checked}")
 
 
 async def endpoints(settings: Settings) -> list[Finding]:
@@ -228,7 +229,7 @@ async def endpoints(settings: Settings) -> list[Finding]:
 def _told(name: str, part: Mapping[str, Any]) -> Finding:
     """A part of a server's health."""
     if part["status"] == "ok":
-        return Finding(name, "ok", f"{part['models']} models, as the server says")
+        return Finding(name, "ok", f"{count(part['models'], 'model')}, as the server says")
     fix = str(part.get("fix") or "")
     reason = str(part.get("reason") or part["status"]).removesuffix(fix).strip()
     return Finding(name, "note", f"the server says: {reason}", fix)
@@ -286,7 +287,7 @@ async def models(settings: Settings) -> list[Finding]:
         usable = [model for model in own if model.status != "unusable"]
         fix = "" if usable or name != "huggingface" else _GET_DEMO
         status: State = "ok" if usable else "note"
-        findings.append(Finding(name, status, f"{len(usable)} models at {place}", fix))
+        findings.append(Finding(name, status, f"{count(len(usable), 'model')} at {place}", fix))
         findings += [
             Finding(name, "note", model.id, model.problem) for model in own if model.problem
         ]

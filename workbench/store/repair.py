@@ -34,6 +34,7 @@ import duckdb
 
 from workbench import logs
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.figures import count
 from workbench.store import failures, mirror, salvage
 from workbench.store.blocks import DatabaseFile, is_torn
 from workbench.store.entries import Columns, Encoder, Entry, columns_in
@@ -90,8 +91,9 @@ class Repair:
         lost = f" Lost: {'; '.join(self.lost)}." if self.lost else " Nothing is known to be lost."
         return WorkbenchError(
             ErrorCode.STORE_DAMAGED,
-            f"{' '.join(self.happened)} {self.restored_sessions} sessions came from the spool, "
-            f"{self.restored_rows} rows of all tables.{lost}",
+            f"{' '.join(self.happened)} "
+            f"From the spool came {count(self.restored_sessions, 'session')}, "
+            f"{count(self.restored_rows, 'row')} of all tables.{lost}",
             fix=f"What was damaged is in {self.folder}. Delete that folder when you have seen it.",
             operation="open",
             details={

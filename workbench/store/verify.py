@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import duckdb
 
 from workbench.errors import WorkbenchError
+from workbench.figures import count
 from workbench.store import rollup
 from workbench.store.blocks import DatabaseFile
 from workbench.store.files import spool_of
@@ -105,12 +106,12 @@ def _sequence(path: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[Che
         "SELECT count(*), count(DISTINCT seq), coalesce(min(seq), 1), coalesce(max(seq), 0) "
         "FROM stream_sessions"
     ).fetchall()
-    count, distinct, first, last = row
-    if count != distinct:
-        yield Check("sequence", "bad", f"{count - distinct} numbers are given twice.", _DEFECT)
+    rows, distinct, first, last = row
+    if rows != distinct:
+        yield Check("sequence", "bad", f"{count(rows - distinct, 'number')} given twice.", _DEFECT)
     missing = last - first + 1 - distinct
     if not missing:
-        yield Check("sequence", "ok", f"{count} sessions, {first} to {last} without a gap")
+        yield Check("sequence", "ok", f"{count(rows, 'session')}, {first} to {last} without a gap")
         return
     # Numbers are given in the order of time: a gap is a prune's if what is before it is that old.
     gaps = connection.execute(
@@ -122,7 +123,8 @@ def _sequence(path: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[Che
         [_NAMED],
     ).fetchall()
     if not gaps:
-        yield Check("sequence", "ok", f"{count} sessions; {missing} numbers were pruned or deleted")
+        words = f"{count(rows, 'session')}; {count(missing, 'number')} pruned or deleted"
+        yield Check("sequence", "ok", words)
         return
     words = ", ".join(f"{start} to {end}" if end > start else f"{start}" for start, end in gaps)
     known = connection.execute(
@@ -132,14 +134,14 @@ def _sequence(path: Path, connection: duckdb.DuckDBPyConnection) -> Iterator[Che
         yield Check(
             "sequence",
             "note",
-            f"{missing} numbers are missing ({words}); a repair of this log is on record.",
+            f"{count(missing, 'number')} missing ({words}); a repair of this log is on record.",
             "See: workbench db query \"select * from errors where code = 'STORE_DAMAGED'\".",
         )
     else:
         yield Check(
             "sequence",
             "bad",
-            f"{missing} numbers are missing: {words}.",
+            f"{count(missing, 'number')} missing: {words}.",
             "If nobody deleted these sessions, the file was changed by something else.",
         )
 
@@ -151,7 +153,9 @@ def _spool(path: Path, connection: duckdb.DuckDBPyConnection, *, is_open: bool) 
     spooled = read_spools(spool_of(path))
     if spooled.broken:
         lines = "; ".join(spooled.broken[:_NAMED])
-        yield Check("spool", "bad", f"{len(spooled.broken)} broken lines: {lines}.", _RESTART)
+        yield Check(
+            "spool", "bad", f"{count(len(spooled.broken), 'broken line')}: {lines}.", _RESTART
+        )
     wanted = {
         row["session_id"]: entry["n"]
         for entry in spooled.entries
@@ -171,34 +175,36 @@ def _spool(path: Path, connection: duckdb.DuckDBPyConnection, *, is_open: bool) 
         yield Check(
             "spool",
             "bad",
-            f"{len(absent)} sessions of the spool are not in the tables: {some}.",
+            f"{count(len(absent), 'session')} of the spool not in the tables: {some}.",
             "If nobody deleted these sessions, keep the folder of the spool and report this.",
         )
     ahead = sum(entry["n"] > n for entry in spooled.entries)
     if ahead and not is_open:
-        words = f"{ahead} entries wait to be stored"
+        words = f"{count(ahead, 'entry', 'entries')} still to be stored"
         yield Check("spool", "note", words, "The next start of the workbench does it.")
     elif not spooled.broken and not absent:
-        yield Check("spool", "ok", f"{len(wanted)} sessions of the spool are in the tables")
+        yield Check(
+            "spool", "ok", f"{count(len(wanted), 'session')} of the spool, all in the tables"
+        )
 
 
 def _orphans(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:
     """Every row that belongs to a session has it, and every session its timeline."""
     bad = False
-    for what, sql in (
-        ("sessions without a timeline", "stream_sessions ANTI JOIN token_streams"),
-        ("timelines without a session", "token_streams ANTI JOIN stream_sessions"),
-        ("messages without their session", "messages ANTI JOIN stream_sessions"),
-        ("memory samples without their session", "memory_samples ANTI JOIN stream_sessions"),
+    for what, lacks, sql in (
+        ("session", "without a timeline", "stream_sessions ANTI JOIN token_streams"),
+        ("timeline", "without a session", "token_streams ANTI JOIN stream_sessions"),
+        ("message", "without its session", "messages ANTI JOIN stream_sessions"),
+        ("memory sample", "without its session", "memory_samples ANTI JOIN stream_sessions"),
     ):
         left = sql.partition(" ")[0]
-        ((count,),) = connection.execute(
+        ((rows,),) = connection.execute(
             f"SELECT count(*) FROM (SELECT session_id FROM {left} "  # noqa: S608
             f"WHERE session_id IS NOT NULL) ANTI JOIN {sql.rpartition(' ')[2]} USING (session_id)"
         ).fetchall()
-        if count:
+        if rows:
             bad = True
-            yield Check("orphans", "bad", f"{count} {what}.", _DEFECT)
+            yield Check("orphans", "bad", f"{count(rows, what)} {lacks}.", _DEFECT)
     if not bad:
         yield Check("orphans", "ok", "every row belongs to a session that is there")
 
@@ -209,7 +215,7 @@ def _rollup(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:
     if not place:
         yield Check("rollup", "ok", "none: percentiles are computed from every session")
     elif wrong := rollup.differences(connection):
-        yield Check("rollup", "bad", f"{wrong} counts differ from their sessions.", _DEFECT)
+        yield Check("rollup", "bad", f"{count(wrong, 'count')} not as the sessions give.", _DEFECT)
     else:
         yield Check("rollup", "ok", f"the counts are those of the sessions up to {place}")
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import gradio as gr
 import pandas as pd
 
-from workbench import analysis
+from workbench import analysis, figures
 from workbench.analysis import ARENA_LEADERBOARD
 from workbench.analysis.frames import rows_of
 from workbench.engine import Engine
@@ -83,7 +83,7 @@ def finding(found: pd.DataFrame) -> str:
         )
     first, second = list(rows_of(found))[:2]
     votes = int(found["votes"].sum() / 2)
-    many = f"{votes:,} vote{'s' if votes != 1 else ''}"
+    many = figures.count(votes, "vote")
     if len(found) > 2:
         many += f" over all {len(found)} models"
     best, next_one = escape(first.model), escape(second.model)

@@ -303,8 +303,10 @@ def said(result: Result) -> str:
     """How much there is, and how much of it is shown."""
     frame = result.frame
     shown = len(cells(frame))
-    rows = f"{'the first ' if result.more else ''}{len(frame):,} rows"
-    parts = [f"{rows}, {len(frame.columns)} columns in {figures.seconds(result.took_s)}"]
+    rows = f"{'the first ' if result.more else ''}{figures.count(len(frame), 'row')}"
+    parts = [
+        f"{rows}, {figures.count(len(frame.columns), 'column')} in {figures.seconds(result.took_s)}"
+    ]
     if result.more:
         parts.append("there are more (WORKBENCH_PAGE_QUERY_ROWS)")
     if shown < len(frame):
@@ -321,7 +323,7 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _schema(one: Mapping[str, Any]) -> str:
     """A table with its columns, folded."""
-    rows = "" if one["rows"] is None else f", {one['rows']:,} rows"
+    rows = "" if one["rows"] is None else f", {figures.count(one['rows'], 'row')}"
     return (
         f'<details class="wb-schema"><summary><code>{escape(one["name"])}</code> '
         f"{one['kind']}{rows}</summary>"

@@ -397,8 +397,8 @@ def summary(page: Found, *, narrow: bool, number: int = 1) -> str:
         return ""
     if page.sessions is None:
         more = "the newest that hold these words" if page.next else "all that hold these words"
-        return f"{len(page.rows)} sessions, {more}; page {number}"
-    of = f"{page.sessions:,} session{'s' if page.sessions != 1 else ''}"
+        return f"{figures.count(len(page.rows), 'session')}, {more}; page {number}"
+    of = figures.count(page.sessions, "session")
     pages = -(-page.sessions // ROWS)
     which = " that match" if narrow else ""
     return f"{of}{which}; page {number:,} of {pages:,}"
@@ -422,15 +422,15 @@ def question(rows: dict[str, int], *, trials: int, runs: int, bytes: int) -> str
     """What would go, and what would miss it, as HTML."""
     count = rows["stream_sessions"]
     parts = [
-        f"Delete <strong>{count} session{'s' if count != 1 else ''}</strong> for good? Their "
+        f"Delete <strong>{figures.count(count, 'session')}</strong> for good? Their "
         f"{rows['messages']:,} texts ({figures.size(max(bytes, 1000))}), "
         f"{rows['token_streams']:,} token streams and {rows['memory_samples']:,} memory readings "
         "go with them."
     ]
     if trials:
         parts.append(
-            f"<strong>{trials} of them are trials of {runs} benchmark "
-            f"run{'s' if runs != 1 else ''}</strong>, whose results will miss them."
+            f"<strong>{trials} of them are trials of "
+            f"{figures.count(runs, 'benchmark run')}</strong>, whose results will miss them."
         )
     return f"<div>{' '.join(parts)}</div>"
 
