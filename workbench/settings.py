@@ -227,6 +227,9 @@ class Settings(BaseSettings):
     """For a database file up to this size a copy of its last checkpoint is kept in the folder of
     the spool, and takes its place if it is damaged; of a larger one only the metadata, so that a
     kill does it no harm; 0: never."""
+    workbench_open_wait_s: float = Field(30, ge=0, allow_inf_nan=False)
+    """How long a start waits for another process that is opening the same log, and perhaps mends
+    it."""
     workbench_exact_sessions: int = Field(2_000_000, ge=0, le=2**40)
     """In a log with up to this many sessions the percentiles of `model_leaderboard` and
     `latency_percentiles` are computed from every session; in a larger one from counts, to within

@@ -45,6 +45,7 @@ class Durability:
         check_bytes: a start reads every block of a file up to this size.
         copy_bytes: a file up to this size has a copy of its last checkpoint.
         exact_sessions: a larger log keeps counts for its percentiles.
+        open_wait_s: for another process that is opening the log.
     """
 
     checkpoint_bytes: int = 16 * 2**20
@@ -52,6 +53,7 @@ class Durability:
     check_bytes: int = 256 * 2**20
     copy_bytes: int = 2 * 2**30
     exact_sessions: int = rollup.EXACT_SESSIONS
+    open_wait_s: float = 30.0
 
 
 def durability(settings: Settings) -> Durability:
@@ -62,6 +64,7 @@ def durability(settings: Settings) -> Durability:
         settings.workbench_check_size,
         settings.workbench_copy_size,
         settings.workbench_exact_sessions,
+        settings.workbench_open_wait_s,
     )
 
 
@@ -99,7 +102,10 @@ class Database:
         self._gone = False
         """The file was deleted, and its copy made anew since."""
         opened = open_log(
-            path, check_bytes=durability.check_bytes, copy_bytes=durability.copy_bytes
+            path,
+            check_bytes=durability.check_bytes,
+            copy_bytes=durability.copy_bytes,
+            wait_s=durability.open_wait_s,
         )
         try:
             self._adopt(opened)
@@ -119,7 +125,7 @@ class Database:
         self._inserter = Inserter(self.connection, columns)
         self._stored_n = opened.n
         self._counted_seq = rollup.position(self.connection)
-        write_manifest(spool_of(self.path), self.connection)
+        self._dirty_since = None if opened.proven else time.monotonic()
 
     # -- for those who submit
 
@@ -259,8 +265,9 @@ class Database:
             if broken := mirror.update(self.path, self._file, self._durability.copy_bytes):
                 mark_of(self.path).touch(mode=0o600)
                 raise failures.damaged(self.path, f"after a checkpoint: {', '.join(broken)}")
-            self._spool.rotate(n, surely=False)
+            # First what is to be there, then what may go: a kill between them loses nothing.
             write_manifest(spool_of(self.path), self.connection)
+            self._spool.rotate(n, surely=False)
             self._dirty_since = None
         return True
 
@@ -376,6 +383,7 @@ class Database:
             self.path,
             check_bytes=self._durability.check_bytes,
             copy_bytes=self._durability.copy_bytes,
+            wait_s=self._durability.open_wait_s,
             spool=self._spool,
         )
         self._adopt(opened)

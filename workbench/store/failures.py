@@ -60,6 +60,16 @@ def already_open(path: Path) -> WorkbenchError:
     return _unavailable(f"{path} is already open in this process.", "Use the store that is open.")
 
 
+def opened_elsewhere(path: Path, wait_s: float) -> WorkbenchError:
+    """Another process opens the log just now, which takes long if it mends it."""
+    return _unavailable(
+        f"Another process was still opening {path} after {wait_s:g} s; perhaps it mends it.",
+        "Wait for its end (its log says what it mends), or allow more time "
+        "(WORKBENCH_OPEN_WAIT_S).",
+        held=True,
+    )
+
+
 def missing(path: Path) -> WorkbenchError:
     """There is no log to read."""
     return _unavailable(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +34,9 @@ OWN: Final[dict[str, str | bool | int | float | list[str]]] = {
     # Checkpoints are ours to make: the spool is rotated with them.
     "checkpoint_threshold": "1TB",
 }
+
+_AGAIN_S: Final = 0.05
+"""Pause before the lock of a start is asked for again."""
 
 _ANEW: Final = 8 * 2**20
 """Bytes of blocks that a checkpoint may write beyond what is new and what it finds free."""
@@ -153,6 +158,53 @@ def prepare(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not os.access(path.parent, os.W_OK):
         raise failures.no_right(path)
+
+
+@contextmanager
+def opening(path: Path, wait_s: float) -> Iterator[None]:
+    """Keep others from opening, and so from mending, the log at the same time.
+
+    DuckDB's lock does not: a file that is made anew is another one until it takes its place. A kill
+    gives this one up. Where there can be no lock (no room, a file system without), there is none.
+
+    Args:
+        path: of the log.
+        wait_s: for others who open it.
+
+    Raises:
+        WorkbenchError: ``STORE_UNAVAILABLE``, they were not done by then.
+    """
+    lock, deadline = path.with_name(f".{path.name}.opening"), time.monotonic() + wait_s
+    while (descriptor := _locked(lock)) is None:
+        if time.monotonic() > deadline:
+            raise failures.opened_elsewhere(path, wait_s)
+        time.sleep(_AGAIN_S)
+    try:
+        yield
+    finally:
+        if descriptor >= 0:
+            lock.unlink(missing_ok=True)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a fork may have it, too
+            os.close(descriptor)
+
+
+def _locked(lock: Path) -> int | None:
+    """Its descriptor; None: somebody else has it; -1: there can be none."""
+    descriptor = -1
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), lock.stat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass  # who had it has deleted it: there is a new one
+    except OSError:
+        if descriptor >= 0:
+            os.close(descriptor)
+        return -1
+    if descriptor >= 0:
+        os.close(descriptor)
+    return None
 
 
 def protect_wal(path: Path) -> None:

@@ -9,7 +9,8 @@
    spool goes on from, a new file is made of what can be read and of the spool, out of sight, and
    takes its place when it is whole (:mod:`workbench.store.salvage`).
 4. The entries of the spool that the database has not had are put into it.
-5. A checkpoint is made, looked at and copied. Then the spool is deleted.
+5. A checkpoint is made, looked at and copied. Then the spool is deleted. Without room for it, it is
+   left to the running process.
 
 A kill needs no repair, wherever it falls: blocks that it tore are free ones, or parts of the
 metadata that the copy gives back.
@@ -25,8 +26,8 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -39,10 +40,12 @@ from workbench.store import failures, mirror, salvage
 from workbench.store.blocks import DatabaseFile, is_torn
 from workbench.store.entries import Columns, Encoder, Entry, columns_in
 from workbench.store.files import (
+    check_room,
     connect,
     damaged_of,
     explained,
     make,
+    opening,
     prepare,
     spool_of,
     wal_of,
@@ -143,6 +146,7 @@ class Opened:
     """A log open for writing.
 
     ``n`` is the number of the last entry that is in it, ``spooled_n`` of the last that was spooled.
+    ``proven`` says that the database file has all of it; else a checkpoint is still to be made.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -151,10 +155,11 @@ class Opened:
     n: int
     spooled_n: int
     repair: Repair | None
+    proven: bool
 
 
 def open_log(
-    path: Path, *, check_bytes: int, copy_bytes: int, spool: Spool | None = None
+    path: Path, *, check_bytes: int, copy_bytes: int, wait_s: float, spool: Spool | None = None
 ) -> Opened:
     """Open the log for writing; make it if there is none, mend it if it is damaged.
 
@@ -162,14 +167,17 @@ def open_log(
         path: of the database file.
         check_bytes: every block is read if the file is no larger.
         copy_bytes: the last checkpoint of a file that is no larger is copied.
+        wait_s: for another process that is opening it.
         spool: the one in use, if the database is opened anew in a running process.
 
     Raises:
         WorkbenchError: ``STORE_UNAVAILABLE`` or ``DISK_FULL``; nothing was left behind.
     """
     repair = Repair(path)
-    with explained(path):
+    with ExitStack() as held:
+        held.enter_context(explained(path))
         prepare(path)
+        held.enter_context(opening(path, wait_s))
         folder = spool_of(path)
         spooled = read_spools(folder)
         connection, file = _open_or_mend(path, repair, spooled, check_bytes)
@@ -180,10 +188,13 @@ def open_log(
                 # An older log was committed by a checkpoint when it was brought up to date.
                 mirror.update(path, file, copy_bytes)
             n = _replay(connection, spooled, repair)
-            whole = _checkpoint(connection, file, check_bytes)
             spool = spool or Spool(folder, spooled)
-            if whole is not None and not mirror.update(path, file, copy_bytes, every_block=whole):
-                spool.rotate(n, surely=whole)
+            whole = _checkpoint(path, connection, file, check_bytes)
+            proven = (
+                whole is not None
+                and not mirror.update(path, file, copy_bytes, every_block=whole)
+                and salvage.forget_spooled(connection, spool, n, surely=whole)
+            )
             if repair.happened:
                 repair.write()
                 _log.error("store_repaired", reason=repair.error().message, kept=str(repair.folder))
@@ -191,7 +202,8 @@ def open_log(
             connection.close()
             file.close()
             raise
-    return Opened(connection, file, spool, n, spooled.last_n, repair if repair.happened else None)
+    told = repair if repair.happened else None
+    return Opened(connection, file, spool, n, spooled.last_n, told, proven)
 
 
 def _open_or_mend(
@@ -307,19 +319,12 @@ def _bring_back(
         # It may have had of the later ones, too: what is there is not put in twice.
         _tell_broken(spooled, position, repair)
         later = entries[len(earlier) :]
-        repair.came_back(salvage.fill_in(connection, columns, _parts(later, again=False)))
-        _put(connection, columns, _parts(later, again=True), repair)
+        repair.came_back(
+            salvage.fill_in(connection, columns, salvage.parts_of(later, replacing=False))
+        )
+        _put(connection, columns, salvage.parts_of(later, replacing=True), repair)
         position = max(position, spooled.last_n)
     connection.execute("UPDATE log_position SET n = ?", [position])
-
-
-def _parts(entries: Sequence[Entry], *, again: bool) -> list[Entry]:
-    """Of each entry only what replaces rows, which may be done again; or all but that."""
-    return [
-        replace(entry, parts=parts)
-        for entry in entries
-        if (parts := tuple(part for part in entry.parts if (part.how == "replace") == again))
-    ]
 
 
 def _position(connection: duckdb.DuckDBPyConnection) -> int:
@@ -467,9 +472,18 @@ def _apply(inserter: Inserter, entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 def _checkpoint(
-    connection: duckdb.DuckDBPyConnection, file: DatabaseFile, check_bytes: int
+    path: Path, connection: duckdb.DuckDBPyConnection, file: DatabaseFile, check_bytes: int
 ) -> bool | None:
-    """Step 5: True: every block is whole; None: one is not; False: they were not all read."""
+    """Step 5: True: every block is whole; None: one is not, or there was no room for a checkpoint.
+
+    False: they were not all read.
+    """
+    try:
+        check_room(path)
+    except WorkbenchError as error:
+        # What it would bring into the file is in the write-ahead log and the spool, and stays.
+        _log.warning("store_checkpoint_put_off", reason=error.message)
+        return None
     connection.execute("CHECKPOINT")
     small = file.size_bytes <= check_bytes
     state = file.read_state(blocks=small)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from workbench import logs
 from workbench.store import failures, rollup
 from workbench.store.entries import SESSIONS, Columns, Entry, How
 from workbench.store.files import spool_of, wal_of
+from workbench.store.spool import Spool
 from workbench.store.steps import TODAY
 
 _log = logs.get(__name__)
@@ -59,8 +61,36 @@ def write_manifest(folder: Path, connection: duckdb.DuckDBPyConnection) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = folder / f".{_MANIFEST}"
     temporary.touch(mode=0o600)
-    temporary.write_text(json.dumps(counts))
+    with temporary.open("w") as file:
+        file.write(json.dumps(counts))
+        file.flush()
+        os.fsync(file.fileno())  # what it is about may be deleted right after
     temporary.replace(folder / _MANIFEST)
+
+
+def forget_spooled(
+    connection: duckdb.DuckDBPyConnection, spool: Spool, n: int, *, surely: bool
+) -> bool:
+    """Note what a proven file has, then delete what the spool has of it.
+
+    In this order: a kill between them loses nothing.
+
+    Args:
+        connection: to the file.
+        spool: of it.
+        n: the last entry that it has.
+        surely: as for :meth:`workbench.store.spool.Spool.rotate`.
+
+    Returns:
+        False if there was no room for it: the spool is kept.
+    """
+    try:
+        write_manifest(spool.folder, connection)
+        spool.rotate(n, surely=surely)
+    except OSError as error:
+        _log.warning("store_spool_kept", reason=str(error))
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +313,15 @@ def fill_in(
         sql = _rows_sql("messages", columns["messages"], same, once=True)
         added["messages"] += _insert(connection, sql, found)
     return added
+
+
+def parts_of(entries: Sequence[Entry], *, replacing: bool) -> list[Entry]:
+    """Of each entry only what replaces rows, which may be done again; or all but that."""
+    return [
+        replace(entry, parts=parts)
+        for entry in entries
+        if (parts := tuple(part for part in entry.parts if (part.how == "replace") == replacing))
+    ]
 
 
 def _insert(
