@@ -39,35 +39,36 @@ PER_S = 10
 
 
 class Stalling(ScriptedProvider):
-    """A runtime that does nothing at all for a while, as in a garbage collection."""
+    """A runtime that does nothing at all for a while, as in a garbage collection.
+
+    It begins when the first trial with that number or a later one comes.
+    """
 
     stall_s = 1.0
-    after_s = 0.5
+    first = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._begun: float | None = None
+        self._ends: float | None = None
 
     async def stream(
         self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
     ) -> AsyncGenerator[ProviderEvent, None]:
         """As the schedule says, but for the stall."""
-        if request.trial is not None:
-            self._begun = self._begun or time.monotonic()
-            since = time.monotonic() - self._begun
-            if self.after_s < since < self.after_s + self.stall_s:
-                await asyncio.sleep(self.after_s + self.stall_s - since)
+        if request.trial is not None and request.trial >= self.first:
+            self._ends = self._ends or time.monotonic() + self.stall_s
+            await asyncio.sleep(max(0.0, self._ends - time.monotonic()))
         async for event in super().stream(request, model, seed, cancel):
             yield event
 
 
 async def measured(
-    log: Path, load: Mapping[str, Any], stall_s: float, after_s: float
+    log: Path, load: Mapping[str, Any], stall_s: float, first: int
 ) -> dict[str, Any]:
     """The p99 of both figures, and how many requests waited, under one load."""
     router = ModelRouter()
     provider = Stalling(SCHEDULES)
-    provider.stall_s, provider.after_s = stall_s, after_s
+    provider.stall_s, provider.first = stall_s, first
     router.register_provider(provider)
     settings = load_settings(workbench_max_queue=10_000, workbench_max_queue_per_model=10_000)
     store = Store.open(log)
@@ -115,8 +116,8 @@ def main() -> None:
         log = Path(folder) / "log.duckdb"
         found = {
             "due_e2e_eff_p99_s": due,
-            "open": asyncio.run(measured(log, open_loop, given.stall, given.seconds / 4)),
-            "closed": asyncio.run(measured(log, closed, given.stall, 0.0001)),
+            "open": asyncio.run(measured(log, open_loop, given.stall, count // 4)),
+            "closed": asyncio.run(measured(log, closed, given.stall, 1)),
         }
     print(json.dumps(found))
 

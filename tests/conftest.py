@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
@@ -81,6 +82,18 @@ async def make_engine(settings: Settings, store: Store) -> AsyncIterator[EngineF
     yield make
     for engine in built:
         await engine.close()
+
+
+@pytest.fixture
+async def set_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the clock of the event loop forward: a wait that would end in these seconds ends now.
+
+    So a limit may be far longer than anything takes on a slow machine.
+    """
+    loop = asyncio.get_running_loop()
+    real, by = loop.time, [0.0]
+    monkeypatch.setattr(loop, "time", lambda: real() + sum(by))
+    return by.append
 
 
 @pytest.fixture(scope="session")

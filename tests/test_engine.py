@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -352,18 +353,26 @@ async def test_failure_in_the_middle_keeps_text_and_figures(
 @pytest.mark.parametrize(
     ("timeouts", "phase", "tokens"),
     [
-        (Timeouts(first_token_s=0.05), "for the first token", 0),
-        (Timeouts(between_tokens_s=0.1), "between tokens", 5),
-        (Timeouts(total_s=0.35), "in total", 5),
+        (Timeouts(first_token_s=20), "for the first token", 0),
+        (Timeouts(between_tokens_s=20), "between tokens", 5),
+        (Timeouts(total_s=20), "in total", 5),
     ],
 )
 async def test_each_wait_has_its_limit(
-    make_engine: EngineFactory, store: Store, timeouts: Timeouts, phase: str, tokens: int
+    make_engine: EngineFactory,
+    store: Store,
+    set_forward: Callable[[float], None],
+    timeouts: Timeouts,
+    phase: str,
+    tokens: int,
 ) -> None:
-    first = 30.0 if tokens == 0 else 0.01
-    stalls = Schedule((*steady(5, first_s=first, gap_s=0.001), Step(30.0, "late")))
-    request = ask("stalls", timeouts=timeouts)
-    last = (await run(make_engine({"stalls": stalls}), request))[-1]
+    first = 3600.0 if tokens == 0 else 0.01
+    stalls = Schedule((*steady(5, first_s=first, gap_s=0.001), Step(3600.0, "late")))
+    request, come, last = ask("stalls", timeouts=timeouts), 0, None
+    async for last in make_engine({"stalls": stalls}).stream(request):
+        come += last.n_tokens if isinstance(last, TokenEvent) else 0
+        if come == tokens and isinstance(last, TokenEvent if tokens else PromptEvent):
+            set_forward(21)
     assert isinstance(last, ErrorEvent)
     assert last.session.status is Status.TIMEOUT
     assert phase in last.error.message
@@ -371,7 +380,7 @@ async def test_each_wait_has_its_limit(
     assert last.error.details["phase"] == phase
     (row,) = store.rows("SELECT status, text_chars, wall_s FROM latencies")
     assert (row["status"], row["text_chars"]) == ("timeout", len(last.session.text))
-    assert row["wall_s"] < 10, "the rest of the 30 s was not waited for"
+    assert row["wall_s"] < 3600, "the rest of the hour was not waited for"
     answers = store.rows("SELECT content FROM messages WHERE role = 'assistant'")
     words = "".join(step.text for step in stalls.steps[:tokens])
     assert [answer["content"] for answer in answers] == ([words] if tokens else [])
@@ -389,7 +398,7 @@ async def test_wait_in_the_queue_has_its_limit(make_engine: EngineFactory, store
     assert last.error.details["phase"] == "queue"
     (row,) = store.rows("SELECT status, queue_s, wall_s FROM latencies WHERE status <> 'cancelled'")
     assert row["status"] == "timeout"
-    assert 0.1 <= row["queue_s"] == pytest.approx(row["wall_s"], abs=0.05)
+    assert 0.1 <= row["queue_s"] <= row["wall_s"]
 
 
 async def test_total_time_counts_the_wait_in_the_queue(make_engine: EngineFactory) -> None:

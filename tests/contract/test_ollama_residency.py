@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import psutil
@@ -32,6 +33,17 @@ FIVE_MINUTES = timedelta(minutes=5)
 FOR_EVER = timedelta(days=36500)
 A_LOAD = 200e6
 """Nanoseconds that no warm start and every cold one takes."""
+
+
+def leaves_after(seconds: float) -> httpx.Timeout:
+    """Of a client that waits that long for an answer, and for a connection as long as it takes."""
+    return httpx.Timeout(60.0, read=seconds)
+
+
+def waited(answer: dict[str, Any]) -> float:
+    """Nanoseconds that an answer waited for another one."""
+    parts = ("load_duration", "prompt_eval_duration", "eval_duration")
+    return float(answer["total_duration"] - sum(answer[part] for part in parts))
 
 
 def test_ps_describes_the_loaded_model(target: Target, client: httpx.Client) -> None:
@@ -143,7 +155,7 @@ def test_a_loading_model_is_not_listed(target: Target, client: httpx.Client) -> 
 
 def test_a_disconnect_while_loading_cancels_the_load(target: Target, client: httpx.Client) -> None:
     unload(client, target.model)
-    with target.client(timeout=0.15) as impatient, pytest.raises(httpx.ReadTimeout):
+    with target.client(timeout=leaves_after(0.15)) as impatient, pytest.raises(httpx.ReadTimeout):
         impatient.post("/api/chat", json={"model": target.model, "messages": COLORS})
     assert loaded(client) == []
     if target.stand_in:
@@ -221,9 +233,7 @@ def test_two_chats_to_one_model_run_one_after_the_other(
         second.finished()
     assert second.problem is None
     answer = second.result
-    parts = ("load_duration", "prompt_eval_duration", "eval_duration")
-    waited = answer["total_duration"] - sum(answer[part] for part in parts)
-    assert waited > first["eval_duration"] * 0.5
+    assert waited(answer) > first["eval_duration"] * 0.5
     assert answer["load_duration"] < A_LOAD
 
 
@@ -232,7 +242,7 @@ def _stops_working(target: Target, client: httpx.Client) -> None:
         [pid] = target.stand_in.runner_pids()
         until(lambda: is_idle(psutil.Process(pid)), "the runner stopped computing")
     answer = chat(client, target.model)
-    assert answer["total_duration"] < 5e9  # the story would have gone on for a minute
+    assert waited(answer) < 30e9  # the story would have gone on for a minute
 
 
 def test_closing_a_stream_stops_the_work(target: Target, client: httpx.Client) -> None:
@@ -250,7 +260,7 @@ def test_giving_up_on_a_whole_answer_stops_the_work(target: Target, client: http
         "options": LONG_OPTIONS,
         "stream": False,
     }
-    with target.client(timeout=0.7) as impatient, pytest.raises(httpx.ReadTimeout):
+    with target.client(timeout=leaves_after(0.7)) as impatient, pytest.raises(httpx.ReadTimeout):
         impatient.post("/api/chat", json=body)
     _stops_working(target, client)
 
@@ -258,7 +268,10 @@ def test_giving_up_on_a_whole_answer_stops_the_work(target: Target, client: http
 def test_giving_up_while_waiting_leaves_the_queue(target: Target, client: httpx.Client) -> None:
     with target.client() as busy, long_stream(busy, target.model) as lines:
         next(lines)
-        with target.client(timeout=0.3) as impatient, pytest.raises(httpx.ReadTimeout):
+        with (
+            target.client(timeout=leaves_after(0.3)) as impatient,
+            pytest.raises(httpx.ReadTimeout),
+        ):
             chat(impatient, target.model)
         assert not next(lines)["done"]
     _stops_working(target, client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
-import time
+import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -44,9 +44,7 @@ def start(gguf: Path) -> Iterator[Start]:
 
 
 def test_starts_quickly_and_without_a_runner(gguf: Path) -> None:
-    began = time.monotonic()
-    with StandIn(gguf) as stand_in:
-        assert time.monotonic() - began < 5  # well under a second when nobody else computes
+    with StandIn(gguf, "--slow-load", "3600") as stand_in:  # which it does not wait for
         assert httpx.get(stand_in.url).text == "Ollama is running"
         assert stand_in.runner_pids() == []
 
@@ -105,11 +103,12 @@ def test_html_answers_like_a_broken_proxy(start: Start) -> None:
 def test_stall_keeps_the_connection_open_without_a_word(start: Start) -> None:
     _, client = start("--stall-after", "2")
     load(client, MODEL)
-    with client.stream("POST", "/api/chat", json=CHAT, timeout=1.0) as response:
+    with client.stream("POST", "/api/chat", json=CHAT) as response:
         lines = response.iter_lines()
         assert [json.loads(next(lines))["done"] for _ in range(2)] == [False, False]
-        with pytest.raises(httpx.ReadTimeout):
-            next(lines)
+        connection = response.extensions["network_stream"].get_extra_info("socket")
+        # Its end could be read as a word could.
+        assert select.select([connection], [], [], 0.5)[0] == []
 
 
 def test_cut_ends_in_the_middle_of_a_line(start: Start) -> None:

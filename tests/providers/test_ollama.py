@@ -114,11 +114,10 @@ async def test_a_model_loaded_by_somebody_else_is_noticed(
 
 async def test_keep_alive_runs_out(empty_ollama: OllamaProvider, standin: StandIn) -> None:
     before = time.monotonic()
-    await empty_ollama.load(MODEL, keep_alive_s=0.3)
-    assert empty_ollama.resident(MODEL) is not None
+    assert (await empty_ollama.load(MODEL, keep_alive_s=0.3)).pids
     await asyncio.to_thread(standin.wait_for_runners, 0)
     assert time.monotonic() - before > 0.3
-    async with asyncio.timeout(5):  # our clock of its stay started a little after the server's
+    async with asyncio.timeout(60):  # our clock of its stay started a little after the server's
         while empty_ollama.resident(MODEL) is not None:
             await asyncio.sleep(0.005)
     assert empty_ollama.pids(MODEL) == ()
@@ -348,11 +347,20 @@ async def test_a_damaged_stream_is_broken(
     assert len(events) == received
 
 
-async def test_an_absent_server_is_named_at_once(connect_ollama: Connect) -> None:
+async def test_an_absent_server_is_named_at_once(
+    connect_ollama: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(delay: float, result: object = None) -> object:
+        paused.append(delay)
+        return await sleep(delay, result)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     provider = connect_ollama(f"http://127.0.0.1:{port}")
-    start = time.monotonic()
     for attempt in (
         provider.list_models(),
         provider.show(MODEL),
@@ -366,7 +374,7 @@ async def test_an_absent_server_is_named_at_once(connect_ollama: Connect) -> Non
         assert f"127.0.0.1:{port}" in caught.value.message
         assert "OLLAMA_HOST" in caught.value.fix
         assert "ollama serve" in caught.value.fix
-    assert time.monotonic() - start < 2
+    assert not any(paused), "none waited before it tried again"
     assert provider.pids(MODEL) == ()
 
 

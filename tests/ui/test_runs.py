@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
 
@@ -101,8 +102,10 @@ async def test_stop_before_the_session_has_begun(make_engine: EngineFactory) -> 
     assert run.plan.answers[1].phase == "cancelled"
 
 
-async def test_work_outlives_its_page_for_the_grace_only(make_engine: EngineFactory) -> None:
-    engine = make_engine({"a": LONG}, workbench_detach_grace_s=0.3)
+async def test_work_outlives_its_page_for_the_grace_only(
+    make_engine: EngineFactory, set_forward: Callable[[float], None]
+) -> None:
+    engine = make_engine({"a": LONG}, workbench_detach_grace_s=20)
     run = Runs(engine, Run).begin("tab", plan("scripted/a"))
     ticks = run.watch(TICK_S)
     while not run.plan.answers[1].streamed:
@@ -111,12 +114,15 @@ async def test_work_outlives_its_page_for_the_grace_only(make_engine: EngineFact
     seen = run.plan.answers[1].answer
     ticks = run.watch(TICK_S)  # the page was loaded anew
     await anext(ticks)
-    await asyncio.sleep(0.4)
+    set_forward(21)
     await anext(ticks)
+    while run.running and len(run.plan.answers[1].answer) <= len(seen):
+        await anext(ticks)
     assert run.running, "somebody watches again"
     assert run.plan.answers[1].answer.startswith(seen)
-    assert len(run.plan.answers[1].answer) > len(seen)
     await ticks.aclose()
+    assert run.running, "for the grace"
+    set_forward(21)
     await until_idle(engine)
     assert run.plan.answers[1].phase == "cancelled"
     assert run.plan.answers[1].session is not None
