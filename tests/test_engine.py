@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -162,7 +163,7 @@ async def test_what_fails_because_it_was_stopped_did_not_fail(
 
     class Obstinate(ScriptedProvider):
         async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
-            yield ProviderToken("well", 0)
+            yield ProviderToken("well", time.monotonic_ns())
             await cancel.wait()
             raise WorkbenchError(ErrorCode.HF_PIPELINE_ERROR, "killed")
 
@@ -179,7 +180,7 @@ async def test_what_fails_because_it_was_stopped_did_not_fail(
 async def test_provider_that_forgets_its_finish_is_an_error(make_engine: EngineFactory) -> None:
     class Forgetful(ScriptedProvider):
         async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
-            yield ProviderToken("well", 0)
+            yield ProviderToken("well", time.monotonic_ns())
 
     engine = make_engine({"unused": QUICK})
     engine.router.register_provider(Forgetful({"x": QUICK}, name="forgetful"))
@@ -205,7 +206,7 @@ async def test_an_answer_says_what_ended_it_only_where_that_is_known(
     class Full(ScriptedProvider):
         async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
             for _ in range(476 // chunk):
-                yield ProviderToken("well", 0, chunk)
+                yield ProviderToken("well", time.monotonic_ns(), chunk)
             yield ProviderFinish("length", 36, 476)
 
     engine = make_engine({"unused": QUICK})
@@ -280,7 +281,7 @@ async def test_json_that_its_length_cut_says_so(
 ) -> None:
     class Cut(ScriptedProvider):
         async def stream(self, request, model, seed, cancel):  # type: ignore[no-untyped-def]
-            yield ProviderToken(text, 0, 6)
+            yield ProviderToken(text, time.monotonic_ns(), 6)
             yield ProviderFinish(finish, 36, 6)
 
     engine = make_engine({"unused": QUICK})

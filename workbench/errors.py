@@ -317,7 +317,8 @@ def unforeseen(
         )
     name = type(error).__name__
     if theirs:
-        return defect(f"it raised {name}: {error}", operation, provider or "")
+        what = f"{name}: {error}" if str(error) else name
+        return defect(f"it raised {what}", operation, provider or "")
     return WorkbenchError(
         ErrorCode.INTERNAL,
         f"{name}: {error}" if told else f"{name} in the workbench.",

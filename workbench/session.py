@@ -18,6 +18,7 @@ from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError, unforesee
 from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading
 from workbench.providers.base import CancellationToken
+from workbench.providers.guard import guarded, stop_ignored
 from workbench.record import journal_header, journal_memory, journal_tokens, samples_of
 from workbench.rotation import ModelRotationService, Slot, Standing
 from workbench.rotation.context import Context, prompt_bytes
@@ -219,7 +220,7 @@ class LiveSession:
                 if (finish := self.draft.finish) is not None:
                     slot.cut = finish.finish_reason == "length"
                     slot.prompt_tokens = finish.prompt_tokens
-                    slot.cells = int(finish.details.get("cache_tokens", 0))
+                    slot.cells = finish.details.get("cache_tokens") or 0
                 if self.draft.sent is not None:
                     self._parts.generations.end(request.session_id, time.monotonic_ns())
 
@@ -257,19 +258,30 @@ class LiveSession:
         self.draft.sent = sent = time.monotonic_ns()
         self._parts.generations.begin(request.session_id, sent)
         self.mailbox.put(PromptEvent(request.session_id, sent))
-        events = route.provider.stream(request, route.name, self.draft.seed, self.cancel)
+        events = guarded(route.provider, request, route.name, self.draft.seed, self.cancel, sent)
+        # A worker that does not stop is killed after the grace: this is for what cannot be killed.
+        stop_s = 2 * self._parts.settings.workbench_cancel_grace_s
         try:
             async with (
                 asyncio.timeout(wait_s) as patience,
                 contextlib.aclosing(events),
             ):
+
+                def hurry() -> None:
+                    if not patience.expired():
+                        patience.reschedule(loop.time() + stop_s)
+
+                self.cancel.on_cancel = hurry
+                if self.cancel.cancelled:
+                    hurry()
                 async for event in events:
                     match event:
                         case ProviderToken():
                             self._take_token(event)
                             slot.progress.token(event.n_tokens)
                             wait_s, phase = self._limit_s("between_tokens_s"), "between tokens"
-                            patience.reschedule(loop.time() + wait_s)
+                            left_s = stop_s if self.cancel.cancelled else wait_s
+                            patience.reschedule(loop.time() + left_s)
                         case ProviderToolCall():
                             self._take_call(event)
                         case ProviderWarning():
@@ -280,16 +292,13 @@ class LiveSession:
         except TimeoutError:
             if not patience.expired():
                 raise  # the total time is over, not this wait
+            if self.cancel.cancelled:
+                self._warn(stop_ignored(route.provider.name))
+                return
             self.cancel.cancel("timeout")
             raise self._timeout(phase, wait_s) from None
-        if self.draft.finish is None and not self.cancel.cancelled:
-            raise WorkbenchError(
-                ErrorCode.INTERNAL,
-                f"The provider {route.provider.name} ended the stream without its finish.",
-                fix="This is a defect of the provider.",
-                operation="stream",
-                provider=route.provider.name,
-            )
+        finally:
+            self.cancel.on_cancel = None
 
     def _say_what_ended_it(self, finish: ProviderFinish) -> None:
         draft, options = self.draft, self.request.options

@@ -212,7 +212,7 @@ class Settings(BaseSettings):
     """Longest time of a request in all, queue and load included."""
     workbench_cancel_grace_s: Seconds = 10
     """A worker that does not stop, or does not give back its memory after an unload, is killed
-    after this time."""
+    after this time. An answer that still waits for its provider is ended after twice this time."""
     workbench_memory_interval_ms: int = Field(200, ge=20, le=60_000)
     """Time between memory readings while a model answers."""
     workbench_journal_ms: int = Field(500, ge=20, le=60_000)

@@ -95,6 +95,7 @@ def said(message: str, **more: object) -> str:
             "512",
         ),
         (events_of(says("Hi"), ends(), usage(1, -4)), ErrorCode.ENDPOINT_STREAM_BROKEN, "-4"),
+        (events_of(says("Hi"), ends(), usage(10**9, 1)), ErrorCode.ENDPOINT_STREAM_BROKEN, "10000"),
     ],
     ids=lambda value: value.value if isinstance(value, ErrorCode) else None,
 )

@@ -246,3 +246,20 @@ async def test_what_else_a_server_tells_is_in_the_row() -> None:
     finish = finish_of(await told(says("a"), ends("length"), {**usage(9, 1), "metrics": own}))
     assert finish.runtime_ns == {"queue_time": 1_500_000}
     assert finish.details["server_metrics"] == own
+
+
+async def test_text_after_the_reason_lets_no_stamp_fall() -> None:
+    """Some servers send the reason with the first of two last chunks."""
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
+    for reason, more in (("stop", {}), ("tool_calls", {"tool_calls": [call]})):
+        late = says(" you", **more)
+        events = await told(says("Hi"), ends(reason), late, usage(9, 4))
+        stamps = [e.t_ns for e in events if isinstance(e, ProviderToken | ProviderToolCall)]
+        assert len(stamps) == 3
+        assert stamps == sorted(stamps)
+
+
+async def test_what_can_be_no_duration_is_left_out() -> None:
+    own = {"a_ms": -1.0, "b_ms": float("nan"), "c_ms": float("inf"), "d_ms": 1e300, "e_ms": 2}
+    finish = finish_of(await told(says("a"), ends("length"), {**usage(9, 1), "metrics": own}))
+    assert finish.runtime_ns == {"e": 2_000_000}

@@ -7,6 +7,7 @@ Adding one is a file with a class of this shape and one registration line in
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +26,10 @@ class CancellationToken:
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self.reason: str | None = None
+        self.at_ns: int | None = None
+        """When it was cancelled, on the clock ``time.monotonic_ns``."""
+        self.on_cancel: Callable[[], None] | None = None
+        """Called once, when it is."""
 
     @property
     def cancelled(self) -> bool:
@@ -34,8 +39,10 @@ class CancellationToken:
     def cancel(self, reason: str) -> None:
         """Ask for the end of the work; the first reason is kept (``user``, ``disconnect``, ...)."""
         if not self._event.is_set():
-            self.reason = reason
+            self.reason, self.at_ns = reason, time.monotonic_ns()
             self._event.set()
+            if self.on_cancel is not None:
+                self.on_cancel()
 
     async def wait(self) -> None:
         """Return when the token is cancelled."""
@@ -156,11 +163,18 @@ class Provider(Protocol):
     def stream(
         self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
     ) -> AsyncGenerator[ProviderEvent, None]:
-        """Generate: tokens as they come, then exactly one ``ProviderFinish``.
+        """Generate: tokens as they come, then exactly one ``ProviderFinish`` and nothing more.
+
+        Stamps are of ``time.monotonic_ns``, taken where the text arrives: none lies before the
+        call, ahead of now, or before the one before it; equal ones came together. Counts are whole
+        numbers up to ``MOST_TOKENS``, or None where the runtime does not tell; durations are
+        finite and not negative. An option that the runtime cannot heed is refused, or told of with
+        a ``ProviderWarning``. :mod:`workbench.providers.guard` ends an answer that breaks a rule.
 
         After ``cancel`` the stream ends within two tokens, with a ``ProviderFinish`` if the
         runtime still gives its counts and without one otherwise. Closing the iterator stops the
-        work too. With ``request.forced`` the tokens are those of that text.
+        work too; a ``CancelledError`` is passed on. With ``request.forced`` the tokens are those
+        of that text.
         """
         ...
 

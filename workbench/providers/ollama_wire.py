@@ -17,6 +17,7 @@ from workbench.model_ids import tagged
 from workbench.providers.base import ResidentModel
 from workbench.providers.ollama_errors import MalformedAnswer, nested_error
 from workbench.types import (
+    MOST_TOKENS,
     ChatRequest,
     FinishReason,
     Message,
@@ -36,9 +37,8 @@ if TYPE_CHECKING:
 JsonObject = Mapping[str, Any]
 
 _DURATIONS: Final = ("total", "load", "prompt_eval", "eval")
-_MOST_TOKENS: Final = 2**31 - 1
 _MOST_NS: Final = 2**63 - 1
-"""Larger ones come from no Ollama, and the log has no room for them."""
+"""A longer time comes from no Ollama, and the log has no room for it."""
 _FINISH: Final[Mapping[str, FinishReason]] = {"stop": "stop", "length": "length"}
 _SIZE: Final = re.compile(r"^([\d.]+)([KMBT]?)$")
 _FACTORS: Final = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -261,7 +261,7 @@ def _finish(line: JsonObject, details: JsonObject) -> ProviderFinish:
     )
 
 
-def _count(line: JsonObject, key: str, most: int = _MOST_TOKENS) -> int:
+def _count(line: JsonObject, key: str, most: int = MOST_TOKENS) -> int:
     """A whole number of the ``done`` line, where a zero is left out."""
     value = line.get(key, 0)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:

@@ -13,6 +13,7 @@ from workbench.errors import invalid
 from workbench.providers.openai_dialects import DIALECTS, refuse_ignored, sampling
 from workbench.providers.openai_errors import MalformedAnswer
 from workbench.types import (
+    MOST_TOKENS,
     ChatRequest,
     FinishReason,
     Message,
@@ -36,6 +37,7 @@ _REASONS: Final[Mapping[str, FinishReason]] = {
 }
 _THINKING: Final = ("reasoning_content", "reasoning")
 _MS_NS: Final = 10**6
+_MOST_NS: Final = 2**63 - 1
 
 
 # -- requests --------------------------------------------------------------------------------------
@@ -149,6 +151,8 @@ class Answer:
             found += self._texts(choice, t_ns, more - known if more is not None else None)
             if (reason := choice.get("finish_reason")) is not None:
                 self._reason, self._ended_ns = str(reason), t_ns
+        if found and self._reason is not None:
+            self._ended_ns = t_ns  # some servers send text after the reason; stamps never fall
         self._note(chunk)
         self.complete = self._reason is not None and bool(self._usage)
         return found
@@ -273,7 +277,7 @@ def _usage_details(usage: JsonObject) -> dict[str, Any]:
 def _durations(details: JsonObject) -> dict[str, int]:
     """The server's own times in nanoseconds: llama.cpp's, and vLLM's if it was told to give them.
 
-    llama.cpp's have Ollama's names, whose they are too.
+    llama.cpp's have Ollama's names, whose they are too. What can be no duration is left out.
     """
     timings, metrics = _mapping(details, "timings"), _mapping(details, "server_metrics")
     told = {"prompt_eval": timings.get("prompt_ms"), "eval": timings.get("predicted_ms")}
@@ -281,7 +285,9 @@ def _durations(details: JsonObject) -> dict[str, int]:
     return {
         name: int(value * _MS_NS)
         for name, value in told.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        if isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 <= value * _MS_NS <= _MOST_NS  # NaN is not
     }
 
 
@@ -334,9 +340,9 @@ def _whole(value: object) -> int | None:
 def _count(usage: JsonObject, key: str) -> int | None:
     """A number of tokens; None where the server does not tell."""
     value = usage.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise MalformedAnswer(f"{key} is {value!r}")
-    return value
+    if value is None or (type(value) is int and 0 <= value <= MOST_TOKENS):
+        return value
+    raise MalformedAnswer(f"{key} is {value!r:.100}")
 
 
 def _objects(answer: JsonObject, key: str) -> Sequence[JsonObject]:

@@ -5,6 +5,7 @@ processes) unless a name says otherwise; sizes are bytes.
 """
 
 from workbench.types.answers import (
+    MOST_TOKENS,
     Channel,
     FinishReason,
     ProviderEvent,
@@ -35,6 +36,7 @@ from workbench.types.requests import ChatRequest, Priority, Timeouts, TimingMode
 from workbench.types.sessions import Stamps, Status, StreamSession, TokenTimeline
 
 __all__ = [
+    "MOST_TOKENS",
     "Channel",
     "ChatRequest",
     "DoneEvent",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from workbench.types.messages import ToolCall
 
 Channel = Literal["content", "reasoning"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+MOST_TOKENS: Final = 10_000_000
+"""No runtime reads or writes more in one answer: a larger count is a defect."""
 
 
 @dataclass(frozen=True, slots=True)

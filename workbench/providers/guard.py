@@ -1,0 +1,220 @@
+"""What a provider yields, checked before it is believed: figures are made of nothing else.
+
+A provider that breaks a rule ends its own answer, with an error that names it. What came before is
+kept, and nobody else notices. The rules are those of :meth:`Provider.stream`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final, get_args
+
+from workbench import logs
+from workbench.errors import WorkbenchError, defect, unforeseen
+from workbench.providers.base import CancellationToken, Provider
+from workbench.types import (
+    MOST_TOKENS,
+    Channel,
+    ChatRequest,
+    FinishReason,
+    ProviderEvent,
+    ProviderFinish,
+    ProviderToken,
+    ProviderToolCall,
+    ProviderWarning,
+    ToolCall,
+)
+
+_log = logs.get(__name__)
+
+_CHANNELS: Final = get_args(Channel)
+_REASONS: Final = get_args(FinishReason)
+_COUNTS: Final = ("cache_tokens", "context_limit", "threads")
+"""What the engine reads in the details of a finish."""
+_AFTER_STOP: Final = 2
+"""Tokens that may come after a stop."""
+_STOP_NS: Final = 500_000_000
+"""A stop takes its time to reach another process on a busy machine: tokens that come meanwhile are
+not counted as ignoring it."""
+_TURN_NS: Final = 20_000_000
+"""A provider that never waits lets others have their turn after this time."""
+
+
+async def guarded(
+    provider: Provider,
+    request: ChatRequest,
+    model: str,
+    seed: int,
+    cancel: CancellationToken,
+    sent_ns: int,
+) -> AsyncGenerator[ProviderEvent, None]:
+    """The events of ``provider.stream``, as long as they keep to its rules.
+
+    Args:
+        provider: whose ``stream`` is called.
+        request: as for it.
+        model: as for it.
+        seed: as for it.
+        cancel: as for it; one that ignores it is closed, with the warning ``STOP_IGNORED``.
+        sent_ns: when the request was handed over, on the clock ``time.monotonic_ns``; no stamp may
+            lie before.
+
+    Raises:
+        WorkbenchError: its own, or ``INTERNAL`` where it breaks a rule or raises anything else.
+    """
+    task, name = asyncio.current_task(), provider.name
+    assert task is not None
+    cancelled = task.cancelling()
+    reached, turn, tokens, late, finished = sent_ns, sent_ns, 0, 0, False
+    events: Any = None
+    try:
+        events = provider.stream(request, model, seed, cancel)
+        if not isinstance(events, AsyncGenerator):
+            raise _breach(name, f"its stream is {events!r:.100} and no async generator")
+        async for event in events:
+            now = time.monotonic_ns()
+            if task.cancelling() > cancelled:
+                raise asyncio.CancelledError  # it has swallowed ours
+            if finished:
+                raise _breach(name, f"after its finish came {event!r:.100}")
+            if isinstance(event, ProviderToken):
+                t_ns, n_tokens = event.t_ns, event.n_tokens
+                if (
+                    type(t_ns) is not int
+                    or not reached <= t_ns <= now
+                    or type(n_tokens) is not int
+                    or n_tokens < 0
+                    or not isinstance(event.text, str)
+                    or event.channel not in _CHANNELS
+                    or not isinstance(event.logprobs, tuple)
+                ):
+                    raise _breach(name, _wrong_token(event, reached, sent_ns, now))
+                reached = t_ns
+                tokens += n_tokens
+                if tokens > MOST_TOKENS:
+                    raise _breach(name, f"it counts {tokens:,} tokens; at most {MOST_TOKENS:,}")
+                if cancel.at_ns is not None and t_ns > cancel.at_ns + _STOP_NS:
+                    late += 1
+                    if late > _AFTER_STOP:
+                        yield stop_ignored(name)
+                        return
+            elif isinstance(event, ProviderToolCall):
+                if problem := _wrong_call(event, reached, sent_ns, now):
+                    raise _breach(name, problem)
+                reached = event.t_ns
+            elif isinstance(event, ProviderFinish):
+                if problem := _wrong_finish(event):
+                    raise _breach(name, problem)
+                finished = True
+            elif problem := _wrong_warning(event):
+                raise _breach(name, problem)
+            yield event
+            if now - turn > _TURN_NS:
+                await asyncio.sleep(0)
+                turn = now
+        if not finished and not cancel.cancelled:
+            raise _breach(name, "it ended the stream without its finish")
+    except WorkbenchError:
+        raise
+    except (Exception, asyncio.CancelledError, SystemExit) as error:
+        if task.cancelling() > cancelled:
+            raise
+        _log.error("provider_defect", provider=name, exc_info=error)
+        raise unforeseen(error, "stream", provider=name, theirs=True) from error
+    finally:
+        await _close(events, name, task, cancelled)
+
+
+def stop_ignored(provider: str) -> ProviderWarning:
+    """That a provider did not stop, so that its stream was closed."""
+    return ProviderWarning(
+        "STOP_IGNORED", f"{provider} went on after it was stopped, so its stream was closed."
+    )
+
+
+async def _close(events: Any, name: str, task: asyncio.Task[Any], cancelled: int) -> None:
+    """Close its stream; what fails there changes nothing any more."""
+    if not isinstance(events, AsyncGenerator):
+        return
+    try:
+        await events.aclose()
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and task.cancelling() > cancelled:
+            raise
+        _log.warning("stream_not_closed", provider=name, exc_info=error)
+
+
+def _breach(name: str, what: str) -> WorkbenchError:
+    _log.error("provider_defect", provider=name, reason=what)
+    return defect(what, "stream", name)
+
+
+def _wrong_stamp(t_ns: object, reached: int, sent_ns: int, now: int) -> str:
+    """What is wrong with a stamp; nothing if it may be."""
+    if type(t_ns) is not int:
+        return f"a stamp is {t_ns!r:.100} and no whole number of nanoseconds"
+    if t_ns < sent_ns:
+        ago = f"{(sent_ns - t_ns) / 1e9:.6g} s before its request was sent"
+        return f"a stamp lies {ago}; the clock is time.monotonic_ns"
+    if t_ns < reached:
+        return f"a stamp lies {(reached - t_ns) / 1e9:.6g} s before the one before it"
+    if t_ns > now:
+        return f"a stamp lies {(t_ns - now) / 1e9:.6g} s ahead; the clock is time.monotonic_ns"
+    return ""
+
+
+def _wrong_token(event: ProviderToken, reached: int, sent_ns: int, now: int) -> str:
+    if problem := _wrong_stamp(event.t_ns, reached, sent_ns, now):
+        return problem
+    if not _is_count(event.n_tokens) or event.n_tokens is None:
+        return f"a token has n_tokens {event.n_tokens!r:.100}"
+    if not isinstance(event.text, str):
+        return f"the text of a token is {event.text!r:.100}"
+    if event.channel not in _CHANNELS:
+        return f"a token has the channel {event.channel!r:.100}"
+    return f"the logprobs of a token are {event.logprobs!r:.100} and no tuple"
+
+
+def _wrong_call(event: ProviderToolCall, reached: int, sent_ns: int, now: int) -> str:
+    call = event.call
+    if not isinstance(call, ToolCall) or not all(
+        isinstance(text, str) for text in (call.id, call.name, call.arguments)
+    ):
+        return f"a call of a function is {call!r:.100}"
+    return _wrong_stamp(event.t_ns, reached, sent_ns, now)
+
+
+def _wrong_finish(event: ProviderFinish) -> str:
+    if event.finish_reason not in _REASONS:
+        return f"its finish reason is {event.finish_reason!r:.100}"
+    if not isinstance(event.count_source, str):
+        return f"its count_source is {event.count_source!r:.100}"
+    if not isinstance(event.details, Mapping) or not isinstance(event.runtime_ns, Mapping):
+        return "details and runtime_ns of its finish must be mappings"
+    counts = {"prompt_tokens": event.prompt_tokens, "output_tokens": event.output_tokens}
+    counts |= {key: event.details.get(key) for key in _COUNTS}
+    for key, value in counts.items():
+        if not _is_count(value):
+            return f"{key} of its finish is {value!r:.100}"
+    for key, value in event.runtime_ns.items():
+        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+            return f"the duration {key!r:.100} of its finish is {value!r:.100}"
+    return ""
+
+
+def _wrong_warning(event: object) -> str:
+    if not isinstance(event, ProviderWarning):
+        return f"it yields {event!r:.100}, which is no event"
+    if not isinstance(event.code, str) or not isinstance(event.message, str):
+        return f"a warning is {event!r:.100}"
+    if not isinstance(event.details, Mapping):
+        return f"the details of a warning are {event.details!r:.100}"
+    return ""
+
+
+def _is_count(value: object) -> bool:
+    """A number of tokens or the like, or None where the runtime does not tell."""
+    return value is None or (type(value) is int and 0 <= value <= MOST_TOKENS)
