@@ -6,10 +6,12 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.live import run_cli
+from tests.live import LiveServer, run_cli
 from workbench import Workbench
 from workbench.errors import WorkbenchError
 
@@ -92,6 +94,67 @@ def test_text_that_is_no_utf8_is_refused() -> None:
     assert done.stderr.startswith(b"INVALID_REQUEST: Standard input is not UTF-8")
     with Workbench() as wb, pytest.raises(WorkbenchError, match="surrogate"):
         wb.chat("scripted/chunks", "a\udcff")
+
+
+HALF = "a\ud800"
+"""Half of a surrogate pair, as JSON can carry it and no file can."""
+
+PLACES = [
+    ("scripted/chunks", {"stop": ["x", HALF]}, "stop.1"),
+    ("scripted/chunks", {"system": HALF}, "system"),
+    ("scripted/chunks", {"response_format": {"type": "json_object", HALF: 1}}, "response_format"),
+    ("scripted/chunks", {"fallback": HALF}, "fallback"),
+    ("scripted/chunks", {"conversation_id": HALF}, "conversation_id"),
+    (f"ollama/{HALF}", {}, "model"),
+    (HALF, {}, "model"),
+]
+
+
+def refused_halves(wb: Workbench) -> None:
+    for model, arguments, place in PLACES:
+        with pytest.raises(WorkbenchError, match=rf"{place}.* half of a surrogate pair") as told:
+            wb.chat(model, "Hi", **arguments)
+        assert told.value.code == "INVALID_REQUEST"
+    for ask in (wb.load, wb.unload, wb.show):
+        with pytest.raises(WorkbenchError, match="model holds half of a surrogate pair"):
+            ask(HALF)
+    with pytest.raises(WorkbenchError, match="half of a surrogate pair"):
+        wb.sql("SELECT $text", {"text": HALF})
+
+
+def test_half_of_a_surrogate_pair_is_refused_by_the_name_of_its_field() -> None:
+    with Workbench() as wb:
+        refused_halves(wb)
+        assert wb.sql("FROM stream_sessions").empty
+
+
+def test_so_it_is_on_the_way_to_a_server_and_by_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LiveServer(tmp_path) as server:
+        monkeypatch.setenv("WORKBENCH_DB", server.environment["WORKBENCH_DB"])
+        with Workbench(remote=True) as wb:
+            refused_halves(wb)
+        asked = {"model": "scripted/chunks", "messages": [{"role": "user", "content": "Hi"}]}
+        answer = httpx.post(
+            f"{server.url}/v1/chat/completions",
+            content=json.dumps({**asked, "stop": [HALF]}),
+            headers={"Content-Type": "application/json"},
+        )
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "INVALID_REQUEST"
+        assert answer.json()["error"]["param"] == "stop.0"
+
+
+def test_a_model_may_say_half_of_a_surrogate_pair() -> None:
+    script = (
+        "from workbench.cli import main; from workbench.providers import scripted as s; "
+        "s.SCHEDULES['half'] = s.Schedule((s.Step(0, 'so \\ud83d it goes'),)); "
+        "main(['chat', 'scripted/half', 'Hi'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "so \\ud83d it goes\n", done.stderr
+    assert done.returncode == 0
 
 
 def test_leaving_the_loop_stops_the_model() -> None:

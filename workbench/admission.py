@@ -17,6 +17,7 @@ def check(request: ChatRequest, settings: Settings) -> None:
     Raises:
         WorkbenchError: ``INVALID_REQUEST``.
     """
+    request.check_text()
     messages = request.messages
     if request.raw and (len(messages) != 1 or request.tools or request.forced):
         raise invalid(
@@ -39,14 +40,7 @@ def check(request: ChatRequest, settings: Settings) -> None:
             fix="Make them smaller, begin a new conversation, or raise WORKBENCH_MAX_IMAGE_BYTES.",
         )
     limit = settings.workbench_max_prompt_bytes
-    try:
-        size = prompt_bytes(request)
-    except UnicodeEncodeError:
-        raise invalid(
-            "The prompt holds half of a surrogate pair, which is no text.",
-            fix="Send valid UTF-8.",
-        ) from None
-    if size > limit:
+    if (size := prompt_bytes(request)) > limit:
         raise invalid(
             f"The prompt with its history is {size:,} bytes; the limit is {limit:,}.",
             fix="Shorten it, or raise WORKBENCH_MAX_PROMPT_BYTES.",

@@ -271,6 +271,36 @@ def invalid(message: str, *, fix: str = "", **details: Any) -> WorkbenchError:
     )
 
 
+def require_text(value: Any, name: str) -> None:
+    """Refuse half of a surrogate pair anywhere in a value: it cannot be sent, shown or stored.
+
+    Args:
+        value: texts, in mappings and sequences to any depth.
+        name: what the value is called; the message names the place in it, ``options.stop.0``.
+
+    Raises:
+        WorkbenchError: ``INVALID_REQUEST``.
+    """
+    waiting = [(name, value)]
+    while waiting:
+        place, one = waiting.pop()
+        if isinstance(one, str):
+            try:
+                one.encode()
+            except UnicodeEncodeError:
+                raise invalid(
+                    f"{place} holds half of a surrogate pair, which is no text.",
+                    fix="Send valid UTF-8.",
+                    option=place,
+                ) from None
+        elif isinstance(one, Mapping):
+            for key, item in one.items():
+                require_text(key, f"A name in {place}")
+                waiting.append((f"{place}.{key}", item))
+        elif isinstance(one, (list, tuple)):
+            waiting += [(f"{place}.{index}", item) for index, item in enumerate(one)]
+
+
 def out_of_files(error: BaseException | None) -> OSError | None:
     """What it was caused by, if that is that no more files may be opened; connections are files."""
     waiting, seen = [error], set[int]()  # such chains may go round in circles

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from workbench import hosts, logs
-from workbench.errors import ErrorCode, WorkbenchError, defect, invalid, unforeseen
+from workbench.errors import ErrorCode, WorkbenchError, defect, invalid, require_text, unforeseen
 from workbench.providers.base import Provider
 from workbench.spread import Spread
 from workbench.types import ModelInfo
@@ -134,6 +134,7 @@ class ModelRouter:
         """
         if not isinstance(model, str) or not model.strip():
             raise invalid("No model was given.", fix="Name one as provider/name.")
+        require_text(model, "model")
         model = model.strip()
         prefix, _, name = model.partition("/")
         if name and prefix in self._providers:

@@ -6,6 +6,8 @@ commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -119,6 +121,10 @@ def _check_text(given: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: run a command, and explain a failure instead of showing a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A model may say half of a surrogate pair, and a terminal may not know every character.
+        with contextlib.suppress(OSError):  # a file that was swapped for a pipe cannot be sought
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _check_text(given)
         app(given)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from workbench import logs, wire
 from workbench.client.insight import body_of
 from workbench.client.roads import RemoteRoad, Work, drive
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import ErrorCode, WorkbenchError, invalid, require_text
 from workbench.jobs import Job
 from workbench.settings import Settings
 from workbench.types import (
@@ -88,6 +88,8 @@ class Remote:
     def _send(self, method: str, path: str, body: object) -> httpx.Response:
         import httpx
 
+        require_text(path, "The name")
+        require_text(body, "The request")
         try:
             answer = self._http.request(method, path, json=body)
         except (httpx.ConnectError, httpx.RemoteProtocolError):  # nothing was done
@@ -187,6 +189,8 @@ class Remote:
     def stream(
         self, requests: Sequence[ChatRequest]
     ) -> Generator[tuple[int, StreamEvent], None, None]:
+        for request in requests:
+            request.check_text()
         body = {"requests": [wire.encode_request(request) for request in requests]}
         with self._explained(), self._http.stream("POST", "/streams", json=body) as answer:
             if answer.is_error:
@@ -303,6 +307,7 @@ class Remote:
 
 def _model_path(model: str) -> str:
     """A model's address: its name may hold ``?`` and ``..``, which must not end or change it."""
+    require_text(model, "model")
     return f"/models/{quote(model, safe='')}"
 
 

@@ -134,6 +134,7 @@ class RemoteRoad:
         self, request: ChatRequest, on_event: Callable[[StreamEvent], None]
     ) -> StreamSession:
         begun = False
+        request.check_text()
         body = {"requests": [wire.encode_request(request)]}
         async with (
             _explained(),

@@ -50,11 +50,7 @@ ORDINARY: Final = Context(1344, 512)
 
 
 def prompt_bytes(request: ChatRequest) -> int:
-    """Bytes of text that a model reads.
-
-    Raises:
-        UnicodeEncodeError: for what is no text.
-    """
+    """Bytes of text that a model reads."""
     texts = [message.content for message in request.messages]
     calls = [call for message in request.messages for call in message.tool_calls]
     texts += [call.name + call.arguments for call in calls]

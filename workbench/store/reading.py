@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import duckdb
 import psutil
 
-from workbench.errors import WorkbenchError, invalid
+from workbench.errors import WorkbenchError, invalid, require_text
 from workbench.store.failures import (
     being_opened,
     closed,
@@ -163,6 +163,7 @@ class Reader:
         Returns:
             Its rows, and the result itself if nothing was put anywhere.
         """
+        require_text(params, "params")
         with self._cursor() as cursor:
             statement, is_select = admit(sql, cursor)
             if is_select:
@@ -188,6 +189,7 @@ class Reader:
     def _run(
         self, sql: str, params: Params | None, limits: Limits
     ) -> Iterator[duckdb.DuckDBPyConnection]:
+        require_text(params, "params")
         with self._cursor() as cursor:
             admitted = admit(sql, cursor)
             statement = limits.around(*admitted)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from workbench.errors import invalid
+from workbench.errors import invalid, require_text
 from workbench.types.ids import new_id
 from workbench.types.messages import Message
 from workbench.types.options import Options
@@ -107,3 +107,22 @@ class ChatRequest:
     run_id: str | None = None
     cell_id: str | None = None
     trial: int | None = None
+
+    def check_text(self) -> None:
+        """Refuse what is no text, by the name of its field.
+
+        A forced answer is not asked: a piece of it may be single bytes of a character.
+
+        Raises:
+            WorkbenchError: ``INVALID_REQUEST``.
+        """
+        for name in ("model", "fallback", "conversation_id", "source"):
+            require_text(getattr(self, name), name)
+        require_text(self.options.stop, "stop")
+        require_text(self.options.response_format, "response_format")
+        require_text(self.tools, "tools")
+        for index, message in enumerate(self.messages):
+            system = message.role == "system" and not index
+            require_text(message.content, "system" if system else f"messages.{index}.content")
+            calls = [(call.name, call.arguments) for call in message.tool_calls]
+            require_text(calls, f"messages.{index}.tool_calls")
