@@ -66,6 +66,7 @@ class LiveServer:
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()  # it prints its address once it listens
+        self.said = line
         if self.url not in line:
             self.__exit__(None, None, None)
             raise AssertionError(f"no address but {line!r}\n{self.read_log()}")

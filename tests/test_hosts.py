@@ -69,6 +69,8 @@ def test_hosts_are_registered_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(WorkbenchError) as caught:
             servers(bad)
         assert "OLLAMA_HOSTS" in caught.value.message
+    with pytest.raises(WorkbenchError, match=r"a and b are one server \(http://localhost:11434\)"):
+        servers("a=127.0.0.1,b=localhost")
 
 
 async def test_memory_of_a_host_elsewhere_is_unknown_and_not_of_this_budget() -> None:

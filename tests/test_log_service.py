@@ -306,6 +306,16 @@ def test_nothing_is_shared_otherwise_than_this_shell_says(server: LiveServer) ->
         assert f"to no shared log; {name.upper()} of this shell" in str(refused.value)
 
 
+def test_a_server_without_a_key_is_told_to_have_one(server: LiveServer, tmp_path: Path) -> None:
+    """What is missing is missing there: no key of ours would help."""
+    settings = {**shared_by(server, "dave"), "workbench_shared_log_key": "any"}
+    with Workbench(remote=False, workbench_db=tmp_path / "own.duckdb", **settings) as mine:
+        mine.log_session(make_session(), [Message("user", "hi")])
+        with pytest.raises(WorkbenchError, match="its server has none") as refused:
+            mine.share()
+    assert "Set WORKBENCH_API_KEY on that server" in refused.value.fix
+
+
 async def test_a_refused_key_is_said_with_its_setting(tmp_path: Path) -> None:
     said = {"code": "UNAUTHORIZED", "message": "The request carries no valid key."}
     refusal = http(json.dumps(said), "401 Unauthorized")

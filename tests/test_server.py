@@ -218,6 +218,13 @@ def test_open_address_needs_a_key(tmp_path: Path) -> None:
     assert not (tmp_path / "x.duckdb").exists()
 
 
+def test_an_address_for_all_is_told_as_one_that_a_browser_can_open(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, WORKBENCH_HOST="0.0.0.0", WORKBENCH_API_KEY="key") as server:
+        assert f"at {server.url} (it listens on all interfaces" in server.said
+        assert "WORKBENCH_API_KEY" in server.said
+        assert server.announced()["url"] == server.url
+
+
 def test_cli_works_beside_the_server(server: LiveServer) -> None:
     done = server.cli("compare", "-m", "scripted/chunks", "Hi", "--json")
     assert done.returncode == 0, done.stderr

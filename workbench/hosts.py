@@ -43,6 +43,21 @@ def read(value: object) -> object:
     return found
 
 
+def distinct(urls: dict[str, str]) -> dict[str, str]:
+    """The same hosts, if no two are one server: it would be listed and measured twice.
+
+    Raises:
+        ValueError: two have one address; ``localhost`` is 127.0.0.1.
+    """
+    known: dict[str, str] = {}
+    for name, url in urls.items():
+        address = re.sub(r"//localhost(?=:)", "//127.0.0.1", url.lower())
+        if address in known:
+            raise ValueError(f"{known[address]} and {name} are one server ({url}); name it once")
+        known[address] = name
+    return urls
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """One host as it stands. ``busy`` are requests that it has, running and waiting."""

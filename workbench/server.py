@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -186,6 +186,10 @@ def _mount_page(app: FastAPI, health: HealthMonitor, timeline: MemoryTimeline) -
     return frontend.head(files, page.theme_hash)
 
 
+_ALL: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Addresses that stand for all of the machine's, each with one that a browser can open."""
+
+
 class _Server(uvicorn.Server):
     """Announces itself once it listens."""
 
@@ -202,7 +206,14 @@ class _Server(uvicorn.Server):
             serving = self._app.state.engine.store.serving
             announce(self._settings, self._url, self._app.state.token, serving)
             _log.info("started", url=self._url, db=str(self._settings.workbench_db))
-            print(f"Workbench is at {self._url}", flush=True)  # noqa: T201
+            print(f"Workbench is at {self._url}{self._also()}", flush=True)  # noqa: T201
+
+    def _also(self) -> str:
+        """Who else may come in; without a key nothing listens beyond loopback."""
+        if is_loopback(host := self._settings.workbench_host):
+            return ""
+        where = "on all interfaces" if host in _ALL else f"on {host}"
+        return f" (it listens {where}: clients must send WORKBENCH_API_KEY)"
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Streams first: uvicorn waits for open connections, and each of these is one. All must be
@@ -236,12 +247,8 @@ def serve(settings: Settings) -> None:
         except BaseException:
             store.close()
             raise
-        host = (
-            f"[{settings.workbench_host}]"
-            if ":" in settings.workbench_host
-            else (settings.workbench_host)
-        )
-        url = f"http://{host}:{settings.workbench_port}"
+        host = _ALL.get(settings.workbench_host, settings.workbench_host)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{settings.workbench_port}"
         config = uvicorn.Config(
             app,
             http=guarded(settings),

@@ -72,7 +72,12 @@ def _fallbacks(value: object) -> object:
 
 Fallbacks = Annotated[dict[str, str], NoDecode, BeforeValidator(_fallbacks)]
 OllamaUrl = Annotated[str, AfterValidator(_ollama_url)]
-OllamaHosts = Annotated[dict[str, OllamaUrl], NoDecode, BeforeValidator(hosts.read)]
+OllamaHosts = Annotated[
+    dict[str, OllamaUrl],
+    NoDecode,
+    BeforeValidator(hosts.read),
+    AfterValidator(hosts.distinct),
+]
 ServerUrl = Annotated[str | None, AfterValidator(_server_url)]
 Endpoints = Annotated[
     endpoints.Endpoints,

@@ -108,11 +108,16 @@ class SharedLog:
                 operation="share",
             ) from None
         if answer.status_code == 401:  # its own words are for those who asked it directly
+            if _has_no_key(answer):
+                said = "takes sessions only by key, and its server has none."
+                fix = "Set WORKBENCH_API_KEY on that server, and WORKBENCH_SHARED_LOG_KEY here."
+            else:
+                said = "refuses this workbench's key." if self._key else "asks for a key."
+                fix = "Set WORKBENCH_SHARED_LOG_KEY to the WORKBENCH_API_KEY of that server."
             raise WorkbenchError(
                 ErrorCode.UNAUTHORIZED,
-                f"The shared log at {self.url} "
-                + ("refuses this workbench's key." if self._key else "asks for a key."),
-                fix="Set WORKBENCH_SHARED_LOG_KEY to the WORKBENCH_API_KEY of that server.",
+                f"The shared log at {self.url} {said}",
+                fix=fix,
                 operation="share",
             )
         if answer.is_error:
@@ -136,6 +141,14 @@ class SharedLog:
         temporary = self._place.with_suffix(".tmp")
         temporary.write_text(json.dumps({self.url: seq}))
         temporary.replace(self._place)
+
+
+def _has_no_key(answer: Any) -> bool:
+    """Whether the server says that it has none; one of an older version does not say it."""
+    try:
+        return bool(answer.json()["details"]["server_key"] is False)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _batches(found: Sequence[Shareable]) -> Iterator[list[Shareable]]:

@@ -320,6 +320,8 @@ def test_weights_that_transformers_does_not_look_for_are_not_brought(
     error = run.fails()
     assert error.code is ErrorCode.HF_MODEL_LOAD_FAILED
     assert "gptq_model-4bit-128g.safetensors" in error.message
+    assert "--revision" in error.fix
+    assert error.details["repo"] == REPO
     assert standin.sent("gptq_model") == []
 
 

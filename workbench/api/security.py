@@ -198,13 +198,23 @@ def matches(given: Sequence[bytes], accepted: Sequence[str]) -> bool:
 
 def require_writer(request: Request) -> None:
     """Dependency of routes for those with the server's key; where it has none, for its own user."""
-    if request.app.state.settings.workbench_api_key is None:
-        require_owner(request)
+    if request.app.state.settings.workbench_api_key is None and not _is_owner(request):
+        raise WorkbenchError(
+            ErrorCode.UNAUTHORIZED,
+            "Others may write here only by key, and this server has none.",
+            fix="Set WORKBENCH_API_KEY on the server, and send it.",
+            operation="http",
+            details={"server_key": False},
+        )
+
+
+def _is_owner(request: Request) -> bool:
+    return matches(credentials(request.headers), (request.app.state.token,))
 
 
 def require_owner(request: Request) -> None:
     """Dependency of routes for the server's own user: the token of the server file."""
-    if not matches(credentials(request.headers), (request.app.state.token,)):
+    if not _is_owner(request):
         raise WorkbenchError(
             ErrorCode.UNAUTHORIZED,
             "This is for the server's own user.",

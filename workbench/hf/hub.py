@@ -225,7 +225,9 @@ class _Download:
             main = str(values.get("transformers_weights"))
             if names.isdisjoint((WEIGHTS_FILE, INDEX_FILE, ADAPTER_CONFIG, main)):
                 weights = sorted(name for name in names if name.endswith(".safetensors"))
-                raise without_main_file(weights)
+                found = without_main_file(weights)  # its fix is for files that are here
+                fix = "Pull a repository or --revision that has its weights under that name."
+                raise Unusable(found.problem, fix if weights else found.fix)
         except Unusable as reason:
             shutil.rmtree(self._partial)
             raise WorkbenchError(
@@ -234,6 +236,7 @@ class _Download:
                 fix=reason.fix,
                 operation="download",
                 provider=PROVIDER,
+                details={"repo": self._wanted.repo},
             ) from None
 
     # -- fetching

@@ -267,6 +267,7 @@ def choose(listing: Listing, wanted: Wanted) -> list[RemoteFile]:
             fix="If HF_ENDPOINT is set, check that it is a complete mirror.",
             operation="download",
             provider=PROVIDER,
+            details={"repo": listing.repo},
         )
     return sorted(chosen, key=lambda file: (file.sha256 is not None, file.size))
 
@@ -288,6 +289,7 @@ def _safetensors(listing: Listing) -> list[RemoteFile]:
             f"{listing.repo} holds GGUF files only: {_some(ggufs)}.",
             fix=f"Name the one you want: workbench models pull {listing.repo} --gguf "
             f"{quote(ggufs[0])}.",
+            repo=listing.repo,
             gguf_files=ggufs,
         )
     pickles = [name for name in listing.files if name.endswith(_PICKLES)]
@@ -301,8 +303,9 @@ def _safetensors(listing: Listing) -> list[RemoteFile]:
             "refs/pr/N.",
             operation="download",
             provider=PROVIDER,
+            details={"repo": listing.repo},
         )
-    raise _unfit(f"{listing.repo} has no weights.", "Choose a text-generation model.")
+    raise _unfit(listing, "has no weights.", "Choose a text-generation model.")
 
 
 def _check_complete(listing: Listing) -> None:
@@ -311,7 +314,8 @@ def _check_complete(listing: Listing) -> None:
         return
     if "config.json" not in listing.files:
         raise _unfit(
-            f"{listing.repo} has no config.json, so it is no model for transformers.",
+            listing,
+            "has no config.json, so it is no model for transformers.",
             "Choose a repository made for transformers, or a GGUF of the model.",
         )
 
@@ -325,12 +329,13 @@ def _gguf(listing: Listing, name: str) -> RemoteFile:
             fix="Use one of these names." if ggufs else "Pull the model without --gguf.",
             operation="download",
             provider=PROVIDER,
-            details={"gguf_files": ggufs},
+            details={"repo": listing.repo, "gguf_files": ggufs},
         )
     if _SPLIT_GGUF.search(name):
         raise invalid(
             f"{name} is one part of a split GGUF, which transformers cannot load.",
             fix="Choose a GGUF that is one file.",
+            repo=listing.repo,
         )
     return listing.files[name]
 
@@ -344,9 +349,14 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + more
 
 
-def _unfit(message: str, fix: str) -> WorkbenchError:
+def _unfit(listing: Listing, problem: str, fix: str) -> WorkbenchError:
     return WorkbenchError(
-        ErrorCode.HF_MODEL_LOAD_FAILED, message, fix=fix, operation="download", provider=PROVIDER
+        ErrorCode.HF_MODEL_LOAD_FAILED,
+        f"{listing.repo} {problem}",
+        fix=fix,
+        operation="download",
+        provider=PROVIDER,
+        details={"repo": listing.repo},
     )
 
 
@@ -409,5 +419,5 @@ def explained(error: Exception, wanted: Wanted) -> WorkbenchError:
         fix=fix,
         operation="download",
         provider=PROVIDER,
-        details={"status": status} if status is not None else {},
+        details={"repo": repo, **({"status": status} if status is not None else {})},
     )
