@@ -11,11 +11,14 @@ import pytest
 from tests.conftest import EngineFactory
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.figures import escape
 from workbench.observe import health
 from workbench.observe.health import HealthMonitor
 from workbench.observe.lag import LagSampler
 from workbench.providers.scripted import ScriptedProvider
+from workbench.store.repair import Repair
 from workbench.types import ModelInfo
+from workbench.ui.health import parts
 
 Answer = Callable[[], object]
 
@@ -139,6 +142,21 @@ async def test_store_and_limits_give_their_reasons(
     assert "WORKBENCH_LOW_MEMORY" in (found.parts["memory"].fix or "")
     assert "WORKBENCH_LOW_DISK" in (found.parts["disk"].fix or "")
     assert (found.state, found.ready) == ("degraded", True), "answers go on without the log"
+
+
+@pytest.mark.parametrize("lost", [[], ["2 of 40 sessions"]])
+async def test_a_repair_is_told_and_only_one_that_lost_something_is_not_well(
+    engine: Engine, lost: list[str]
+) -> None:
+    repair = Repair(engine.store.path, happened=["The file was damaged."], lost=lost)
+    repair.write()
+    Repair(engine.store.path, happened=["The write-ahead log, too."]).write()
+    found = await HealthMonitor(engine, LagSampler()).check()
+    part = found.parts["store"]
+    assert part.state == found.state == ("degraded" if lost else "ok")
+    assert ("2 of 40 sessions" if lost else "Nothing is known to be lost") in (part.reason or "")
+    assert "Delete that folder" in (part.fix or "")
+    assert escape("Delete that folder") in parts.render(found)
 
 
 async def test_a_stopping_server_is_not_ready(engine: Engine) -> None:

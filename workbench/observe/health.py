@@ -42,6 +42,8 @@ _NO_RUNTIME: Final = "scripted"
 class Part:
     """One part: its state, the reason if it is not well, and when it last was.
 
+    A part that is well has a ``reason`` only if there is something to know all the same.
+
     ``figures`` are its own (bytes, seconds, counts; units in the names). ``last_good_at`` is wall
     time, ``last_good_age_s`` how long ago that is; both None: never since the start.
     """
@@ -231,8 +233,10 @@ class HealthMonitor:
         if (problem := store.last_error) is not None:
             return Part("down", str(problem), problem.fix or None, figures)
         if repairs := await asyncio.to_thread(lambda: store.repairs):
-            told = repairs[-1]
-            return Part("degraded", told.message, told.fix, figures)
+            # One that lost nothing is told, and is over; one that did is, until it was seen.
+            lossy = [told for told in repairs if told.details["lost"]]
+            told = (lossy or repairs)[-1]
+            return Part("degraded" if lossy else "ok", told.message, told.fix, figures)
         return Part("ok", figures=figures)
 
     async def _memory(self) -> Part:

@@ -35,9 +35,9 @@ def render(health: Health) -> str:
 def _line(name: str, part: Part) -> str:
     told = " · ".join(_figure(key, value) for key, value in part.figures.items() if value)
     wrong = ""
-    if part.state != "ok":
+    if part.reason:
         fix = f'<div class="wb-fix">{escape(part.fix)}</div>' if part.fix else ""
-        reason = (part.reason or "").removesuffix(part.fix or "")
+        reason = part.reason.removesuffix(part.fix or "")
         wrong = f"<div>{escape(reason)}</div>{fix}"
     return (
         f'<tr data-part="{escape(name)}" data-status="{part.state}">'
