@@ -25,7 +25,7 @@ from workbench.store.blocks import DatabaseFile, FileState, Space
 from workbench.store.database import Durability
 from workbench.store.entries import Encoder, columns_in
 from workbench.store.files import damaged_of, spool_of, wal_of
-from workbench.store.mirror import mirror_of
+from workbench.store.mirror import metadata_of, mirror_of
 from workbench.store.rows import RowsItem, SessionItem
 from workbench.store.salvage import blocks_of, fill_in
 from workbench.store.spool import read_spools
@@ -229,6 +229,25 @@ def test_a_block_that_is_broken_for_two_checkpoints_leaves_the_copy_as_it_was(
     file.close()
     assert mirror_of(path).read_bytes() == good
     assert mirror.iteration_of(path) == killed.state.iteration
+
+
+@pytest.mark.parametrize("copy_bytes", [2**30, 1])
+def test_a_list_of_free_blocks_that_cannot_be_read_is_damage_and_no_copy_is_of_it(
+    killed: Killed, tmp_path: Path, copy_bytes: int
+) -> None:
+    """The copy of the metadata counted as current, without a block of it."""
+    path = killed.copy(tmp_path / "log")
+    file = DatabaseFile(path)
+    assert mirror.update(path, file, copy_bytes) == ()
+    copy = mirror_of(path) if copy_bytes > 1 else metadata_of(path)
+    good = copy.read_bytes()
+    path.write_bytes(killed.after)
+    index = file.read_state(blocks=False).list_block
+    place = killed.state.place(index) + 5000
+    put(path, place, bytes([killed.after[place] ^ 4]))
+    assert f"block {index}" in mirror.update(path, file, copy_bytes)
+    file.close()
+    assert copy.read_bytes() == good
 
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, path: Path, place: int) -> None:

@@ -35,6 +35,8 @@ SUM_BYTES: Final = 8
 _PARTS: Final = 64
 """Of a block of metadata (METADATA_BLOCK_COUNT): each is written, and is free, by itself."""
 _NOWHERE: Final = 2**64 - 1
+_INDEX: Final = 2**56 - 1
+"""Of a pointer to a part of a block of metadata: its lower bits are the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,16 @@ class FileState:
     def place(self, index: int) -> int:
         """Where a block begins."""
         return HEADERS_BYTES + index * self.block_bytes
+
+    @property
+    def lists_free(self) -> bool:
+        """Whether there is a list of free blocks, which names the blocks of metadata, too."""
+        return self.free_list != _NOWHERE
+
+    @property
+    def list_block(self) -> int:
+        """The block in which that list begins."""
+        return self.free_list & _INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +193,7 @@ class DatabaseFile:
         length = _part_bytes(state)
         pointer = state.free_list
         while pointer != _NOWHERE:
-            index, part = pointer & (2**56 - 1), pointer >> 56
+            index, part = pointer & _INDEX, pointer >> 56
             if pointer in seen or index >= state.blocks or part >= _PARTS:
                 return Space()
             seen.add(pointer)

@@ -202,6 +202,8 @@ def _compare(
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Blocks that the copy has not, and those of the file that are broken."""
     space = file.read_space(state)
+    if not space.metadata and state.lists_free:
+        return (), (state.list_block,)
     used = [index for index in range(state.blocks) if index not in space.free]
     compared = state.block_bytes if every_block else SUM_BYTES
     changed: list[int] = []
