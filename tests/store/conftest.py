@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests import disks
 from workbench.metrics import session_metrics
 from workbench.store import Store
 from workbench.types import (
@@ -87,3 +88,13 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """For tests that look at their own rows only: opening a new log takes a tenth of a second."""
     with Store.open(tmp_path_factory.mktemp("shared") / "workbench.duckdb") as opened:
         yield opened
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB of its own."""
+    try:
+        with disks.small_disk(tmp_path / "small", 24) as folder:
+            yield folder
+    except disks.NotPermitted:
+        pytest.skip("mounting is not permitted here")

@@ -231,16 +231,6 @@ def test_a_checkpoint_rotates_the_spool_and_keeps_other_processes_out(path: Path
     assert {item.name for item in spool_of(path).iterdir()} == {"checkpoint.json", "copy.duckdb"}
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB of its own."""
-    try:
-        with disks.small_disk(tmp_path / "small", 24) as folder:
-            yield folder
-    except disks.NotPermitted:
-        pytest.skip("mounting is not permitted here")
-
-
 def test_a_full_disk_loses_nothing_that_was_acknowledged(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

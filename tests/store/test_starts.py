@@ -1,7 +1,8 @@
-"""A start that is itself in trouble: what it cannot read, who else starts, a disk without room."""
+"""In trouble: a start that cannot read all, two starts at once, no room for a checkpoint."""
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import random
 import secrets
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests import disks
 from tests.store.conftest import make_session
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import Store
@@ -152,16 +151,6 @@ def test_a_lock_that_a_kill_left_keeps_nobody_out(path: Path) -> None:
     assert not lock.exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB of its own."""
-    try:
-        with disks.small_disk(tmp_path / "small", 24) as folder:
-            yield folder
-    except disks.NotPermitted:
-        pytest.skip("mounting is not permitted here")
-
-
 def test_a_start_without_room_for_a_checkpoint_puts_it_off_and_keeps_the_spool(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +184,33 @@ def test_a_start_without_room_for_a_checkpoint_puts_it_off_and_keeps_the_spool(
         ids = {row["session_id"] for row in store.rows("SELECT session_id FROM stream_sessions")}
         assert ids == {session.session_id for session in [*known, late]}
         assert store.repairs == []
+
+
+@pytest.mark.parametrize("way", ["delete", "prune"])
+def test_what_was_deleted_is_not_told_as_failed_for_want_of_room_for_a_checkpoint(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(writing, "RETRY_S", 0.05)
+    path, sessions = small_disk / "log" / "w.duckdb", [make_session() for _ in range(3)]
+    with Store.open(path, durability=ALONE) as store:
+        for session in sessions:
+            store.log_session(session, ASKED).stored.result(60)
+        ballast = small_disk / "ballast"
+        with ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free - 500_000)
+        if way == "delete":
+            done = store.delete_sessions([sessions[0].session_id], dry_run=False)
+            assert done["stream_sessions"] == 1
+        else:
+            later = sessions[0].created_at + dt.timedelta(days=1)
+            done = store.prune(later, [], dry_run=False)
+            assert (done["sessions"], done["sessions_left"]) == (3, 0)
+        assert wal_of(path).stat().st_size > 0, "the checkpoint is still to come"
+        ballast.unlink()
+    with Store.open(path) as store:
+        left = {row["session_id"] for row in store.rows("SELECT session_id FROM stream_sessions")}
+    kept = sessions[1:] if way == "delete" else []
+    assert left == {session.session_id for session in kept}
 
 
 class Kill(BaseException):

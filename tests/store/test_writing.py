@@ -227,6 +227,51 @@ def test_a_full_disk_keeps_what_waits_refuses_what_is_too_much_and_recovers(
     assert sum(gate.groups) == 4  # and the row that tells of it
 
 
+class Refusing(Gate):
+    """A log that stores, and cannot make a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spooled = 0
+        self.ahead = threading.Event()
+
+    def tend(self) -> float | None:
+        raise WorkbenchError(ErrorCode.DISK_FULL, "No room for a checkpoint.")
+
+    def spool(self, entries: Sequence[Entry]) -> None:
+        self.spooled += len(entries)
+        if self.spooled > 4:
+            self.ahead.set()
+
+
+def test_a_checkpoint_that_is_refused_lets_nobody_read_before_what_was_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever asked did not wait, and the spool went ahead of the database without a limit."""
+    monkeypatch.setattr(writing, "RETRY_S", 0.001)
+    monkeypatch.setattr(writing, "AHEAD", 2)
+    monkeypatch.setattr(writing, "GROUP", 1)
+    log = Refusing()
+    log.open.set()
+    writer = Writer(log, next_n=1, max_queue=100)
+    assert writer.submit(ITEM).stored.result(30) is None
+    while writer.last_error is None:
+        pass
+    log.open.clear()
+    log.entered.clear()
+    receipts = [writer.submit(ITEM) for _ in range(20)]
+    assert log.entered.wait(30)
+    asking = threading.Thread(target=writer.catch_up, args=[60])
+    asking.start()
+    asking.join(0.2)
+    assert asking.is_alive()
+    assert not log.ahead.is_set()
+    log.open.set()
+    asking.join(60)
+    assert [receipt.result(60) for receipt in receipts] == [None] * 20
+    writer.close()
+
+
 def test_closing_with_a_full_disk_fails_what_waits() -> None:
     gate = Gate()
     gate.failure = duckdb.IOException("IO Error: No space left on device")

@@ -280,7 +280,7 @@ class Database:
         """See :func:`workbench.store.retention.prune`; writing goes on meanwhile.
 
         Raises:
-            WorkbenchError: as there, or as :meth:`checkpoint`.
+            WorkbenchError: as there.
         """
         size = self._file.size_bytes
         with self._deleting() as cursor:
@@ -294,15 +294,14 @@ class Database:
         """See :func:`workbench.store.retention.delete`; writing goes on meanwhile.
 
         Raises:
-            WorkbenchError: as there, or as :meth:`checkpoint`.
+            WorkbenchError: as there.
         """
         with self._deleting() as cursor:
             rows = retention.delete(
                 cursor, self.path, session_ids, exact_sessions=self._durability.exact_sessions
             )
-            self._settle_deletion(cursor)
-            # Once more: the spool keeps what came between the last two checkpoints.
-            self.checkpoint()
+            # Twice: the spool keeps what came between the last two checkpoints.
+            self._settle_deletion(cursor, checkpoints=2)
             return rows
 
     @contextmanager
@@ -318,11 +317,17 @@ class Database:
             with self._turn:
                 self._pruning -= 1
 
-    def _settle_deletion(self, cursor: duckdb.DuckDBPyConnection) -> None:
+    def _settle_deletion(self, cursor: duckdb.DuckDBPyConnection, checkpoints: int = 1) -> None:
+        """Bring what was deleted into the file. It is deleted, whatever comes of that."""
         with self._turn:
             self._counted_seq = rollup.position(cursor)
             self._dirty_since = self._dirty_since or time.monotonic()
-            self.checkpoint()
+            try:
+                for _ in range(checkpoints):
+                    self.checkpoint()
+            except (duckdb.Error, OSError, WorkbenchError) as error:
+                # The writer makes one when it is due, and tells if it cannot.
+                _log.warning("store_checkpoint_failed", reason=str(error))
 
     def explain(self, error: Exception) -> WorkbenchError:
         """As the protocol says."""

@@ -223,7 +223,7 @@ class Writer:
             return
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stored_count >= target or bool(self._problems), timeout_s
+                lambda: self._stored_count >= target or "database" in self._problems, timeout_s
             )
 
     def close(self) -> None:
@@ -256,7 +256,9 @@ class Writer:
                 self._queued.wait_for(lambda: self._queue or self._closing)
                 # A database that cannot be written now is not waited for: the spool is for that.
                 self._changed.wait_for(
-                    lambda: len(self._spooled) < AHEAD or self._problems or self._closing
+                    lambda: (
+                        len(self._spooled) < AHEAD or "database" in self._problems or self._closing
+                    )
                 )
                 group = [self._queue.popleft() for _ in range(min(GROUP, len(self._queue)))]
             if not group:
