@@ -13,10 +13,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import workbench
+from workbench.doctor.services import _TRIED_OLLAMA
+from workbench.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -164,3 +167,18 @@ def test_one_version_everywhere() -> None:
     assert newest is not None
     assert cited is not None
     assert (newest[1], cited[1]) == (version, version)
+
+
+def test_the_containers_are_pinned_and_have_time_to_stop() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    tried = ".".join(str(part) for part in _TRIED_OLLAMA)
+    assert f":-{tried}." in services["ollama"]["image"]
+    ours = services["workbench"]
+    assert ours["stop_grace_period"] == "1m"
+    assert Settings.model_fields["workbench_cancel_grace_s"].default < 60
+    assert ours["depends_on"]["ollama"] == {"condition": "service_healthy", "restart": True}
+    assert ours["env_file"] == [{"path": "workbench.env", "required": False}]
+    image = (ROOT / "Dockerfile").read_text()
+    kept = re.findall(r"(?:WORKBENCH_DB|WORKBENCH_BENCHMARKS|HF_MODEL_PATH|HF_HOME)=(\S+)", image)
+    assert len(kept) == 4
+    assert all(place.startswith("/data/") for place in kept)
