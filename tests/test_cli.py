@@ -261,3 +261,10 @@ def test_ctrl_c_in_a_verification_says_that_nothing_was_changed(
     told = CliRunner().invoke(app, ["models", "verify"])
     assert told.exit_code == 130
     assert "nothing was changed" in told.stderr
+
+
+def test_a_file_that_cannot_be_written_is_told_with_what_to_do(tmp_path: Path) -> None:
+    done = run_cli("bench", "init", str(tmp_path / "absent" / "my.toml"))
+    assert done.returncode == 1
+    assert "my.toml cannot be written: No such file or directory." in done.stderr
+    assert "Give a file in a folder that exists" in done.stderr

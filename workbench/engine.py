@@ -380,7 +380,10 @@ class Engine:
     def _check(self, request: ChatRequest) -> None:
         admission.check(request, self.settings)
         if request.session_id in self._live:
-            raise invalid(f"Session {request.session_id} is running already.")
+            raise invalid(
+                f"Session {request.session_id} is running already.",
+                fix="Give each request a session_id of its own.",
+            )
 
     async def _stream_once(
         self, request: ChatRequest, route: Route, fallback_from: str | None

@@ -301,6 +301,25 @@ def require_text(value: Any, name: str) -> None:
             waiting += [(f"{place}.{index}", item) for index, item in enumerate(one)]
 
 
+def unfinished(operation: str) -> WorkbenchError:
+    """A server's stream ended without its last event: ``SERVER_UNREACHABLE``."""
+    return WorkbenchError(
+        ErrorCode.SERVER_UNREACHABLE,
+        "The stream ended without a result.",
+        fix="The server was stopped, or something between here and it cut the connection: see its "
+        "log, and ask again.",
+        operation=operation,
+    )
+
+
+def unwritable(path: object, reason: object) -> WorkbenchError:
+    """A file of the user's that cannot be written."""
+    return invalid(
+        f"{path} cannot be written: {sentence(str(reason))}",
+        fix="Give a file in a folder that exists, in which you may write.",
+    )
+
+
 def out_of_files(error: BaseException | None) -> OSError | None:
     """What it was caused by, if that is that no more files may be opened; connections are files."""
     waiting, seen = [error], set[int]()  # such chains may go round in circles

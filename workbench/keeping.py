@@ -59,7 +59,10 @@ class LogKeeper:
         if kind == "import":
             return self._import(path, given["name"])
         if kind not in ("snapshot", "export"):
-            raise invalid(f"{kind} is nothing that can be done with a log.")
+            raise invalid(
+                f"{kind} is nothing that can be done with a log.",
+                fix="Choose snapshot, export, import, prune or share.",
+            )
         make = self._store.snapshot if kind == "snapshot" else self._store.export
 
         def work(report: Reporter, cancelled: threading.Event) -> Mapping[str, Any]:

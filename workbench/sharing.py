@@ -127,6 +127,8 @@ class SharedLog:
                 raise WorkbenchError(
                     ErrorCode.INTERNAL,
                     f"The shared log answered {answer.status_code}: {answer.text[:200]}",
+                    fix="See whether WORKBENCH_SHARED_LOG is the address of a workbench server; "
+                    "a proxy before it may have answered.",
                     operation="share",
                 ) from None
 

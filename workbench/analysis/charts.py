@@ -161,7 +161,9 @@ def _check(frame: pd.DataFrame, chart: Chart) -> None:
         raise invalid(f"The result has no column {missing[0]!r}.", fix=f"Use {', '.join(columns)}.")
     if chart.kind != "histogram":
         if chart.y is None:
-            raise invalid(f"A {chart.kind} needs a column for y.")
+            raise invalid(
+                f"A {chart.kind} needs a column for y.", fix="Choose one that holds numbers."
+            )
         _, numbers, _ = sorts(frame)
         if chart.y not in numbers:
             raise invalid(f"{chart.y} holds no numbers.", fix="Choose another column for y.")

@@ -13,7 +13,7 @@ import typer
 from workbench.cli import bench_report
 from workbench.cli.options import AsJson
 from workbench.cli.shared import open_workbench, print_json
-from workbench.errors import WorkbenchError, invalid
+from workbench.errors import WorkbenchError, invalid, unwritable
 
 if TYPE_CHECKING:
     from workbench.bench.progress import Outcome, Progress
@@ -46,7 +46,7 @@ def init(
     try:
         path.write_text(template, encoding="utf-8")
     except OSError as error:
-        raise invalid(f"{path} cannot be written: {error.strerror}.") from None
+        raise unwritable(path, error.strerror) from None
     typer.echo(f"Name your models in {path}, then: workbench bench run {quote(str(path))}")
 
 

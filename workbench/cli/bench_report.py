@@ -9,7 +9,7 @@ import typer
 
 from workbench.cli.options import AsJson
 from workbench.cli.shared import open_workbench, print_json
-from workbench.errors import WorkbenchError, invalid
+from workbench.errors import WorkbenchError, invalid, unwritable
 
 if TYPE_CHECKING:
     from workbench.bench.evidence import Evidence
@@ -106,4 +106,4 @@ def _write(evidence: Evidence, out: Path, *, html: bool, markdown: bool) -> None
     try:
         out.write_text(page(evidence) if form == ".html" else text(evidence), encoding="utf-8")
     except OSError as error:
-        raise invalid(f"{out} cannot be written: {error.strerror}.") from None
+        raise unwritable(out, error.strerror) from None

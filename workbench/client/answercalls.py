@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.client.following import Following
 from workbench.client.sessions import Likelihoods, sessions_frame
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, unfinished
 from workbench.types import (
     ChatRequest,
     DoneEvent,
@@ -97,9 +97,7 @@ class AnswerCalls(Following):
                 raise event.error
             if isinstance(event, DoneEvent):
                 return likely.added(event.session)
-        raise WorkbenchError(
-            ErrorCode.INTERNAL, "The stream ended without a result.", operation="chat"
-        )
+        raise unfinished("chat")
 
     def compare_events(
         self,

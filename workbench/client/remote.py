@@ -317,5 +317,9 @@ def refused(status: int, text: str) -> WorkbenchError:
         return WorkbenchError.from_dict(json.loads(text))
     except (ValueError, KeyError):
         return WorkbenchError(
-            ErrorCode.INTERNAL, f"The server answered {status}: {text[:200]}", operation="http"
+            ErrorCode.INTERNAL,
+            f"The server answered {status}: {text[:200]}",
+            fix="These are no words of a workbench: see whether another program or a proxy answers "
+            "in its place, and whether both are of one version.",
+            operation="http",
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from workbench import logs, wire
-from workbench.errors import ErrorCode, WorkbenchError
+from workbench.errors import ErrorCode, WorkbenchError, unfinished
 from workbench.types import (
     ChatRequest,
     DoneEvent,
@@ -87,7 +87,7 @@ class LocalRoad:
                 on_event(event)
                 if isinstance(event, DoneEvent | ErrorEvent):
                     return event.session
-        raise _no_end()
+        raise unfinished("bench")
 
     async def cancel(self, session_id: str) -> None:
         self._engine.cancel(session_id)
@@ -155,7 +155,7 @@ class RemoteRoad:
                     raise event.error
                 if isinstance(event, DoneEvent | ErrorEvent):
                     return event.session
-        raise _no_end()
+        raise unfinished("bench")
 
     async def cancel(self, session_id: str) -> None:
         await self._call("DELETE", f"/streams/{session_id}")
@@ -207,9 +207,3 @@ def _refused(answer: httpx.Response, text: str) -> WorkbenchError:
     from workbench.client.remote import refused
 
     return refused(answer.status_code, text)
-
-
-def _no_end() -> WorkbenchError:
-    return WorkbenchError(
-        ErrorCode.INTERNAL, "The stream ended without a result.", operation="bench"
-    )

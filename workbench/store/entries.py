@@ -140,7 +140,10 @@ class Encoder:
             if rows:
                 empty = self._empty.get(table)
                 if empty is None:
-                    raise invalid(f"The log has no table {table!r}.")
+                    raise invalid(
+                        f"The log has no table {table!r}.",
+                        fix=f"Its tables are {', '.join(self._empty)}.",
+                    )
                 whole = [_spelled(table, {**empty, **row}) for row in rows]
                 if any(len(row) > len(empty) for row in whole):
                     raise _unknown(table, empty, rows)

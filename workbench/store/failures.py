@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import ErrorCode, WorkbenchError, invalid, sentence
 
 ELSEWHERE = "Set WORKBENCH_DB to a file in a folder you may write to."
 
@@ -134,7 +134,12 @@ def is_damage(error: Exception) -> bool:
 
 def closed() -> WorkbenchError:
     """The store was used after it was closed."""
-    return WorkbenchError(ErrorCode.STORE_UNAVAILABLE, "The log is closed.", operation="log")
+    return WorkbenchError(
+        ErrorCode.STORE_UNAVAILABLE,
+        "The log is closed.",
+        fix="Open it again: make a new Workbench(), or start the server.",
+        operation="log",
+    )
 
 
 def being_opened() -> WorkbenchError:
@@ -155,7 +160,8 @@ def writing(error: Exception, path: Path) -> WorkbenchError:
     if _is_full(error):
         return disk_full(path)
     if not is_about_the_database(error):
-        return invalid(f"The log refused a row: {error}")
+        fix = "Give what its table holds; workbench db tables lists the columns."
+        return invalid(f"The log refused a row: {sentence(str(error))}", fix=fix)
     return WorkbenchError(
         ErrorCode.STORE_UNAVAILABLE,
         f"The log {path} could not be written: {error}",

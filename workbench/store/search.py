@@ -120,7 +120,9 @@ def _pieces(text: str) -> tuple[dict[str, str], list[str]]:
 def _condition(wanted: Wanted, ids: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """SQL over ``stream_sessions`` and its values; the names are ours, never from outside."""
     if unknown := wanted.filters.keys() - set(FILTERS):
-        raise invalid(f"Sessions have no filter {min(unknown)!r}.")
+        raise invalid(
+            f"Sessions have no filter {min(unknown)!r}.", fix=f"Use {', '.join(FILTERS)}."
+        )
     values = {name: value for name, value in wanted.filters.items() if value} | dict(ids)
     clauses = ["true", *(f"{name} = ${name}" for name in values)]
     params: dict[str, Any] = dict(values)

@@ -9,7 +9,7 @@ from workbench.analysis.frames import Columns, flag, real, text, typed, whole
 from workbench.bench.comparisons import mean_score
 from workbench.bench.evidence import CellEvidence, Evidence
 from workbench.bench.findings import caveats, findings
-from workbench.errors import invalid
+from workbench.errors import unwritable
 from workbench.metrics import quantile
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
             connection.register("frame", frame)
             connection.table("frame").write_parquet(str(path))
     except (OSError, duckdb.Error) as error:
-        raise invalid(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+        raise unwritable(path, str(error).splitlines()[0]) from None
 
 
 def csv(frame: pd.DataFrame) -> str:
