@@ -284,7 +284,7 @@ def _mapped(found: Estimate, change: Callable[[float], float]) -> Estimate:
 def _of_the_run(evidence: Evidence) -> Iterator[Caveat]:
     if evidence.run["status"] in ("partial", "error"):
         failed = "; ".join(as_mapping(evidence.run["details"]).get("failed", ()))
-        yield Caveat(f"A part of the run failed: {failed or 'it says no more'}.")
+        yield Caveat(f"A part of the run failed: {failed.rstrip('.') or 'it says no more'}.")
     elif evidence.run["status"] not in ("ok", "done"):
         yield Caveat(f"The run is not finished: its status is {evidence.run['status']}.")
     if len(evidence.environments) > 1:

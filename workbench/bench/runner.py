@@ -215,14 +215,18 @@ class Runner:
 
     def _failed(self) -> Iterator[str]:
         """What failed. To find a load that is too much is a sweep's job, and no failure."""
-        answered = [self._begun[name] for name in self._finished if name not in self._unanswered]
-        for cell_id, error in self._trials.given_up.items():
-            yield f"{self._progress.cells[cell_id].model}: {error}"
-        for cell_id, why in self._unanswered.items():
-            cell, shown = self._begun[cell_id], self._progress.cells[cell_id]
-            if not any(plan.same_sweep(cell, other) for other in answered):
-                yield f"{shown.model} ({shown.label}): every request failed: {why}"
+        lost = {cell_id: str(error) for cell_id, error in self._trials.given_up.items()}
+        lost |= {name: f"every request failed: {why}" for name, why in self._unanswered.items()}
+        for cell_id, why in lost.items():
+            shown = self._progress.cells[cell_id]
+            if not self._bears_less(self._begun[cell_id]):
+                yield f"{shown.model} ({shown.label}): {why}"
         yield from self._problems
+
+    def _bears_less(self, cell: Cell) -> bool:
+        """Whether another point of the same sweep has answers."""
+        answered = (self._begun[name] for name in self._finished if name not in self._unanswered)
+        return any(plan.same_sweep(cell, other) for other in answered)
 
     # -- before and after
 
@@ -344,11 +348,9 @@ class Runner:
                 for block in plan.blocks(self._spec, [cell]):
                     await self._run_block(block)
                 await self._finish(cell)
+                # Given up: a load that it does not bear, whatever it kept below.
                 found = self._finished.get(cell.cell_id)
-                if found is None:  # given up: this model has no knee
-                    tried = {}
-                    break
-                tried[point] = bool(found["results"]["slo_met"])
+                tried[point] = found is not None and bool(found["results"]["slo_met"])
             self._knees[f"{base.model} · {base.workload.name}"] = knee.knee(tried)
 
     async def _run_block(self, block: Block) -> None:
@@ -435,6 +437,8 @@ class Runner:
         why = self._unanswered.get(cell.cell_id) if problem is None else str(problem)
         shown.phase = "done" if why is None else "failed"
         shown.note = why or ""
+        if why is not None and self._bears_less(cell):
+            self._note(f"{cell.model} ({label(cell)}) counts as missed: {why}")
         details = {} if problem is None else {"error": problem.to_dict()}
         await self._write_cell(cell, "ok" if why is None else "error", found, details)
 
