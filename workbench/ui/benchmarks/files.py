@@ -143,7 +143,7 @@ def render(files: Sequence[OwnFile]) -> str:
 
 def _row(file: OwnFile, *, first: bool) -> str:
     when = f"{file.changed_at:%Y-%m-%d %H:%M}"
-    texts = (file.name, file.kind, figures.size(file.size_bytes), when[5:])
+    texts = (file.name, file.kind, _size(file.size_bytes), when[5:])
     titles = (file.name, "", f"{file.size_bytes:,} bytes", f"{when} UTC")
     body = "".join(
         f'<td class="{kind}" title="{escape(title)}">{escape(text)}</td>'
@@ -153,3 +153,8 @@ def _row(file: OwnFile, *, first: bool) -> str:
         f'<tr data-row="{escape(file.name)}" data-kind="{file.kind}" '
         f'tabindex="{0 if first else -1}" aria-selected="false">{body}</tr>'
     )
+
+
+def _size(n_bytes: int) -> str:
+    """A spec is some lines: kilobytes would be none."""
+    return f"{n_bytes} B" if n_bytes < 1_000 else figures.size(n_bytes)
