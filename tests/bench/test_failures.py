@@ -1,9 +1,10 @@
-"""Runs in which something fails: a load that is too much, a model for a while."""
+"""Runs in which something fails: a load that is too much, a model for a while, a judge."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from workbench.client.roads import LocalRoad
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
-from workbench.providers.scripted import Schedule, ScriptedProvider
+from workbench.providers.scripted import Schedule, ScriptedProvider, Step
 from workbench.types import ChatRequest, ProviderEvent
 
 
@@ -88,3 +89,69 @@ async def test_a_partial_run_goes_on_with_what_was_not_asked_yet(
     assert {row["session_id"] for row in first} <= {row["session_id"] for row in found}
     cells = await rows(engine, "SELECT status FROM benchmark_cells ORDER BY position")
     assert [cell["status"] for cell in cells] == ["ok", "ok" if status == "ok" else "error"]
+
+
+def judging(text: str, error: ErrorCode | None = None) -> dict[str, Schedule]:
+    return {"a": QUICK, "b": QUICK, "judge": Schedule((Step(0.0, text),), error=error)}
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+@pytest.mark.parametrize(
+    ("keys", "reply", "answers"),
+    [
+        ({"scorers": [{"scorer": "judge", "model": "scripted/judge"}]}, "GRADE: 4", 12),
+        ({"pairwise": {"model": "scripted/judge"}}, "BETTER: TIE", 3),
+    ],
+)
+async def test_a_judge_that_fails_is_told_of_and_asked_again_by_a_resumed_run(
+    engine: Engine,
+    run: Run,
+    tmp_path: Path,
+    keys: dict[str, Any],
+    reply: str,
+    answers: int,
+    failures: int,
+) -> None:
+    """Whether it is given up or never answers the few times it is asked."""
+    items = tmp_path / "items.csv"
+    items.write_text("prompt\nWhy?\nHow?\nWho?\n")
+    use = {"source": str(items), "scorers": keys.get("scorers", [])}
+    given = {"datasets": [use], **{k: v for k, v in keys.items() if k == "pairwise"}}
+    broken = ScriptedProvider(judging(reply, ErrorCode.INTERNAL))
+    engine.router.providers["scripted"] = broken  # type: ignore[index]
+    before = await run(prompts=None, stop={"failures": failures}, **given)
+    assert (before.status, before.exit_code) == ("partial", 2)
+    assert before.failed[0].startswith("judge scripted/judge: INTERNAL: ")
+    assert [cell["results"]["ok"] for cell in before.cells.values()] == [6, 6]
+    asked = await rows(engine, "FROM stream_sessions WHERE source = 'judge'")
+    # Given up, those are asked that were on their way.
+    assert len(asked) == answers if failures > answers else 2 <= len(asked) <= 5
+    scores = "SELECT session_id, score FROM scores ORDER BY created_at"
+    assert {row["score"] for row in await rows(engine, scores)} == {None}
+
+    working = ScriptedProvider(judging(reply))
+    engine.router.providers["scripted"] = working  # type: ignore[index]
+    road = LocalRoad(engine, "test")
+    after = await (await Runner.resume(road, engine.settings, before.run_id)).run()
+    assert (after.status, after.exit_code, after.failed) == ("ok", 0, ())
+    newest = {row["session_id"]: row["score"] for row in await rows(engine, scores)}
+    assert len(newest) == answers
+    assert None not in newest.values()
+    if "scorers" in keys:
+        for cell in after.cells.values():
+            told = cell["results"]["scores"]["judge"]
+            assert told == {"scored": 6, "unknown": 0, "mean": 0.75}
+
+
+async def test_a_judge_that_is_not_there_is_told_before_anything_runs(
+    engine: Engine, run: Run
+) -> None:
+    judge = {"pairwise": {"model": "scripted/nobody"}}
+    with pytest.raises(WorkbenchError, match="nobody") as caught:
+        await run(**judge)
+    assert caught.value.details["key"] == "pairwise.model"
+    assert await rows(engine, "FROM benchmark_runs") == []
+    outcome = await run(**judge, absent_models="skip")
+    assert outcome.status == "partial"
+    assert outcome.notes[0].startswith("judge scripted/nobody: MODEL_NOT_FOUND")
+    assert [cell["results"]["ok"] for cell in outcome.cells.values()] == [6, 6]

@@ -17,6 +17,7 @@ from workbench.bench.progress import Outcome
 from workbench.bench.runner import Runner
 from workbench.client.roads import LocalRoad
 from workbench.engine import Engine
+from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.providers.scripted import Schedule, ScriptedProvider, Step
 from workbench.types import ChatRequest, ProviderEvent
@@ -38,6 +39,8 @@ class Judging(ScriptedProvider):
             said = "BETTER: 1"
         elif model == "mute":
             said = "Well, both."
+        elif model == "broken":
+            raise WorkbenchError(ErrorCode.INTERNAL, "It broke.")
         played = dataclasses.replace(self, schedules={model: Schedule((Step(0.0, said),))})
         async for event in ScriptedProvider.stream(played, request, model, seed, cancel):
             yield event
@@ -45,7 +48,7 @@ class Judging(ScriptedProvider):
 
 @pytest.fixture
 def engine(make_engine: EngineFactory) -> Engine:
-    names = (*ANSWERS, "fair", "placed", "mute")
+    names = (*ANSWERS, "fair", "placed", "mute", "broken")
     schedules = {name: Schedule((Step(0.0, "x"),)) for name in names}
     engine = make_engine(schedules)
     engine.router.providers["scripted"] = Judging(schedules)  # type: ignore[index]
@@ -99,11 +102,11 @@ async def test_a_judge_of_places_is_not(engine: Engine) -> None:
     assert "mostly changed its mind" in text
 
 
-async def test_a_judge_that_says_nothing_or_is_not_there_is_told_of(engine: Engine) -> None:
+async def test_a_judge_that_says_nothing_or_fails_is_told_of(engine: Engine) -> None:
     outcome = await judged(engine, "mute")
     assert outcome.exit_code == 0
     assert "of 9 of its 9 pairs the judge said nothing" in await said(engine, outcome.run_id)
-    outcome = await judged(engine, "nobody")
+    outcome = await judged(engine, "broken")
     assert outcome.exit_code == 2
-    assert "judge scripted/nobody" in outcome.failed[0]
+    assert "judge scripted/broken" in outcome.failed[0]
     assert len(outcome.cells) == 2, "what was measured is there all the same"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from workbench.bench import judging
 from workbench.bench.faults import keyed
 from workbench.bench.road import Road
 from workbench.bench.spec import Spec
@@ -21,7 +22,7 @@ _ABSENT: Final = (
 
 
 async def check(road: Road, spec: Spec, models: Sequence[str]) -> list[str]:
-    """Refuse what could only end as a run with models that have no trials.
+    """Refuse what could only end as a run with models that have no trials, or without its judge.
 
     A way to load that does not exist is refused, and a model that is not there, unless the spec
     says ``absent_models = "skip"`` and others are. What only a load can tell, and a runtime that
@@ -58,6 +59,14 @@ async def check(road: Road, spec: Spec, models: Sequence[str]) -> list[str]:
             missing.fix += ' Or set absent_models = "skip": the others go on without it.'
         with keyed(key):
             raise missing
+    for key, model in judging.named(spec).items():
+        try:
+            await road.check(model)
+        except WorkbenchError as error:
+            if error.code in (*_WRONG, *_ABSENT) and spec.absent_models != "skip":
+                with keyed(key):
+                    raise
+            told.append(f"judge {model}: {error}")
     return told
 
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from workbench.bench.enough import comparable
 from workbench.bench.items import Item
+from workbench.bench.judging import FAILED, Judges
 from workbench.bench.plan import Cell
 from workbench.bench.recording import Recorder
 from workbench.bench.road import Road
 from workbench.bench.spec import Pairwise
 from workbench.errors import WorkbenchError
-from workbench.types import ChatRequest, StreamSession
 
 if TYPE_CHECKING:
     from workbench.bench.scorers import Judge
@@ -42,7 +42,7 @@ ORDER BY t.task, t.item
 
 _DONE: Final = f"""
 SELECT session_id, details->>'$.against' AS against FROM scores
-WHERE run_id = $run_id AND scorer = '{SCORER}'
+WHERE run_id = $run_id AND scorer = '{SCORER}' AND (details->>'$.{FAILED}') IS NULL
 """  # noqa: S608
 
 
@@ -50,41 +50,35 @@ class Pairs:
     """Judges the answers of a run pair by pair.
 
     Args:
-        road: the way to the judge.
+        road: the way to the log.
+        judges: the way to the judge.
         recorder: takes the rows.
         run_id: of the run.
         wanted: the judge, and how many questions.
         seed: of the questions that are drawn where there are more.
-        patience: failures of the judge in a row after which it is asked no more.
     """
 
     def __init__(
         self,
         road: Road,
+        judges: Judges,
         recorder: Recorder,
         run_id: str,
         wanted: Pairwise,
         *,
         seed: int,
-        patience: int,
     ) -> None:
         from workbench.bench.scorers import Judge
         from workbench.bench.scorers.judge import RUBRIC
-
-        async def ask(request: ChatRequest) -> StreamSession:
-            return await road.ask(request, lambda event: None)
 
         self._road = road
         self._recorder = recorder
         self._run_id = run_id
         self._wanted = wanted
         self._seed = seed
-        self._patience = patience
-        self._judge: Judge = Judge(ask, wanted.model, wanted.rubric or RUBRIC)
+        self._judge: Judge = Judge(judges.ask, wanted.model, wanted.rubric or RUBRIC)
         self._room = asyncio.Semaphore(_AT_ONCE)
-        self._in_a_row = 0
-        self.problem: WorkbenchError | None = None
-        """Why the judge is not asked any more."""
+        self._judges = judges
 
     async def judge(self, cells: Sequence[Cell]) -> None:
         """Judge every pair of comparable cells on the questions that both answered."""
@@ -102,8 +96,12 @@ class Pairs:
                 )
             )
             await self._recorder.flush()
-            if self.problem is not None:
+            if self._lost:
                 return
+
+    @property
+    def _lost(self) -> bool:
+        return self._judges.lost(self._wanted.model) is not None
 
     async def _answered(
         self, a: str, b: str
@@ -124,7 +122,7 @@ class Pairs:
         from workbench.bench.scorers import Answer, Score, score_row
 
         async with self._room:
-            if self.problem is not None:
+            if self._lost:
                 return
             left, right = (
                 Answer(row["text"] or "", model=row["model"], session_id=row["session_id"])
@@ -134,12 +132,8 @@ class Pairs:
             try:
                 found = await self._judge.compare(item, left, right)
             except WorkbenchError as error:
-                self._in_a_row += 1
-                if self._in_a_row >= self._patience:
-                    self.problem = error
-                score = Score(None, {**told, "reason": str(error)})
+                score = Score(None, {**told, "reason": str(error), FAILED: self._wanted.model})
             else:
-                self._in_a_row = 0
                 value = (
                     None if found.winner is None else {"a": 0.0, "tie": 0.5, "b": 1.0}[found.winner]
                 )

@@ -17,6 +17,7 @@ from typing import Any, Final
 from workbench.bench import checking, plan, results, scoring
 from workbench.bench.enough import Enough
 from workbench.bench.evidence import as_mapping
+from workbench.bench.judging import Judges
 from workbench.bench.listing import NAMED
 from workbench.bench.load import knee, loops
 from workbench.bench.pairs import Pairs
@@ -88,7 +89,7 @@ class Runner:
         self._knees: dict[str, float | None] = {}
         self._built: dict[str, scoring.Built] = {}
         self._block = 0
-        self._problems: list[str] = []
+        self._judges = Judges(road, spec.stop.failures)
         self._unanswered: dict[str, str] = {}
         self._limit: asyncio.Timeout | None = None
 
@@ -147,7 +148,7 @@ class Runner:
         fresh = not self._details
         self._check_same(made)
         for workload in made:
-            built = scoring.build(workload, self._settings, self._road)
+            built = scoring.build(workload, self._settings, self._judges)
             self._built[workload.name] = built
             for told in await asyncio.to_thread(scoring.unfit, workload, built):
                 self._note(told)
@@ -221,7 +222,7 @@ class Runner:
             shown = self._progress.cells[cell_id]
             if not self._bears_less(self._begun[cell_id]):
                 yield f"{shown.model} ({shown.label}): {why}"
-        yield from self._problems
+        yield from self._judges.problems()
 
     def _bears_less(self, cell: Cell) -> bool:
         """Whether another point of the same sweep has answers."""
@@ -450,17 +451,15 @@ class Runner:
             self._progress.cells[cell_id].phase = "scoring"
         pairs = Pairs(
             self._road,
+            self._judges,
             self._recorder,
             self._run_id,
             self._spec.pairwise,
             seed=self._spec.seed,
-            patience=self._spec.stop.failures,
         )
         await pairs.judge([self._begun[cell_id] for cell_id in judged])
         for cell_id in judged:
             self._progress.cells[cell_id].phase = "done"
-        if pairs.problem is not None:
-            self._problems.append(f"judge {self._spec.pairwise.model}: {pairs.problem}")
 
     async def _write_cell(
         self,

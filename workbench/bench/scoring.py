@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from workbench import logs
 from workbench.bench.faults import keyed
 from workbench.bench.items import Item
+from workbench.bench.judging import FAILED, Judges
 from workbench.bench.plan import Cell
 from workbench.bench.recording import Recorder
 from workbench.bench.road import Road
 from workbench.bench.workload import Workload
 from workbench.errors import WorkbenchError, invalid
-from workbench.types import ChatRequest, StreamSession
 
 if TYPE_CHECKING:
     from workbench.bench.scorers import Scorer
@@ -25,7 +25,8 @@ _log = logs.get(__name__)
 _PAGE: Final = 200
 _AT_ONCE: Final = 4
 
-# What has its scores already is left out, so that a resumed run goes on here too.
+# What has its scores already is left out, so that a resumed run goes on here too; what a judge
+# failed at is put before it again.
 _SQL: Final = """
 SELECT t.trial, t.session_id, t.task, t.item, t.details->>'$.first' AS logprobs, m.content AS text,
     s.model
@@ -36,6 +37,7 @@ WHERE t.run_id = $run_id AND t.cell_id = $cell_id AND t.trial > $after
     AND t.status = 'ok' AND t.turn = 0
     AND NOT EXISTS (
         SELECT 1 FROM scores c WHERE c.session_id = t.session_id AND c.scorer = $scorer
+            AND (c.details->>'$.judge_failed') IS NULL
     )
     AND list_contains($tasks, t.task)
 ORDER BY t.trial LIMIT $limit
@@ -45,7 +47,7 @@ Built = Mapping[str, "tuple[Scorer, ...]"]
 """By task, the scorers of its answers."""
 
 
-def build(workload: Workload, settings: Settings, road: Road) -> Built:
+def build(workload: Workload, settings: Settings, judges: Judges) -> Built:
     """The scorers that a spec names for each of its datasets.
 
     Raises:
@@ -53,12 +55,9 @@ def build(workload: Workload, settings: Settings, road: Road) -> Built:
     """
     from workbench.bench import scorers
 
-    async def ask(request: ChatRequest) -> StreamSession:
-        return await road.ask(request, lambda event: None)
-
     def made(one: Any, key: str) -> Scorer:
         with keyed(key):
-            return scorers.build(one, settings, ask)
+            return scorers.build(one, settings, judges.ask)
 
     return {
         task: tuple(
@@ -141,11 +140,14 @@ async def score(
 async def means(road: Road, run_id: str, cell: Cell) -> dict[str, dict[str, Any]]:
     """By scorer: ``scored``, ``unknown`` and ``mean`` of the answers that count."""
     rows = await road.rows(
-        "SELECT c.scorer, count(c.score) AS scored, count(*) - count(c.score) AS unknown, "
-        "avg(c.score) AS mean FROM scores c "
+        "WITH newest AS ("
+        "SELECT c.scorer, c.score FROM scores c "
         "JOIN benchmark_trials t ON t.session_id = c.session_id "
         "WHERE c.run_id = $run_id AND c.cell_id = $cell_id AND c.scorer <> 'pairwise' "
-        "GROUP BY c.scorer",
+        "QUALIFY row_number() OVER ("
+        "PARTITION BY c.session_id, c.scorer ORDER BY c.created_at DESC) = 1) "
+        "SELECT scorer, count(score) AS scored, count(*) - count(score) AS unknown, "
+        "avg(score) AS mean FROM newest GROUP BY scorer",
         {"run_id": run_id, "cell_id": cell.cell_id},
     )
     return {row.pop("scorer"): row for row in rows}
@@ -175,7 +177,8 @@ async def _one(
         try:
             scored = await scorer.score(item, answer)
         except WorkbenchError as error:  # this item cannot be scored; the others can
-            scored = Score(None, {"reason": str(error)})
+            judge = {name: told for name, told in error.details.items() if name == FAILED}
+            scored = Score(None, {"reason": str(error), **judge})
         except Exception as error:  # nor may a scorer's defect cost the run: its score is unknown
             _log.exception("scorer_failed", scorer=scorer.name, item=item.id)
             scored = Score(None, {"reason": f"{type(error).__name__}: {error}"})

@@ -94,7 +94,11 @@ class Judge:
     logprobs: int = 0
 
     async def score(self, item: Item, answer: Answer) -> Score:
-        """Its grade; unknown if it failed or gave none."""
+        """Its grade; unknown if it gave none.
+
+        Raises:
+            WorkbenchError: why the judge failed.
+        """
         prompt = _GRADE.format(
             fence=_fence(),
             rubric=self.rubric,
@@ -105,8 +109,6 @@ class Judge:
         )
         session = await self._asked(prompt)
         said = {"judge": self.model, "judge_session": session.session_id}
-        if session.error is not None:
-            return unknown(f"the judge failed: {session.error}", **said)
         grade = grade_of(session.text)
         if grade is None:
             return unknown("the judge gave no grade", **said, reply=session.text[:200])
@@ -131,7 +133,7 @@ class Judge:
         return Comparison("tie", False, sessions, said)
 
     async def _pair(self, item: Item, first: Answer, second: Answer) -> StreamSession:
-        session = await self._asked(
+        return await self._asked(
             _PAIR.format(
                 fence=_fence(),
                 rubric=self.rubric,
@@ -141,12 +143,9 @@ class Judge:
                 second=second.text,
             )
         )
-        if session.error is not None:
-            raise session.error
-        return session
 
     async def _asked(self, prompt: str) -> StreamSession:
-        return await self.ask(
+        session = await self.ask(
             ChatRequest(
                 model=self.model,
                 messages=(Message("user", prompt),),
@@ -155,6 +154,9 @@ class Judge:
                 source=SOURCE,
             )
         )
+        if session.error is not None:
+            raise session.error
+        return session
 
 
 def grade_of(reply: str) -> int | None:
