@@ -35,6 +35,11 @@ def test_time_before_the_session_is_not_waiting() -> None:
     assert answer.segments[0].start == 400 * MS
 
 
+def test_halves_of_a_character_are_joined_and_a_lone_one_is_marked() -> None:
+    answer = live(session_event(), token("so \ud83d", 1), token("\ude00 \ud83d", 2))
+    assert answer.answer == "so \N{GRINNING FACE} \N{REPLACEMENT CHARACTER}"
+
+
 def test_channels_are_kept_apart() -> None:
     answer = live(session_event(), token("hm", 1, channel="reasoning"), token("yes", 2))
     assert (answer.reasoning, answer.answer) == ("hm", "yes")

@@ -25,6 +25,7 @@ from workbench.types import (
     TokenEvent,
     WarningEvent,
 )
+from workbench.wire import clean
 
 WAITING_PHASES = ("queued", "loading", "prompt", "thinking", "answering")
 """Phases that a request goes through, in order; the timeline draws them."""
@@ -87,12 +88,12 @@ class LiveAnswer:
     @property
     def answer(self) -> str:
         """The text so far."""
-        return "".join(self._answer)
+        return clean("".join(self._answer))
 
     @property
     def reasoning(self) -> str:
         """The text of the reasoning channel so far."""
-        return "".join(self._reasoning)
+        return clean("".join(self._reasoning))
 
     def take(self, event: StreamEvent) -> None:
         """Account for one event of the stream."""

@@ -38,7 +38,8 @@ def with_tokens(session: StreamSession, tokens: Sequence[ProviderToken]) -> Stre
     """
     counted = [token for token in tokens if token.n_tokens]
     content = [token for token in tokens if token.channel == "content" and token.text]
-    text = "".join(token.text for token in content)
+    text = wire.clean("".join(token.text for token in content))
+    reasoning = "".join(token.text for token in tokens if token.channel == "reasoning")
     streamed = sum(token.n_tokens for token in counted)
     output_tokens, count_source = session.output_tokens, session.count_source
     if output_tokens is None and tokens:
@@ -60,7 +61,7 @@ def with_tokens(session: StreamSession, tokens: Sequence[ProviderToken]) -> Stre
         stamps=stamps,
         timeline=timeline,
         text=text,
-        reasoning="".join(token.text for token in tokens if token.channel == "reasoning"),
+        reasoning=wire.clean(reasoning),
         output_tokens=output_tokens,
         count_source=count_source,
         streamed_tokens=streamed,

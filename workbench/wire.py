@@ -67,6 +67,18 @@ EVENT_TYPES: Final = frozenset(_EVENTS)
 _TOKEN_FIELDS: Final = tuple(item.name for item in fields(TokenEvent))
 
 
+def clean(text: str) -> str:
+    """The text as UTF-8 can hold it: paired surrogates joined, lone ones replaced by U+FFFD.
+
+    JSON from a runtime may carry half of an emoji as an escape; Python keeps it, a file cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 def encode_request(request: ChatRequest) -> dict[str, Any]:
     """A request as JSON values."""
     values = asdict(request)

@@ -8,10 +8,17 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import ValidationError
+from starlette.testclient import TestClient
 
 from workbench.api import handlers
 from workbench.api.calls import Generate
 from workbench.api.problems import wrong_field
+from workbench.engine import Engine
+from workbench.providers.scripted import Schedule, ScriptedProvider, Step
+from workbench.router import ModelRouter
+from workbench.server import create_app
+from workbench.settings import Settings
+from workbench.store import Store
 
 
 @pytest.mark.parametrize(
@@ -63,3 +70,18 @@ async def test_a_body_that_cannot_be_read_has_a_fix(
     told = await _asked(content, **({"Content-Type": kind} if kind else {}))
     assert message in told["message"]
     assert fix in told["fix"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_holds_what_is_no_text_is_an_answer(
+    settings: Settings, store: Store, stream: bool
+) -> None:
+    half = Schedule((Step(0, "so \ud83d it goes"),))
+    router = ModelRouter()
+    router.register_provider(ScriptedProvider({"half": half}))
+    app = create_app(settings, Engine(settings, router, store), page=False)
+    asked = {"model": "scripted/half", "messages": [{"role": "user", "content": "Hi"}]}
+    with TestClient(app, f"http://127.0.0.1:{settings.workbench_port}") as client:
+        answer = client.post("/v1/chat/completions", json={**asked, "stream": stream})
+    assert answer.status_code == 200
+    assert "it goes" in answer.text

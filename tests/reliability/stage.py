@@ -391,7 +391,7 @@ def mismatch(told: Told, rows: Collection[list[Any]]) -> list[str]:
 def _digest(text: str) -> str:
     from hashlib import md5
 
-    from workbench.store.rows import clean
+    from workbench.wire import clean
 
     return md5(clean(text).encode(), usedforsecurity=False).hexdigest()
 

@@ -7,12 +7,13 @@ when there is something to tell, so that a client sees a full queue as a 503 and
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from workbench import hops
 from workbench.api.openai_answers import Answer, ChatAnswer, TextAnswer
@@ -70,7 +71,9 @@ async def _respond(
         async with aclosing(events):
             told = await while_connected(request, collect(events))
         session = finished(told[-1])
-        return JSONResponse(answer.whole(session, told), headers=headers)
+        # As ASCII, like the events of a stream: a call may hold what is no text.
+        body = json.dumps(answer.whole(session, told), allow_nan=False, separators=(",", ":"))
+        return Response(body, headers=headers, media_type="application/json")
     try:
         told = await while_connected(request, collect(events, until_token=True))
         if isinstance(told[-1], ErrorEvent):

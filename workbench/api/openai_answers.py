@@ -22,6 +22,7 @@ from workbench.types import (
     TokenEvent,
     ToolCallEvent,
 )
+from workbench.wire import clean
 
 _FIGURES: Final = ("queue_s", "load_s", "ttft_s", "tpot_s", "decode_tps", "output_tps", "e2e_s")
 
@@ -219,7 +220,7 @@ class TextAnswer(Answer):
     def _choice(self, session: StreamSession, told: Sequence[StreamEvent]) -> dict[str, Any]:
         tokens = [event for event in told if isinstance(event, TokenEvent)]
         return {
-            "text": self._echo + "".join(token.text for token in tokens),
+            "text": clean(self._echo + "".join(token.text for token in tokens)),
             "index": 0,
             "finish_reason": session.finish_reason,
             "logprobs": self._logprobs(tokens),

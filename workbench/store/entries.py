@@ -21,7 +21,6 @@ from workbench.store.rows import (
     SessionItem,
     SharedItem,
     answer_rows,
-    clean,
     columns_of,
     conversation_row,
     error_row,
@@ -29,6 +28,7 @@ from workbench.store.rows import (
     session_row,
     timeline_row,
 )
+from workbench.wire import clean
 
 if TYPE_CHECKING:
     import duckdb

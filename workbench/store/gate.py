@@ -18,7 +18,7 @@ import duckdb
 
 from workbench.errors import WorkbenchError, invalid
 from workbench.store.failures import querying
-from workbench.store.rows import clean
+from workbench.wire import clean
 
 MAX_SQL_BYTES: Final = 100_000
 """The longest statement: a parser must not be busy for minutes."""

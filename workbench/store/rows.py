@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from workbench import logs
 from workbench.errors import WorkbenchError
 from workbench.types import Message, Status, StreamSession, new_id
+from workbench.wire import clean
 
 Row = Mapping[str, Any]
 Mode = Literal["add", "keep", "replace"]
@@ -174,18 +175,6 @@ Item = RowsItem | SessionItem | SharedItem
 
 
 # -- values to rows --------------------------------------------------------------------------------
-
-
-def clean(text: str) -> str:
-    """The text as UTF-8 can hold it: paired surrogates joined, lone ones replaced by U+FFFD.
-
-    JSON from a runtime may carry half of an emoji as an escape; Python keeps it, a file cannot.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def columns_of(value: MemorySample | ModelEvent) -> Row:
