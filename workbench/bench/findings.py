@@ -359,7 +359,9 @@ def _of_trials(cell: CellEvidence, label: tuple[str, ...]) -> Iterator[Caveat]:
         )
     fallbacks = int(trials["fallback_from"].notna().sum())
     if fallbacks:
-        yield Caveat(f"another model answered {fallbacks} trials, which are left out", label)
+        yield Caveat(
+            f"another model answered {figures.count(fallbacks, 'trial')}, left out here", label
+        )
     alone = cell.load.get("pattern") in ("isolated", "prefix", "cold", None)
     contended = _share(good["contended"])
     if alone and contended > 0 and not cell.beside:

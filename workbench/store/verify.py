@@ -183,9 +183,8 @@ def _spool(path: Path, connection: duckdb.DuckDBPyConnection, *, is_open: bool) 
         words = f"{count(ahead, 'entry', 'entries')} still to be stored"
         yield Check("spool", "note", words, "The next start of the workbench does it.")
     elif not spooled.broken and not absent:
-        yield Check(
-            "spool", "ok", f"{count(len(wanted), 'session')} of the spool, all in the tables"
-        )
+        words = f"{count(len(wanted), 'session')} of the spool, all in the tables"
+        yield Check("spool", "ok", words if wanted else "empty: all sessions are in the tables")
 
 
 def _orphans(connection: duckdb.DuckDBPyConnection) -> Iterator[Check]:

@@ -13,7 +13,7 @@ from workbench.bench.report import charts, parts
 from workbench.bench.report.cells import cells
 from workbench.bench.report.markdown import environment
 from workbench.bench.report.summary import summary
-from workbench.figures import escape
+from workbench.figures import count, escape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,8 +80,8 @@ def _meta(evidence: Evidence) -> str:
     answers = sum(len(cell.trials) for cell in evidence.cells)
     parts = [
         f"{run['created_at']:%d %B %Y, %H:%M} UTC",
-        f"{len(evidence.cells)} {'cell' if len(evidence.cells) == 1 else 'cells'}",
-        f"{answers:,} answers",
+        count(len(evidence.cells), "cell"),
+        count(answers, "answer"),
         f"timing mode {run['timing_mode']}",
         f"status {run['status']}",
         f"run {evidence.run_id}",

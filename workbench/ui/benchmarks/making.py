@@ -14,7 +14,7 @@ from workbench.bench.faults import placed
 from workbench.bench.service import Benchmarks
 from workbench.bench.spec import Spec
 from workbench.errors import WorkbenchError
-from workbench.figures import escape
+from workbench.figures import count, escape
 from workbench.ui import catalogue, files, notices
 from workbench.ui.benchmarks.files import OwnFiles
 from workbench.ui.benchmarks.form import LOADS, MADE, Form, write
@@ -249,13 +249,10 @@ def refusal(problem: WorkbenchError, text: str) -> str:
 
 
 def _outline(found: library.Outline) -> str:
-    models = len(found.spec.models)
-    trials = "as many trials as it takes" if found.trials is None else f"{found.trials:,} trials"
+    trials = "as many trials as it takes" if found.trials is None else count(found.trials, "trial")
     words = (
-        f"{models} model{'' if models == 1 else 's'}, "
-        f"{found.cells:,} cell{'' if found.cells == 1 else 's'}, {trials}, "
-        f"{found.spec.mode.value}, "
-        f"{found.spec.repeats:,} repeat{'' if found.spec.repeats == 1 else 's'}"
+        f"{count(len(found.spec.models), 'model')}, {count(found.cells, 'cell')}, {trials}, "
+        f"{found.spec.mode.value}, {count(found.spec.repeats, 'repeat')}"
     )
     return f'<div class="wb-notice" data-kind="note" data-outline="ok">{escape(words)}</div>'
 

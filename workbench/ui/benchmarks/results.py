@@ -12,7 +12,7 @@ import gradio as gr
 
 from workbench.bench.evidence import Evidence, gather
 from workbench.errors import WorkbenchError
-from workbench.figures import escape
+from workbench.figures import count, escape
 from workbench.ui import notices
 from workbench.ui.markup import html
 
@@ -110,10 +110,11 @@ def make(evidence: Evidence) -> Report:
     columns, rows = cells(table)
     behind = compared(found)
     trials = parts.raw(evidence)
-    count = sum(len(cell.trials) for cell in evidence.cells)
+    answers = sum(len(cell.trials) for cell in evidence.cells)
     intervals = parts.intervals(evidence, behind)
+    meta = escape(_meta(evidence, answers))
     opening = (
-        f'<h2>{escape(evidence.name)}</h2><div class="meta">{escape(_meta(evidence, count))}</div>'
+        f'<h2>{escape(evidence.name)}</h2><div class="meta">{meta}</div>'
         f"{parts.findings(found)}{parts.caveats(caveats(evidence))}{links(evidence.run_id)}"
     )
     rest = (
@@ -123,7 +124,7 @@ def make(evidence: Evidence) -> Report:
             else ""
         )
         + f"<h3>Figures</h3>{_scroll([(c.head, c.meaning) for c in columns], rows)}"
-        + f"<details><summary>Answers ({len(trials):,} of {count:,})</summary>"
+        + f"<details><summary>Answers ({len(trials):,} of {answers:,})</summary>"
         + f"{_scroll([(name, '') for name in parts.RAW], trials)}</details>"
     )
     drawn = tuple(figure for figure, _ in charts.drawn(evidence, table, behind))
@@ -146,13 +147,12 @@ def _scroll(heads: Any, rows: Any) -> str:
     return f'<div class="scroll" tabindex="0">{parts.table(heads, rows)}</div>'
 
 
-def _meta(evidence: Evidence, count: int) -> str:
-    cells = len(evidence.cells)
+def _meta(evidence: Evidence, answers: int) -> str:
     return " · ".join(
         [
             f"{evidence.run['created_at']:%d %B %Y, %H:%M} UTC",
-            f"{cells} cell{'' if cells == 1 else 's'}",
-            f"{count:,} answers",
+            count(len(evidence.cells), "cell"),
+            count(answers, "answer"),
             str(evidence.run["timing_mode"]),
             str(evidence.run["status"]),
         ]

@@ -422,15 +422,16 @@ def question(rows: dict[str, int], *, trials: int, runs: int, bytes: int) -> str
     """What would go, and what would miss it, as HTML."""
     count = rows["stream_sessions"]
     parts = [
-        f"Delete <strong>{figures.count(count, 'session')}</strong> for good? Their "
-        f"{rows['messages']:,} texts ({figures.size(max(bytes, 1000))}), "
-        f"{rows['token_streams']:,} token streams and {rows['memory_samples']:,} memory readings "
-        "go with them."
+        f"Delete <strong>{figures.count(count, 'session')}</strong> for good? With "
+        f"{'it' if count == 1 else 'them'} go {figures.count(rows['messages'], 'text')} "
+        f"({figures.size(max(bytes, 1000))}), "
+        f"{figures.count(rows['token_streams'], 'token stream')} and "
+        f"{figures.count(rows['memory_samples'], 'memory reading')}."
     ]
     if trials:
         parts.append(
-            f"<strong>{trials} of them are trials of "
-            f"{figures.count(runs, 'benchmark run')}</strong>, whose results will miss them."
+            f"<strong>{figures.count(trials, 'trial')} of "
+            f"{figures.count(runs, 'benchmark run')}</strong> will be missing in the results."
         )
     return f"<div>{' '.join(parts)}</div>"
 
