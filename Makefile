@@ -23,7 +23,7 @@ test: install demo browser ## set everything up and run all tests
 notebooks: install demo ## run the notebooks as tests
 	@set -e; log=$$(mktemp -d); trap 'rm -rf "$$log"' EXIT; \
 	  WORKBENCH_DB=$$log/workbench.duckdb HF_MODEL_TIMEOUT_MS=120000 \
-	  $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -o timeout=600 -W default notebooks
+	  $(BIN)/python -m pytest -p nbmake.pytest_plugin --nbmake --nbmake-timeout=300 -o timeout=600 -W default notebooks
 
 install: $(INSTALLED) ## make the virtual environment (quick when nothing changed)
 

@@ -18,7 +18,7 @@ from tests.test_page import ARGUMENTS, SOON
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     process = warm.popen(
         ["-m", "tests.evil_server"], env=os.environ, cwd=ROOT, stdout=subprocess.PIPE
