@@ -55,6 +55,21 @@ def test_prompts_come_with_the_workbench_and_may_be_replaced_but_not_deleted(kep
     assert kept.prompts()[name] == starters()[name]
 
 
+def test_half_of_a_surrogate_pair_is_refused_and_the_file_stays(kept: Library) -> None:
+    half = "a\ud800"
+    kept.save_preset("mine", SETUP)
+    for save, place in (
+        (lambda: kept.save_prompt("p", Prompt("Say yes.", ("short", half))), "prompt.tags.1"),
+        (lambda: kept.save_prompt("p", Prompt(half)), "prompt.text"),
+        (lambda: kept.save_prompt(half, Prompt("Say yes.")), "name"),
+        (lambda: kept.save_preset("p", Setup(prompt=half)), "preset.prompt"),
+        (Setup(system=half).to_query, "setup.system"),
+    ):
+        with pytest.raises(WorkbenchError, match=f"{place} holds half of a surrogate pair"):
+            save()
+    assert kept.presets() == {"mine": SETUP}
+
+
 def test_bounds(kept: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("", "  ", "x" * 81):
         with pytest.raises(WorkbenchError, match="A name has"):

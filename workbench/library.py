@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import ErrorCode, WorkbenchError, invalid, require_text
 from workbench.folders import shipped
 from workbench.setups import MAX_TEXT_CHARS, Setup
 
@@ -111,6 +111,8 @@ class Library:
             raise invalid(
                 f"A name has 1 to {MAX_NAME_CHARS} characters.", fix="Type one into the list."
             )
+        require_text(name, "name")
+        require_text(value, kind.removesuffix("s"))
         with self._changing:
             kept = self._read()
             entries = kept.setdefault(kind, {})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workbench import logs
-from workbench.errors import ErrorCode, WorkbenchError, invalid
+from workbench.errors import ErrorCode, WorkbenchError, invalid, require_text
 
 MAX_QUERIES: Final = 200
 """Own ones that are kept."""
@@ -99,6 +99,8 @@ class Queries:
         Raises:
             WorkbenchError: ``INVALID_REQUEST``; ``STORE_UNAVAILABLE``, the file cannot be written.
         """
+        require_text(name, "name")
+        require_text(sql, "sql")
         name = " ".join(name.split())
         if not name or len(name) > MAX_NAME_CHARS:
             raise invalid(
@@ -108,7 +110,10 @@ class Queries:
         if any(query.name == name for query in SHIPPED):
             raise invalid(f"{name!r} comes with the workbench.", fix="Choose another name.")
         if not sql.strip() or len(sql) > MAX_SQL_CHARS:
-            raise invalid(f"A query that is kept has 1 to {MAX_SQL_CHARS:,} characters.")
+            raise invalid(
+                f"A query that is kept has 1 to {MAX_SQL_CHARS:,} characters.",
+                fix="Write one into the box, or shorten it.",
+            )
         made = Query(name, sql, own=True)
         with self._lock:
             others = [query for query in self._own() if query.name != name]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
 
-from workbench.errors import invalid
+from workbench.errors import invalid, require_text
 from workbench.types import Options, TimingMode
 
 MAX_MODELS: Final = 6
@@ -68,7 +68,9 @@ class Setup:
             raise invalid("A setup must be an object.")
         known = {"models", *_TEXTS, "timing_mode", "options", "own"}
         if unknown := sorted(str(name) for name in values.keys() - known):
-            raise invalid(f"A setup has no {unknown[0][:60]!r}.")
+            raise invalid(
+                f"A setup has no {unknown[0][:60]!r}.", fix=f"It has {', '.join(sorted(known))}."
+            )
         options, own = values.get("options", {}), values.get("own", {})
         if not isinstance(options, Mapping) or not isinstance(own, Mapping):
             raise invalid("The options of a setup must be objects.")
@@ -97,6 +99,7 @@ class Setup:
             pairs["mode"] = self.mode.value
         pairs |= {name: spoken(value) for name, value in different(self.options).items()}
         pairs |= {f"own{place}": line(own) for place, own in self.own.items() if own}
+        require_text(pairs, "setup")
         query = urlencode(pairs)
         if len(query) > MAX_ADDRESS_CHARS:
             raise invalid(
@@ -114,7 +117,10 @@ class Setup:
             WorkbenchError: ``INVALID_REQUEST``, naming what is wrong with it.
         """
         if sum(len(name) + len(value) for name, value in query.items()) > MAX_ADDRESS_CHARS:
-            raise invalid("The address is too long.")
+            raise invalid(
+                f"The address has more than {MAX_ADDRESS_CHARS:,} characters.",
+                fix="Shorten the prompt, or save it as a preset.",
+            )
         values: dict[str, Any] = {name: query[name] for name in _TEXTS if name in query}
         if "models" in query:
             values["models"] = [unquote(part) or None for part in query["models"].split(",")]
@@ -151,7 +157,10 @@ def read_line(text: str) -> dict[str, Any]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise invalid(f"{text[:60]!r} is not name=value words: {error}.") from None
+        raise invalid(
+            f"{text[:60]!r} is not name=value words: {error}.",
+            fix="Close every quote, for example: temperature=0 stop='END'.",
+        ) from None
     values: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -203,7 +212,10 @@ def _models(models: Any) -> tuple[str | None, ...]:
         raise invalid(f"models must be a list of at most {MAX_MODELS} model ids.")
     for model in models:
         if model is not None and not (isinstance(model, str) and _MODEL.fullmatch(model)):
-            raise invalid(f"{str(model)[:60]!r} is no model id.")
+            raise invalid(
+                f"{str(model)[:60]!r} is no model id.",
+                fix="Give provider/name, as in the list of models.",
+            )
     return tuple(models)
 
 
@@ -225,7 +237,10 @@ def _mode(mode: Any) -> TimingMode:
 
 def _options(values: Mapping[str, Any]) -> Options:
     if unknown := sorted(str(name) for name in values.keys() - set(SHARED_OPTIONS)):
-        raise invalid(f"A setup cannot carry the option {unknown[0][:60]!r}.")
+        raise invalid(
+            f"A setup cannot carry the option {unknown[0][:60]!r}.",
+            fix=f"It carries {', '.join(SHARED_OPTIONS)}.",
+        )
     return Options.from_mapping(values)
 
 
