@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
 import json
 from typing import Any
 
 import duckdb
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ from tests.store.conftest import make_session
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.store import Environment, MemorySample, ModelEvent, Store
 from workbench.store.entries import Encoder, columns_in
-from workbench.store.inserts import Inserter
+from workbench.store.inserts import FEW, Inserter
 from workbench.store.migrations import migrate
 from workbench.store.rows import SessionItem, columns_of
 from workbench.types import (
@@ -207,6 +209,66 @@ def test_an_answer_is_not_stored_again_when_the_next_turn_is_in_the_same_group()
         "Another?",
         "Blue.",
     ]
+
+
+@pytest.mark.parametrize("others", [0, 2 * FEW])
+def test_a_conversation_that_goes_on_keeps_its_beginning_however_many_are_stored_with_it(
+    others: int,
+) -> None:
+    first = make_session(text="Red.")
+    told = (*ASKED, Message("assistant", "Red."), Message("user", "Another?"))
+    second = make_session(text="Blue.", conversation_id=first.conversation_id)
+    besides = [make_session(conversation_id=f"other-{number}") for number in range(others)]
+    with duckdb.connect() as connection:
+        migrate(connection, path="memory")
+        columns = columns_in(connection)
+        encoder, inserter = Encoder(columns), Inserter(connection, columns)
+        inserter.commit([encoder.encode(SessionItem(first, ASKED))])
+        later = [SessionItem(second, told), *(SessionItem(one, told[-1:]) for one in besides)]
+        inserter.commit([encoder.encode(item) for item in later])
+        titles = connection.execute(
+            "SELECT title FROM conversations ORDER BY conversation_id NOT LIKE 'other-%' DESC"
+        ).fetchall()
+        contents = connection.execute(
+            "SELECT content FROM messages WHERE conversation_id = ? ORDER BY position",
+            [first.conversation_id],
+        ).fetchall()
+    assert [row[0] for row in titles] == ["Name a colour. Any.", *["Another?"] * others]
+    assert [row[0] for row in contents] == [
+        "Be brief.",
+        "Name a   colour.\nAny.",
+        "Red.",
+        "Another?",
+        "Blue.",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 counts")
+def test_answers_that_are_logged_one_by_one_leave_next_to_nothing_in_memory(store: Store) -> None:
+    def log(count: int) -> None:
+        for number in range(count):
+            session = make_session(conversation_id=f"{count}-{number}")
+            store.log_session(session, ASKED).stored.result()  # in a transaction of its own
+
+    log(100)  # caches fill
+    before = allocated_bytes()
+    log(200)
+    assert (allocated_bytes() - before) / 200 < 4096
+
+
+def allocated_bytes() -> int:
+    """What this process has from malloc; DuckDB is among those who ask it."""
+
+    class Figures(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )]  # fmt: skip
+
+    call = ctypes.CDLL(None).mallinfo2
+    call.restype = Figures
+    figures = call()
+    return int(figures.uordblks + figures.hblkhd)
 
 
 def test_a_cancelled_turn_keeps_its_partial_text_and_an_error_gets_its_own_row(
