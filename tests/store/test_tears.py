@@ -514,6 +514,23 @@ def spooled(path: Path) -> Iterator[tuple[Store, duckdb.DuckDBPyConnection]]:
         yield store, store._database.connection
 
 
+@pytest.mark.parametrize("gone_from", ["everywhere", "the end", "all of it"])
+def test_sessions_that_are_filled_in_are_numbered_as_they_came(
+    spooled: tuple[Store, duckdb.DuckDBPyConnection], gone_from: str
+) -> None:
+    """Those after the last that could be read were numbered backwards."""
+    store, connection = spooled
+    columns = columns_in(connection)
+    encoder = Encoder(columns)
+    entries = [encoder.decode(body) for body in read_spools(spool_of(store.path)).entries]
+    sql = "SELECT session_id FROM stream_sessions ORDER BY seq"
+    before = connection.execute(sql).fetchall()
+    gone = {"everywhere": "seq % 3 = 1", "the end": "seq > 30", "all of it": "true"}[gone_from]
+    connection.execute(f"DELETE FROM stream_sessions WHERE {gone}")
+    fill_in(connection, columns, entries)
+    assert connection.execute(sql).fetchall() == before
+
+
 def test_what_the_spool_fills_in_is_what_was_there_in_few_statements(
     spooled: tuple[Store, duckdb.DuckDBPyConnection],
 ) -> None:

@@ -367,7 +367,10 @@ def _rows_sql(table: str, kinds: Mapping[str, str], same: Sequence[str], *, once
 
 
 def _sessions_sql(kinds: Mapping[str, str]) -> str:
-    """A session takes the highest number below the last that nobody has, else the next one."""
+    """Sessions, the last first, take the highest numbers below the last one that nobody has.
+
+    Where these do not suffice, those after it, too; what came later has the higher number.
+    """
     kinds = {name: kind for name, kind in kinds.items() if name != "seq"}
     names = ", ".join(kinds)
     return (
@@ -379,7 +382,7 @@ def _sessions_sql(kinds: Mapping[str, str]) -> str:
         "GROUP BY seq)) AS r(n) ANTI JOIN stream_sessions ON seq = n, last "
         "ORDER BY n > last.seq, if(n > last.seq, n, -n) LIMIT (SELECT count(*) FROM missing)) "
         f"INSERT INTO stream_sessions (seq, {names}) SELECT n, {names} FROM missing "
-        "JOIN (SELECT n, row_number() OVER () AS k FROM free) USING (k) ORDER BY k"
+        "JOIN (SELECT n, row_number() OVER (ORDER BY n DESC) AS k FROM free) USING (k) ORDER BY k"
     )
 
 
