@@ -147,7 +147,15 @@ class Making:
         yield [words, _starts(found.spec)]
         # During a run the runtimes are asked nothing besides.
         if not self._benchmarks.running and (missing := await self._missing(found, text)):
-            yield [words + missing, gr.skip()]
+            yield [words + missing, _starts(found.spec)]
+
+    async def outline_again(self, text: str) -> AsyncGenerator[list[Any], None]:
+        """The same for a text that has not changed; none is left alone, for it may just come."""
+        if not text.strip():
+            yield [gr.skip()] * len(self.looked)
+            return
+        async for looked in self.outline(text):
+            yield looked
 
     async def _missing(self, found: library.Outline, text: str) -> str:
         """Which models are not there, as the run would say it; a start asks once more."""

@@ -148,7 +148,7 @@ class BenchmarksTab:
         making = self._making
         tab.select(self._opened, None, [*making.outputs, *self._looked], **self.SILENT)
         # A model may have come meanwhile, or gone.
-        tab.select(making.outline, making.text, making.looked, **self.SILENT)
+        tab.select(making.outline_again, making.text, making.looked, **self.SILENT)
 
     async def _opened(self) -> list[Any]:
         return [*await self._making.opened(), *await self._anew(None)]
