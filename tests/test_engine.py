@@ -125,12 +125,15 @@ async def test_figures_agree_with_the_schedule(make_engine: EngineFactory) -> No
 
 async def test_reasoning_is_apart_from_the_answer(make_engine: EngineFactory) -> None:
     steps = (Step(0.01, "hm ", 1, "reasoning"), Step(0.05, "yes", 1, "content"))
-    session = session_of(await run(make_engine({"thinks": Schedule(steps)}), ask("thinks")))
+    events = await run(make_engine({"thinks": Schedule(steps)}), ask("thinks"))
+    session = session_of(events)
     assert (session.reasoning, session.text) == ("hm ", "yes")
+    thought, word = [event for event in events if isinstance(event, TokenEvent)]
+    assert (thought.channel, word.channel) == ("reasoning", "content")
     ttft, ttfo = session.metrics["ttft_s"], session.metrics["ttfo_s"]
     assert ttft is not None
     assert ttfo is not None
-    assert ttfo - ttft == pytest.approx(0.05, abs=0.005)
+    assert ttfo - ttft == pytest.approx((word.t_ns - thought.t_ns) / 1e9)
 
 
 async def test_stop_ends_within_two_tokens_and_keeps_the_text(
