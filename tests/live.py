@@ -36,11 +36,13 @@ class LiveServer:
 
     Args:
         folder: for the database and the log of the process.
+        cold: an interpreter of its own, that shares no memory with another process.
         environment: further variables.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, *, cold: bool = False, **environment: str) -> None:
         self.folder = folder
+        self._cold = cold
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
@@ -63,6 +65,7 @@ class LiveServer:
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=self.log,
+            cold=self._cold,
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()  # it prints its address once it listens

@@ -1,6 +1,6 @@
 """Processes of the workbench that need not import it: forked from one that has.
 
-To import the server takes six seconds of a core, more than most tests that start one take. What is
+To import the server takes some five seconds of a core, more than most tests that start one. What is
 started here is a process of its own all the same, with its own environment, folder and streams, and
 it ends as any other does. ``python -m tests.warm FD`` is what forks it.
 """
@@ -142,6 +142,7 @@ def popen(
     stdout: IO[str] | int,
     stderr: IO[str] | None = None,
     stdin: IO[str] | None = None,
+    cold: bool = False,
 ) -> Process | subprocess.Popen[str]:
     """Start ``python ARGUMENTS``, where they are a file or ``-m`` and a module.
 
@@ -153,11 +154,12 @@ def popen(
         stdout: a file, or ``subprocess.PIPE``.
         stderr: a file; else it is that of the tests.
         stdin: a file; else it is empty.
+        cold: an interpreter of its own in any case.
     """
     global _forks
-    if _forks is None:
+    if _forks is None and not cold:
         _forks = _Forks()
-    if not _forks.fits(env):
+    if _forks is None or cold or not _forks.fits(env):
         return subprocess.Popen(
             [sys.executable, *arguments],
             env=dict(env),

@@ -166,6 +166,7 @@ class Stage:
         self._later.push_async_callback(self.hub_gate.shut)
         self.server = LiveServer(
             self.folder,
+            cold=True,  # pages that it shared with another process would come to it as it writes
             WORKBENCH_DB=str(self.log_folder / "workbench.duckdb"),
             OLLAMA_HOST=self.gate.url,
             HF_ENDPOINT=self.hub_gate.url,
