@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from workbench.bench import spec
 from workbench.bench.faults import placed
+from workbench.bench.judging import Judges
 from workbench.bench.patterns import Closed
 from workbench.bench.scoring import build
 from workbench.bench.spec import Spec
@@ -16,6 +18,9 @@ from workbench.bench.workload import workloads
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings
 from workbench.types import TimingMode
+
+if TYPE_CHECKING:
+    from workbench.bench.road import Road
 
 PACKAGE = Path(spec.__file__).parent
 
@@ -159,7 +164,7 @@ def test_datasets_and_scorers_that_are_not_there_are_told_with_their_line(
     def check() -> None:
         with placed("my.toml", text):
             for one in workloads(chosen, settings):
-                build(one, settings, None)  # type: ignore[arg-type]  # nobody is asked
+                build(one, settings, Judges(cast("Road", None), 1))  # nobody is asked
 
     with pytest.raises(WorkbenchError) as caught:
         check()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,7 +119,7 @@ def test_who_is_silent_hides_nobody_else(
 
 
 @given(CATALOGUE)
-def test_any_other_failure_of_a_provider_is_not_swallowed(catalogue: dict[str, set[str]]) -> None:
+def test_any_other_failure_of_a_provider_is_told_as_its_own(catalogue: dict[str, set[str]]) -> None:
     router = router_of(catalogue)
     broken = next(iter(router.providers.values()))
 
@@ -128,5 +127,11 @@ def test_any_other_failure_of_a_provider_is_not_swallowed(catalogue: dict[str, s
         raise ZeroDivisionError
 
     broken.list_models = fails  # type: ignore[method-assign]
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(router.list_models())
+    listing = asyncio.run(router.list_models())
+    others = {p: names for p, names in catalogue.items() if p != broken.name}
+    assert {m.id for m in listing.models} == {f"{p}/{n}" for p, ns in others.items() for n in ns}
+    assert listing.problems.keys() == {broken.name}
+    problem = listing.problems[broken.name]
+    assert problem.code is ErrorCode.INTERNAL
+    assert f"defect of the provider {broken.name}" in problem.message
+    assert "ZeroDivisionError" in problem.message
