@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 
@@ -27,6 +28,11 @@ GGUF_ID = "huggingface/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct.Q4_1.ggu
 hypothesis.settings.register_profile("short", max_examples=40, derandomize=True, deadline=None)
 hypothesis.settings.register_profile("long", max_examples=2_000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # In the background of a shell Ctrl+C is ignored, also by what the tests start and press it for.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of what counts a test's time
