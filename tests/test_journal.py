@@ -19,6 +19,7 @@ from tests.live import run_cli
 from workbench import record, session, wire
 from workbench.contention import Generations
 from workbench.engine import build
+from workbench.providers import guard
 from workbench.providers.scripted import Schedule, steady
 from workbench.record import journal_header, recover
 from workbench.settings import Settings
@@ -148,6 +149,8 @@ async def test_an_answer_that_the_log_cannot_hold_ends_its_journal_and_stops_no_
     # A starved machine takes longer to refuse a row than anybody is to wait for one.
     monkeypatch.setattr(session, "_STORE_WAIT_S", 120.0)
     monkeypatch.setattr(record, "_PATIENCE_S", 120.0)
+    # Such a count is refused as it comes; this is for what is overlooked.
+    monkeypatch.setattr(guard, "MOST_TOKENS", 2**50)
     endless = Schedule(steady(3, first_s=0.01, gap_s=0.01), prompt_tokens=2**40)
     engine = make_engine({"absurd": endless}, workbench_journal_ms=20)
     request = ChatRequest("scripted/absurd", (Message("user", "Hi"),))
