@@ -268,10 +268,14 @@ class LiveSession:
             ):
 
                 def hurry() -> None:
-                    if not patience.expired():
+                    with contextlib.suppress(RuntimeError):  # the stream has ended meanwhile
                         patience.reschedule(loop.time() + stop_s)
 
-                self.cancel.on_cancel = hurry
+                # A stop may come from anywhere, also from outside of the event loop.
+                def stopped() -> None:
+                    loop.call_soon_threadsafe(hurry)
+
+                self.cancel.on_cancel = stopped
                 if self.cancel.cancelled:
                     hurry()
                 async for event in events:
