@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Literal
 
 from workbench import cutoff, hosts, logs, recovery, wire
@@ -272,10 +273,7 @@ class LiveSession:
                         patience.reschedule(loop.time() + stop_s)
 
                 # A stop may come from anywhere, also from outside of the event loop.
-                def stopped() -> None:
-                    loop.call_soon_threadsafe(hurry)
-
-                self.cancel.on_cancel = stopped
+                self.cancel.on_cancel = partial(loop.call_soon_threadsafe, hurry)
                 if self.cancel.cancelled:
                     hurry()
                 async for event in events:

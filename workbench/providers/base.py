@@ -28,7 +28,7 @@ class CancellationToken:
         self.reason: str | None = None
         self.at_ns: int | None = None
         """When it was cancelled, on the clock ``time.monotonic_ns``."""
-        self.on_cancel: Callable[[], None] | None = None
+        self.on_cancel: Callable[[], object] | None = None
         """Called once, when it is."""
 
     @property

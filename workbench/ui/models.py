@@ -16,6 +16,7 @@ from workbench.types import new_id
 from workbench.ui import hints, notices, rows, stock
 from workbench.ui.asking import SOURCE
 from workbench.ui.catalogue import Catalogue, ordered
+from workbench.ui.confirm import Confirm
 from workbench.ui.markup import html
 from workbench.ui.memory import MemoryPanel, is_pinned, named, resolved
 from workbench.ui.stock import Use
@@ -89,19 +90,7 @@ class ModelsTab:
                 js_on_load=stock.STOPPING,
                 elem_id="models-progress",
             )
-            with gr.Row(
-                elem_classes=["wb-tools"], elem_id="models-confirm", visible=False
-            ) as self._confirm:
-                self._question = html("", elem_id="models-question")
-                really = gr.Button(
-                    "Delete now",
-                    variant="stop",
-                    size="sm",
-                    elem_id="models-really",
-                    scale=0,
-                    min_width=80,
-                )
-                keep = gr.Button("Keep", size="sm", elem_id="models-keep", scale=0, min_width=80)
+            confirm = Confirm("models", "")
             self._notice = html("", elem_id="models-notice", elem_classes=["wb-notices"])
             self._table = gr.HTML(
                 "",
@@ -119,12 +108,10 @@ class ModelsTab:
         self._table.click(self._picked, None, self._chosen, queue=False, **_QUICK)
         self._chosen.change(None, self._chosen, None, js=rows.follow("models-table"))
 
-        # What was asked about is what goes, whatever is chosen by then.
-        asked = gr.State("")
-        asking = [self._confirm, self._question, self._notice, asked]
+        asking = [confirm.row, confirm.question, self._notice, confirm.asked]
         delete.click(self._ask_deletion, self._chosen, asking, **self.SILENT)
-        keep.click(lambda: gr.update(visible=False), None, self._confirm, queue=False, **_QUICK)
-        really.click(self._delete, asked, [*self.outputs, self._confirm], **self.SILENT)
+        deleted = [*self.outputs, confirm.row]
+        confirm.really.click(self._delete, confirm.asked, deleted, **self.SILENT)
 
         # Which downloads this browser tab has seen running: their end is news.
         self._seen = gr.State(())

@@ -14,6 +14,7 @@ from workbench.bench.own import OwnFile
 from workbench.errors import WorkbenchError
 from workbench.figures import escape
 from workbench.ui import notices, rows
+from workbench.ui.confirm import Confirm
 from workbench.ui.markup import html
 
 if TYPE_CHECKING:
@@ -48,26 +49,7 @@ class OwnFiles:
             self._delete = gr.Button(
                 "Delete", size="sm", elem_id="bench-delete", elem_classes=["wb-small"]
             )
-            with gr.Row(
-                elem_classes=["wb-tools", "wb-confirm"], elem_id="bench-confirm", visible=False
-            ) as self._confirm:
-                self._question = html("", elem_id="bench-question")
-                self._really = gr.Button(
-                    "Delete now",
-                    variant="stop",
-                    size="sm",
-                    elem_id="bench-really",
-                    scale=0,
-                    min_width=80,
-                )
-                self._keep = gr.Button(
-                    "Keep",
-                    size="sm",
-                    elem_id="bench-keep",
-                    elem_classes=["wb-small"],
-                    scale=0,
-                    min_width=80,
-                )
+            self._confirm = Confirm("bench", "")
             self._notice = html("", elem_id="bench-files-notice", elem_classes=["wb-notices"])
             self._chosen = gr.State("")
 
@@ -88,16 +70,14 @@ class OwnFiles:
             The event that a file was deleted.
         """
         self._anew = anew
-        # What was asked about is what goes, whatever is chosen by then.
-        asked = gr.State("")
-        asking = [self._confirm, self._question, self._notice, asked]
+        confirm = self._confirm
+        asking = [confirm.row, confirm.question, self._notice, confirm.asked]
         self.table.click(self._picked, None, self._chosen, queue=False, **quiet)
         self._delete.click(self._ask, self._chosen, asking, **quiet)
-        self._keep.click(lambda: gr.update(visible=False), None, self._confirm, **quiet)
-        return self._really.click(
+        return confirm.really.click(
             self._delete_now,
-            asked,
-            [self._confirm, self._notice, self._chosen, *others],
+            confirm.asked,
+            [confirm.row, self._notice, self._chosen, *others],
             **quiet,
         )
 

@@ -22,6 +22,7 @@ from workbench.ui import catalogue, notices, reopening
 from workbench.ui.asking import SOURCE
 from workbench.ui.catalogue import Catalogue
 from workbench.ui.compare import CompareTab
+from workbench.ui.confirm import Confirm
 from workbench.ui.desk import LAST, QUIET, Updates, message
 from workbench.ui.history import filters, found
 from workbench.ui.history.console import Console
@@ -81,19 +82,7 @@ class HistoryTab:
             self._delete = _button("Delete", "history-delete")
             again = _button("Refresh", "history-refresh", interactive=True)
         self._again = again.click
-        with gr.Row(
-            elem_classes=["wb-tools", "wb-confirm"], elem_id="history-confirm", visible=False
-        ) as self._confirm:
-            self._question = html("", elem_id="history-question")
-            self._really = gr.Button(
-                "Delete now",
-                variant="stop",
-                size="sm",
-                elem_id="history-really",
-                scale=0,
-                min_width=80,
-            )
-            self._keep = _button("Keep", "history-keep", interactive=True)
+        self._confirm = Confirm("history", ())
         self._notice = html("", elem_id="history-notice", elem_classes=["wb-notices"])
         with gr.Row(elem_id="history-main"):
             with gr.Column(elem_id="history-left", min_width=300):
@@ -137,7 +126,7 @@ class HistoryTab:
         """What a page of the list fills."""
         return [
             *(self._list, self._summary, self._notice, self._newer, self._older, self._place),
-            *(self._marked, self._menu, self._delete, self._confirm),
+            *(self._marked, self._menu, self._delete, self._confirm.row),
         ]
 
     @property
@@ -162,14 +151,12 @@ class HistoryTab:
         self._list.click(self._choose, None, chosen, **every)
         self._latencies.expand(self._draw, self._place, [self._ttft, self._tpot], **QUIET)
 
-        # What was asked about is what goes, whatever is marked by then.
-        asked = gr.State(())
-        asking = [self._confirm, self._question, self._notice, asked]
+        confirm = self._confirm
+        asking = [confirm.row, confirm.question, self._notice, confirm.asked]
         self._delete.click(self._ask_deletion, [self._marked, self._chosen], asking, **QUIET)
-        self._keep.click(lambda: gr.update(visible=False), None, self._confirm, **QUIET)
-        self._really.click(
+        confirm.really.click(
             self._delete_now,
-            [asked, self._place, *fields],
+            [confirm.asked, self._place, *fields],
             [*self._page, self._chosen, self._open, self._ask, *self.detail.outputs],
             **QUIET,
         )
