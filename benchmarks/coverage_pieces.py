@@ -99,12 +99,14 @@ class Measurement:
         """Do one piece; returns how its run ended.
 
         Raises:
-            RuntimeError: it did not come to its end.
+            RuntimeError: it did not come to its end, or measured nothing.
         """
         folder = self.folder(piece)
         shutil.rmtree(folder, ignore_errors=True)  # also what a run that was cut short has left
         folder.mkdir(parents=True)
         code = self.run(piece.files, folder / "data")
+        if not any(folder.glob("data*")):
+            raise RuntimeError(f"{piece.name} measured nothing: is coverage installed?")
         if code not in ENDED:
             raise RuntimeError(
                 f"{piece.name} did not come to its end: pytest's exit code is {code}"

@@ -62,3 +62,10 @@ def test_what_is_done_stays_done_until_the_code_is_another(root: Path) -> None:
     (root / "workbench" / "a.py").write_text("1")
     measurement = Measurement(root / "out", state(root), run)
     assert ended() == [None] * 3
+
+
+def test_a_run_that_measured_nothing_ends_it_and_says_why(root: Path) -> None:
+    measurement = Measurement(root / "out", state(root), lambda files, data: 1)
+    with pytest.raises(RuntimeError, match="tests-store-1 measured nothing: is coverage installed"):
+        measurement.go_on(pieces(root), SOON)
+    assert measurement.how(pieces(root)[0]) is None
