@@ -10,6 +10,7 @@ import pytest
 
 from workbench import hosts, spread
 from workbench.errors import ErrorCode, WorkbenchError
+from workbench.providers.listing import Lister
 from workbench.providers.scripted import Schedule, ScriptedProvider
 from workbench.spread import Spread
 from workbench.types import ModelInfo
@@ -46,7 +47,7 @@ class Site:
         self.busy: dict[str, int] = {}
         self.now = 100.0
         both = {one.name: one for one in (self.a, self.b)}
-        self.spread = Spread(both, lambda name: self.busy.get(name, 0))
+        self.spread = Spread(both, lambda name: self.busy.get(name, 0), Lister())
 
     async def choose(self, model: str = "x:1b", without: Collection[str] = ()) -> str:
         return (await self.spread.choose(model, without)).name.removeprefix("ollama@")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workbench.errors import invalid
 from workbench.providers.base import Provider
+from workbench.providers.listing import Lister
 from workbench.router import ModelRouter
 from workbench.settings import Settings
 
@@ -23,7 +24,7 @@ def build_router(settings: Settings, **providers: Provider) -> ModelRouter:
     from workbench.providers.openai_compat import OpenAICompatProvider
     from workbench.providers.scripted import ScriptedProvider
 
-    router = ModelRouter()
+    router = ModelRouter(Lister(settings.workbench_listing_timeout_s))
     router.register_provider(providers.get("huggingface") or HuggingFaceProvider(settings))
     ollama = [OllamaProvider(settings, name) for name in settings.ollama_servers]
     if "ollama" in providers or len(ollama) == 1:

@@ -7,13 +7,12 @@ import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from workbench import hosts, logs
-from workbench.errors import ErrorCode, WorkbenchError, defect, invalid, require_text, unforeseen
+from workbench import hosts
+from workbench.errors import ErrorCode, WorkbenchError, invalid, require_text
 from workbench.providers.base import Provider
+from workbench.providers.listing import Lister
 from workbench.spread import Spread
 from workbench.types import ModelInfo
-
-_log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,14 @@ class Listing:
 
 
 class ModelRouter:
-    """Knows the providers. Holds no state of models: it asks their owner each time."""
+    """Knows the providers. Holds no state of models: it asks their owner each time.
 
-    def __init__(self) -> None:
+    Args:
+        lister: how they are asked.
+    """
+
+    def __init__(self, lister: Lister | None = None) -> None:
+        self._lister = lister or Lister()
         self._providers: dict[str, Provider] = {}
         self._spreads: dict[str, Spread] = {}
         self.busy: Callable[[str], int] = lambda provider: 0
@@ -67,7 +71,7 @@ class ModelRouter:
             self.register_provider(provider)
         by_name = {provider.name: provider for provider in providers}
         family = hosts.family(providers[0].name)
-        self._spreads[family] = Spread(by_name, lambda name: self.busy(name))
+        self._spreads[family] = Spread(by_name, lambda name: self.busy(name), self._lister)
 
     def knows(self, prefix: str) -> bool:
         """Whether a model id may begin with this: a provider, or a runtime of several hosts."""
@@ -103,17 +107,12 @@ class ModelRouter:
             spread.heard(provider, error)
 
     async def list_models(self) -> Listing:
-        """Ask all providers at once; one that fails does not hide the others."""
+        """Ask all providers at once; one that fails or is silent does not hide the others."""
         names = list(self._providers)
-        answers = await asyncio.gather(
-            *(_models_of(self._providers[name]) for name in names), return_exceptions=True
-        )
+        answers = await asyncio.gather(*(self._heard(self._providers[name]) for name in names))
         models: list[ModelInfo] = []
         problems: dict[str, WorkbenchError] = {}
         for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, BaseException) and not isinstance(answer, WorkbenchError):
-                _log.error("models_not_listed", provider=name, exc_info=answer)
-                answer = unforeseen(answer, "list", provider=name, theirs=True)
             if (spread := self._spreads.get(hosts.family(name))) is not None:
                 spread.heard(name, answer)
             if isinstance(answer, WorkbenchError):
@@ -121,6 +120,12 @@ class ModelRouter:
             else:
                 models += answer
         return Listing(models, problems)
+
+    async def _heard(self, provider: Provider) -> Sequence[ModelInfo] | WorkbenchError:
+        try:
+            return await self._lister.ask(provider)
+        except WorkbenchError as error:
+            return error
 
     async def resolve(self, model: str) -> Route:
         """Find the provider of a model id or of a bare name.
@@ -187,15 +192,6 @@ class ModelRouter:
             operation="resolve",
             details={"candidates": near or others},
         )
-
-
-async def _models_of(provider: Provider) -> list[ModelInfo]:
-    """What it lists, if those are models of its own: of others nobody could be asked."""
-    models = list(await provider.list_models())
-    for model in models:
-        if not isinstance(model, ModelInfo) or model.provider != provider.name:
-            raise defect(f"it lists {model!r:.200}, which is no model of it", "list", provider.name)
-    return models
 
 
 def _route(provider: Provider, name: str, *, chosen: bool = False) -> Route:

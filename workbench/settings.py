@@ -167,6 +167,9 @@ class Settings(BaseSettings):
     0: no limit."""
     workbench_health_timeout_s: Seconds = 2
     """Longest wait for the answer of a part when health is asked."""
+    workbench_listing_timeout_s: Seconds = 10
+    """Longest wait for one provider's list of models; the others are shown without it. It is asked
+    again when it answers, or after six times as long."""
     workbench_low_memory: Reserve = 2**30
     """With less free memory than this, health says `degraded`."""
     workbench_low_disk: Reserve = 2 * 2**30

@@ -12,6 +12,7 @@ from workbench import hosts
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.hosts import Host
 from workbench.providers.base import Provider
+from workbench.providers.listing import Lister
 from workbench.providers.ollama_wire import canonical
 from workbench.types import ModelInfo
 
@@ -34,11 +35,15 @@ class Spread:
     Args:
         providers: one a host, by name, in the order of registration.
         busy: how many requests a provider has, running and waiting.
+        lister: how they are asked for their models.
     """
 
-    def __init__(self, providers: Mapping[str, Provider], busy: Callable[[str], int]) -> None:
+    def __init__(
+        self, providers: Mapping[str, Provider], busy: Callable[[str], int], lister: Lister
+    ) -> None:
         self._providers = providers
         self._busy = busy
+        self._lister = lister
         self._seen: dict[str, _Seen] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
@@ -96,7 +101,7 @@ class Spread:
 
     async def _list(self, name: str) -> None:
         try:
-            self.heard(name, await self._providers[name].list_models())
+            self.heard(name, await self._lister.ask(self._providers[name]))
         except WorkbenchError as error:
             self.heard(name, error)
 

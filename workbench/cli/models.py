@@ -12,6 +12,7 @@ from workbench.cli.shared import confirm, open_workbench, print_json
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
+    from workbench.settings import Settings
     from workbench.types import ModelInfo
 
 Model = Annotated[str, typer.Argument(help="Model id, or a bare name if only one has it.")]
@@ -22,8 +23,19 @@ app = typer.Typer(help="Models: list, download, check, load, unload.")
 @app.command("list")
 def models_list(as_json: AsJson = False) -> None:
     """List all models of all providers."""
-    models, problems = _list_models()
-    _show_models(models, problems, as_json)
+    import asyncio
+
+    from workbench.discovery import running_server
+    from workbench.settings import load_settings
+
+    settings = load_settings()
+    # A running server knows what is resident; else it is looked without opening the log.
+    if running_server(settings) is not None:
+        with open_workbench(remote=True) as wb:
+            _show_models(*wb.list_models(), as_json)
+        return
+    with asyncio.Runner() as runner:  # its end waits for a scan of the disk that hangs
+        _show_models(*runner.run(_list_models(settings)), as_json)
 
 
 @app.command("scan")
@@ -242,27 +254,16 @@ def _deletion(plan: Mapping[str, Any]) -> tuple[str, Sequence[str]]:
     )
 
 
-def _list_models() -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:
-    """Ask a running server, which knows what is resident, or else look without opening the log."""
-    import asyncio
-
-    from workbench.discovery import running_server
+async def _list_models(
+    settings: Settings,
+) -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:
     from workbench.registration import build_router
-    from workbench.settings import load_settings
 
-    settings = load_settings()
-    if running_server(settings) is not None:
-        with open_workbench(remote=True) as wb:
-            return wb.list_models()
-
-    async def look() -> tuple[Sequence[ModelInfo], Mapping[str, WorkbenchError]]:
-        router = build_router(settings)
-        listing = await router.list_models()
-        for provider in router.providers.values():
-            await provider.close()
-        return listing.models, listing.problems
-
-    return asyncio.run(look())
+    router = build_router(settings)
+    listing = await router.list_models()
+    for provider in router.providers.values():
+        await provider.close()
+    return listing.models, listing.problems
 
 
 def _show_models(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, get_args
 
 from workbench import logs
@@ -65,67 +66,90 @@ async def guarded(
     Raises:
         WorkbenchError: its own, or ``INTERNAL`` where it breaks a rule or raises anything else.
     """
-    task, name = asyncio.current_task(), provider.name
-    assert task is not None
-    cancelled = task.cancelling()
+    name = provider.name
+    task, cancelled = _current()
     reached, turn, tokens, late, finished = sent_ns, sent_ns, 0, 0, False
     events: Any = None
+    with blamed(name, "stream"):
+        try:
+            events = provider.stream(request, model, seed, cancel)
+            if not isinstance(events, AsyncGenerator):
+                raise _breach(name, f"its stream is {events!r:.100} and no async generator")
+            async for event in events:
+                now = time.monotonic_ns()
+                if task.cancelling() > cancelled:
+                    raise asyncio.CancelledError  # it has swallowed ours
+                if finished:
+                    raise _breach(name, f"after its finish came {event!r:.100}")
+                if isinstance(event, ProviderToken):
+                    t_ns, n_tokens = event.t_ns, event.n_tokens
+                    if (
+                        type(t_ns) is not int
+                        or not reached <= t_ns <= now
+                        or type(n_tokens) is not int
+                        or n_tokens < 0
+                        or not isinstance(event.text, str)
+                        or event.channel not in _CHANNELS
+                        or not isinstance(event.logprobs, tuple)
+                    ):
+                        raise _breach(name, _wrong_token(event, reached, sent_ns, now))
+                    reached = t_ns
+                    tokens += n_tokens
+                    if tokens > MOST_TOKENS:
+                        raise _breach(name, f"it counts {tokens:,} tokens; at most {MOST_TOKENS:,}")
+                    if cancel.at_ns is not None and t_ns > cancel.at_ns + _STOP_NS:
+                        late += 1
+                        if late > _AFTER_STOP:
+                            yield stop_ignored(name)
+                            return
+                elif isinstance(event, ProviderToolCall):
+                    if problem := _wrong_call(event, reached, sent_ns, now):
+                        raise _breach(name, problem)
+                    reached = event.t_ns
+                elif isinstance(event, ProviderFinish):
+                    if problem := _wrong_finish(event):
+                        raise _breach(name, problem)
+                    finished = True
+                elif problem := _wrong_warning(event):
+                    raise _breach(name, problem)
+                yield event
+                if now - turn > _TURN_NS:
+                    await asyncio.sleep(0)
+                    turn = now
+            if not finished and not cancel.cancelled:
+                raise _breach(name, "it ended the stream without its finish")
+        finally:
+            await _close(events, name, task, cancelled)
+
+
+@contextmanager
+def blamed(provider: str, operation: str) -> Iterator[None]:
+    """What a provider raises in here is its own, or a defect that names it.
+
+    Args:
+        provider: its name.
+        operation: what is being attempted (``load``, ``list``, ...).
+
+    Raises:
+        WorkbenchError: its own, or ``INTERNAL`` where it raises anything else.
+    """
+    task, cancelled = _current()
     try:
-        events = provider.stream(request, model, seed, cancel)
-        if not isinstance(events, AsyncGenerator):
-            raise _breach(name, f"its stream is {events!r:.100} and no async generator")
-        async for event in events:
-            now = time.monotonic_ns()
-            if task.cancelling() > cancelled:
-                raise asyncio.CancelledError  # it has swallowed ours
-            if finished:
-                raise _breach(name, f"after its finish came {event!r:.100}")
-            if isinstance(event, ProviderToken):
-                t_ns, n_tokens = event.t_ns, event.n_tokens
-                if (
-                    type(t_ns) is not int
-                    or not reached <= t_ns <= now
-                    or type(n_tokens) is not int
-                    or n_tokens < 0
-                    or not isinstance(event.text, str)
-                    or event.channel not in _CHANNELS
-                    or not isinstance(event.logprobs, tuple)
-                ):
-                    raise _breach(name, _wrong_token(event, reached, sent_ns, now))
-                reached = t_ns
-                tokens += n_tokens
-                if tokens > MOST_TOKENS:
-                    raise _breach(name, f"it counts {tokens:,} tokens; at most {MOST_TOKENS:,}")
-                if cancel.at_ns is not None and t_ns > cancel.at_ns + _STOP_NS:
-                    late += 1
-                    if late > _AFTER_STOP:
-                        yield stop_ignored(name)
-                        return
-            elif isinstance(event, ProviderToolCall):
-                if problem := _wrong_call(event, reached, sent_ns, now):
-                    raise _breach(name, problem)
-                reached = event.t_ns
-            elif isinstance(event, ProviderFinish):
-                if problem := _wrong_finish(event):
-                    raise _breach(name, problem)
-                finished = True
-            elif problem := _wrong_warning(event):
-                raise _breach(name, problem)
-            yield event
-            if now - turn > _TURN_NS:
-                await asyncio.sleep(0)
-                turn = now
-        if not finished and not cancel.cancelled:
-            raise _breach(name, "it ended the stream without its finish")
+        yield
     except WorkbenchError:
         raise
     except (Exception, asyncio.CancelledError, SystemExit) as error:
         if task.cancelling() > cancelled:
             raise
-        _log.error("provider_defect", provider=name, exc_info=error)
-        raise unforeseen(error, "stream", provider=name, theirs=True) from error
-    finally:
-        await _close(events, name, task, cancelled)
+        _log.error("provider_defect", provider=provider, operation=operation, exc_info=error)
+        raise unforeseen(error, operation, provider=provider, theirs=True) from error
+
+
+def _current() -> tuple[asyncio.Task[Any], int]:
+    """The task that runs this, and how often it has been cancelled until now."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task, task.cancelling()
 
 
 def stop_ignored(provider: str) -> ProviderWarning:
