@@ -5,10 +5,9 @@ Tests share their cores, so of some trials the least disturbed counts.
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +21,9 @@ from workbench.bench.spec import Spec
 from workbench.client.roads import LocalRoad
 from workbench.engine import Engine
 from workbench.metrics import PHASES
-from workbench.providers.scripted import Schedule, Step, steady
+from workbench.providers.base import CancellationToken
+from workbench.providers.scripted import Schedule, ScriptedProvider, Step, steady
+from workbench.types import ChatRequest, ProviderEvent
 
 pytestmark = pytest.mark.alone  # known times against measured ones
 
@@ -128,30 +129,45 @@ async def test_a_closed_loop_meets_the_stall_once(stalling: Engine) -> None:
     assert await rows(stalling, sql) == [{"n": 1}]
 
 
+class Hogging(ScriptedProvider):
+    """Its twentieth trial keeps the whole process from running for half a second."""
+
+    until_ns = 0
+
+    async def stream(
+        self, request: ChatRequest, model: str, seed: int, cancel: CancellationToken
+    ) -> AsyncGenerator[ProviderEvent, None]:
+        if request.trial == 20:
+            time.sleep(0.5)  # noqa: ASYNC251 (no other request gets on)
+            self.until_ns = time.monotonic_ns()
+        async for event in super().stream(request, model, seed, cancel):
+            yield event
+
+
 async def test_a_client_that_is_late_hides_nothing_and_is_told_of(
     make_engine: EngineFactory,
 ) -> None:
-    engine = make_engine({"a": Schedule(steady(2, first_s=0.0, gap_s=0.0))})
-    asyncio.get_running_loop().call_later(1.0, time.sleep, 0.5)  # nothing runs for half a second
-    runner = Runner(
-        LocalRoad(engine, "test"),
-        engine.settings,
-        spec_of(
-            **ONE,
-            load={"pattern": "open", "arrivals": "constant", "rate_per_s": 20, "requests": 50},
-        ),
-    )
+    schedule = {"a": Schedule(steady(2, first_s=0.0, gap_s=0.0))}
+    engine = make_engine(schedule)
+    engine.router.providers["scripted"] = hogging = Hogging(schedule)
+    load = {"pattern": "open", "arrivals": "constant", "rate_per_s": 20, "requests": 50}
+    runner = Runner(LocalRoad(engine, "test"), engine.settings, spec_of(**ONE, load=load))
     outcome = await runner.run()
-    (row,) = await rows(
+    found = await rows(
         engine,
-        "SELECT max(e2e_s) AS seen, max(e2e_eff_s) AS real, "
-        "max(s.intended_ns) - min(s.intended_ns) AS span_ns "
-        "FROM latencies l JOIN stream_sessions s USING (session_id) "
-        "WHERE l.trial IS NOT NULL",
+        "SELECT e2e_s, e2e_eff_s, intended_ns, sent_ns "
+        "FROM latencies JOIN stream_sessions USING (session_id) "
+        "WHERE latencies.trial IS NOT NULL ORDER BY latencies.trial",
     )
-    assert row["real"] > 0.3  # what came in that time is late, though its answers were quick
-    assert row["real"] > 2 * row["seen"]
-    assert row["span_ns"] == pytest.approx(49 / 20 * 1e9, rel=1e-6)  # no gap was stretched
+    # What was due in that time was asked only afterwards, and the wait is in the one figure alone.
+    until = hogging.until_ns
+    late = [row for row in found if row["intended_ns"] < until <= row["sent_ns"]]
+    hidden = [row["e2e_eff_s"] - row["e2e_s"] for row in late]
+    for row, wait_s in zip(late, hidden, strict=True):
+        assert wait_s >= (until - row["intended_ns"]) / 1e9 - 1e-6
+    assert max(hidden) > 0.4
+    span_ns = found[-1]["intended_ns"] - found[0]["intended_ns"]
+    assert span_ns == pytest.approx(49 / 20 * 1e9, rel=1e-6)  # no gap was stretched
     (cell,) = outcome.cells.values()
     assert cell["results"]["client_lag_p99_s"] > 0.1
     assert cell["results"]["client_lag"] is True
