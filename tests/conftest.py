@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
@@ -69,9 +70,19 @@ def settings() -> Settings:
     return load_settings(_env_file=None)
 
 
+@pytest.fixture(scope="session")
+def empty_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log that nothing was written into; to make one takes longer than most tests."""
+    made = tmp_path_factory.mktemp("empty") / "workbench.duckdb"
+    Store.open(made).close()
+    return made
+
+
 @pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
+def store(settings: Settings, empty_log: Path) -> Iterator[Store]:
     """A real DuckDB file."""
+    settings.workbench_db.parent.mkdir()
+    shutil.copy(empty_log, settings.workbench_db)
     with Store.open(settings.workbench_db) as opened:
         yield opened
 
