@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     """Largest headers of an HTTP request."""
     workbench_body_timeout_s: Seconds = 30
     """Longest wait for a request's headers, and for its body."""
+    workbench_connection_idle_s: Seconds = 75
+    """An open connection without a request is closed after so long. Longer than clients keep theirs
+    (httpx and the client of OpenAI five seconds): a request sent at that moment would be lost."""
     workbench_max_requests: int = Field(256, ge=1, le=100_000)
     """HTTP requests answered at the same time; health and metrics are always answered."""
     workbench_client_connections: int = Field(256, ge=1, le=100_000)

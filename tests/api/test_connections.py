@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -33,9 +34,11 @@ async def serving(settings: Settings) -> AsyncIterator[int]:
         running = asyncio.create_task(server._serve([listening]))
         while not server.started:
             await asyncio.sleep(0.01)
-        yield listening.getsockname()[1]
-        server.should_exit = server.force_exit = True
-        await running
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = server.force_exit = True
+            await running
 
 
 async def ask(connection: Connection, text: bytes = GET) -> bytes:
@@ -85,4 +88,21 @@ async def test_heads_must_come_in_time(settings: Settings) -> None:
         again[1].write(GET[:10])  # a second request that never ends
         for reader, writer in (silent, slow, again):
             assert await closed(reader)
+            writer.close()
+
+
+async def test_a_connection_outlives_the_patience_of_common_clients(settings: Settings) -> None:
+    """Who closes first loses nothing; a server that does loses the request that is on its way."""
+    clients_s = httpx.Limits().keepalive_expiry
+    assert clients_s is not None
+    assert settings.workbench_connection_idle_s > 2 * clients_s
+    limits = {"workbench_connection_idle_s": 0.1, "workbench_body_timeout_s": 2}
+    async with serving(settings.model_copy(update=limits)) as port:
+        silent, idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        assert b"200 OK" in await ask(idle)
+        ends = [asyncio.create_task(closed(reader)) for reader, _ in (silent, idle)]
+        first, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        assert first == {ends[1]}, "it has a limit of its own"
+        assert await ends[0]
+        for _, writer in (silent, idle):
             writer.close()

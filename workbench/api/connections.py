@@ -1,4 +1,4 @@
-"""Open connections: how many one client may hold, and how long a request's head may take.
+"""Open connections: how many one client may hold, how long, and how long a request's head may take.
 
 ASGI begins once a request's head is there. A client that opens connections and says nothing, or
 one byte a minute, is dealt with here, in uvicorn's protocol.
@@ -40,6 +40,8 @@ def guarded(settings: Settings) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            # uvicorn's type says whole seconds; it is handed to call_later.
+            self.timeout_keep_alive = settings.workbench_connection_idle_s  # type: ignore[assignment]
             self._whose = client_of({"client": self.client})
             mine = opened[self._whose]
             # A WebSocket's end is not told here, so closed ones are looked for.

@@ -167,8 +167,11 @@ class Encoder:
 
     def _fits(self, row: Row) -> bool:
         """Whether its numbers are within those of their columns."""
-        values = ((row.get(name), most) for name, most in self._numbers)
-        return all(value is None or -most <= value <= most for value, most in values)
+        for name, most in self._numbers:
+            value = row.get(name)
+            if value is not None and not -most <= value <= most:
+                return False
+        return True
 
     def _sessions(self, how: How, rows: Sequence[Row], keys: tuple[Hashable, ...]) -> Part:
         encoded, values = [], []
