@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import EngineFactory
 from tests.test_engine import QUICK, ask, run, session_of
 from workbench.engine import Engine
-from workbench.errors import ErrorCode
+from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers.base import CancellationToken
 from workbench.providers.scripted import ScriptedProvider
 from workbench.store import Store
@@ -188,6 +188,49 @@ async def test_foreign_exceptions_are_the_providers(
     make_engine: EngineFactory, store: Store, play: Any, message: str, text: str
 ) -> None:
     await refused(with_bad(make_engine, play), store, message, text)
+
+
+async def breaks(*args: Any, **more: Any) -> Any:
+    raise KeyError("model")
+
+
+async def gives_nothing(*args: Any, **more: Any) -> None:
+    return None
+
+
+@pytest.mark.parametrize("step", ["footprint", "check", "load"])
+async def test_foreign_exceptions_before_an_answer_are_the_providers(
+    make_engine: EngineFactory, store: Store, step: str
+) -> None:
+    engine = with_bad(make_engine, plays(ends()))
+    setattr(engine.router.providers["bad"], step, breaks)
+    await refused(engine, store, "it raised KeyError: 'model'.", "")
+
+
+async def test_what_a_load_returns_is_checked(make_engine: EngineFactory, store: Store) -> None:
+    engine = with_bad(make_engine, plays(ends()))
+    engine.router.providers["bad"].load = gives_nothing  # type: ignore[method-assign]
+    await refused(engine, store, "its load returned None", "")
+
+
+async def test_foreign_exceptions_of_an_unload_are_the_providers(
+    make_engine: EngineFactory, store: Store
+) -> None:
+    engine = with_bad(make_engine, plays(ends()))
+    bad = engine.router.providers["bad"]
+    assert isinstance((await run(engine, BAD))[-1], DoneEvent)
+    bad.unload = breaks  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(WorkbenchError, match="provider bad: it raised KeyError") as caught:
+            await engine.unload("bad/x")
+        assert (caught.value.code, caught.value.provider) == (ErrorCode.INTERNAL, "bad")
+        assert caught.value.operation == "unload"
+    bad.show = breaks  # type: ignore[method-assign]
+    with pytest.raises(WorkbenchError, match="provider bad: it raised KeyError"):
+        await engine.show("bad/x")
+    assert isinstance((await run(engine, ask("quick")))[-1], DoneEvent)
+    (row,) = store.rows("SELECT reason FROM model_events WHERE event = 'unload' LIMIT 1")
+    assert "defect of the provider bad" in row["reason"]
 
 
 async def test_a_stream_that_cannot_be_closed_hides_no_error(

@@ -27,6 +27,7 @@ from workbench.memory import MemoryMonitor
 from workbench.model_log import ModelLog
 from workbench.observer import Observer
 from workbench.providers.base import CancellationToken, Provider, TellsFigures
+from workbench.providers.guard import blamed
 from workbench.record import recover, recover_runs
 from workbench.registration import build_router
 from workbench.rescue import Rescue
@@ -233,7 +234,9 @@ class Engine:
     async def show(self, model: str) -> ModelInfo:
         """One model."""
         route = await self.router.resolve(model)
-        (info,) = await self._with_memory([await route.provider.show(route.name)])
+        with blamed(route.provider.name, "show"):
+            shown = await route.provider.show(route.name)
+        (info,) = await self._with_memory([shown])
         return info
 
     async def load(self, model: str) -> Mapping[str, Any]:
@@ -322,7 +325,8 @@ class Engine:
             cancel=CancellationToken(),
             queue_timeout_s=limit_s(request, settings, "queue_s"),
         ):
-            return await route.provider.inspect(request, route.name)
+            with blamed(route.provider.name, "inspect"):
+                return await route.provider.inspect(request, route.name)
 
     def overview(self) -> Overview:
         """Who is in memory, who waits, and who would leave next."""
@@ -337,7 +341,8 @@ class Engine:
         route = await self.router.resolve(model)
         preview = await self.rotation.preview(route)
         if not preview.need.bytes:
-            await route.provider.check(route.name)
+            with blamed(route.provider.name, "load"):
+                await route.provider.check(route.name)
         return preview
 
     async def close(self) -> None:

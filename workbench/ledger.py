@@ -19,6 +19,7 @@ from workbench.census import Census, Holding, Sample
 from workbench.prediction import Load, keep, predict
 from workbench.pressure import Alert, Level, Thresholds
 from workbench.providers.base import Footprint, Provider, ResidentModel
+from workbench.providers.guard import blamed
 from workbench.router import Route
 from workbench.settings import Settings
 
@@ -232,7 +233,8 @@ class Ledger:
                     self._past = None
         key = (route.model, num_ctx)
         if key not in self._files:
-            self._files[key] = await route.provider.footprint(route.name, num_ctx)
+            with blamed(route.provider.name, "load"):
+                self._files[key] = await route.provider.footprint(route.name, num_ctx)
 
     async def prepare_listed(self, models: Iterable[str]) -> None:
         """As :meth:`prepare` for many, of those whose files lie here: nobody else is asked."""

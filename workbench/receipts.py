@@ -9,6 +9,7 @@ from typing import Final
 
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.memory import MemoryReading, ProcessTrees, host_available_bytes
+from workbench.providers import guard
 from workbench.providers.base import Provider
 
 ENOUGH: Final = 0.95
@@ -74,7 +75,7 @@ async def unload(provider: Provider, model: str, *, grace_s: float) -> Receipt:
     started = time.monotonic_ns()
     error: WorkbenchError | None = None
     try:
-        await provider.unload(model)
+        await guard.unload(provider, model)
     except WorkbenchError as failure:
         error = failure
     expected = _private(before) if before is not None else None

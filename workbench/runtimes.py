@@ -13,6 +13,7 @@ from workbench import logs
 from workbench.background import Background
 from workbench.errors import WorkbenchError
 from workbench.providers.base import Provider
+from workbench.providers.guard import blamed
 
 _log = logs.get(__name__)
 
@@ -81,7 +82,8 @@ class RuntimeWatch(Background):
 
     async def _ask(self, name: str, provider: Provider) -> None:
         try:
-            await provider.refresh()
+            with blamed(name, "list"):
+                await provider.refresh()
         except WorkbenchError as error:
             # Never there since the start is no news: not everybody runs every runtime.
             if self._problems.get(name, error) is None:

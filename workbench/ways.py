@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workbench.errors import ErrorCode, WorkbenchError, invalid
 from workbench.hosts import family
+from workbench.providers.guard import blamed
 from workbench.router import ModelRouter, Route
 from workbench.types import ChatRequest
 
@@ -71,7 +72,8 @@ class Ways:
         """
         route = await self._router.resolve(model)
         if any(message.images for message in request.messages):
-            info = await route.provider.show(route.name)
+            with blamed(route.provider.name, "show"):
+                info = await route.provider.show(route.name)
             if not info.takes_images:
                 raise invalid(
                     f"{route.model} takes no images.",

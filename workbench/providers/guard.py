@@ -15,7 +15,7 @@ from typing import Any, Final, get_args
 
 from workbench import logs
 from workbench.errors import WorkbenchError, defect, unforeseen
-from workbench.providers.base import CancellationToken, Provider
+from workbench.providers.base import CancellationToken, Provider, ResidentModel
 from workbench.types import (
     MOST_TOKENS,
     Channel,
@@ -122,13 +122,32 @@ async def guarded(
             await _close(events, name, task, cancelled)
 
 
+async def load(
+    provider: Provider, model: str, keep_alive_s: float, num_ctx: int | None
+) -> ResidentModel:
+    """``provider.load``; what goes wrong there names the provider."""
+    with blamed(provider.name, "load", of_all=True):
+        resident = await provider.load(model, keep_alive_s=keep_alive_s, num_ctx=num_ctx)
+    if not isinstance(resident, ResidentModel):
+        what = f"its load returned {resident!r:.100} and no ResidentModel"
+        raise _breach(provider.name, what, "load")
+    return resident
+
+
+async def unload(provider: Provider, model: str) -> None:
+    """``provider.unload``; what goes wrong there names the provider."""
+    with blamed(provider.name, "unload"):
+        await provider.unload(model)
+
+
 @contextmanager
-def blamed(provider: str, operation: str) -> Iterator[None]:
+def blamed(provider: str, operation: str, *, of_all: bool = False) -> Iterator[None]:
     """What a provider raises in here is its own, or a defect that names it.
 
     Args:
         provider: its name.
         operation: what is being attempted (``load``, ``list``, ...).
+        of_all: several wait for the same work, so that one may find it cancelled by another.
 
     Raises:
         WorkbenchError: its own, or ``INTERNAL`` where it raises anything else.
@@ -139,7 +158,8 @@ def blamed(provider: str, operation: str) -> Iterator[None]:
     except WorkbenchError:
         raise
     except (Exception, asyncio.CancelledError, SystemExit) as error:
-        if task.cancelling() > cancelled:
+        given_up = of_all and isinstance(error, asyncio.CancelledError)
+        if given_up or task.cancelling() > cancelled:
             raise
         _log.error("provider_defect", provider=provider, operation=operation, exc_info=error)
         raise unforeseen(error, operation, provider=provider, theirs=True) from error
@@ -171,9 +191,9 @@ async def _close(events: Any, name: str, task: asyncio.Task[Any], cancelled: int
         _log.warning("stream_not_closed", provider=name, exc_info=error)
 
 
-def _breach(name: str, what: str) -> WorkbenchError:
-    _log.error("provider_defect", provider=name, reason=what)
-    return defect(what, "stream", name)
+def _breach(name: str, what: str, operation: str = "stream") -> WorkbenchError:
+    _log.error("provider_defect", provider=name, operation=operation, reason=what)
+    return defect(what, operation, name)
 
 
 def _wrong_stamp(t_ns: object, reached: int, sent_ns: int, now: int) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Container
 
 from workbench.budget import MemoryBook
+from workbench.providers.guard import blamed
 from workbench.router import Route
 
 
@@ -35,7 +36,8 @@ class Entrance:
         if self._book is not None:
             await self._book.prepare(route, num_ctx)
         if route.provider.resident(route.name) is None and route.model not in self._loading:
-            await route.provider.check(route.name)
+            with blamed(route.provider.name, "load"):
+                await route.provider.check(route.name)
 
     def _looked(self, key: tuple[str, int | None], look: asyncio.Future[None]) -> None:
         del self._looks[key]

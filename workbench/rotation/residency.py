@@ -21,6 +21,7 @@ from workbench.budget import DeviceBytes, MemoryBook
 from workbench.contention import Generations
 from workbench.errors import WorkbenchError
 from workbench.memory import read_tree
+from workbench.providers import guard
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes
 from workbench.rotation.alarm import Alarm
@@ -189,7 +190,7 @@ class Residents:
         """Let a model that another program had loaded expire again."""
         route = place.route
         try:
-            await route.provider.load(route.name, keep_alive_s=keep_alive_s, num_ctx=place.num_ctx)
+            await guard.load(route.provider, route.name, keep_alive_s, place.num_ctx)
         except WorkbenchError as error:
             change = changes.instant("unpin", route, str(error), ok=False, code=error.code)
         else:
@@ -268,7 +269,7 @@ class Residents:
     def _load(self, wanted: Wanted) -> Awaitable[ResidentModel]:
         """The owner's own loading, not begun yet."""
         route, stay_s = wanted.route, self.stay_s(wanted.route.model, wanted.keep_alive_s)
-        return route.provider.load(route.name, keep_alive_s=stay_s, num_ctx=wanted.num_ctx)
+        return guard.load(route.provider, route.name, stay_s, wanted.num_ctx)
 
     def _heir(self, wanted: Wanted) -> contextvars.Context | None:
         """Who gets the load that its only user gives up: the first that waits for such a one."""

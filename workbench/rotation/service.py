@@ -20,6 +20,7 @@ from workbench.budget import MemoryBook
 from workbench.contention import Generations
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.memory import host, host_available_bytes, read_tree
+from workbench.providers import guard
 from workbench.providers.base import CancellationToken, ResidentModel
 from workbench.rotation import changes, refusals
 from workbench.rotation.changes import ResidencyChange
@@ -250,7 +251,9 @@ class ModelRotationService:
             )
         self._residents.end_pin(route, "it is unloaded at the user's wish")
         if not self._residents.knows(route):
-            await route.provider.unload(route.name)  # its runtime may know better than our listing
+            await guard.unload(
+                route.provider, route.name
+            )  # its runtime may know better than our listing
             return
         unload = self._residents.begin_unload(route, "unload", "asked for by the user")
         await asyncio.shield(unload)
