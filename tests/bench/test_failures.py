@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,38 @@ async def test_a_judge_that_is_not_there_is_told_before_anything_runs(
     assert outcome.status == "partial"
     assert outcome.notes[0].startswith("judge scripted/nobody: MODEL_NOT_FOUND")
     assert [cell["results"]["ok"] for cell in outcome.cells.values()] == [6, 6]
+
+
+async def test_a_judge_that_only_items_name_is_looked_for_too(
+    engine: Engine, run: Run, tmp_path: Path
+) -> None:
+    def judged(model: str) -> dict[str, str]:
+        return {"scorer": "judge", "model": model}
+
+    own = [judged("scripted/a"), "exact", judged("scripted/nobody"), judged("scripted/nobody")]
+    items = tmp_path / "items.jsonl"
+    lines = [
+        {"id": f"i{place}", "prompt": "Why?", "expected": "a", "scorer": scorer}
+        for place, scorer in enumerate(own)
+    ]
+    items.write_text("\n".join(json.dumps(line) for line in lines))
+    others = (
+        tmp_path / "others.jsonl"
+    )  # whose items are scored otherwise: what they name is nothing
+    others.write_text(json.dumps({**lines[2], "scorer": judged("scripted/unused")}))
+    given = {
+        "prompts": None,
+        "datasets": [
+            {"source": str(others), "scorers": ["exact"]},
+            {"source": str(items), "scorers": ["exact", "item"]},
+        ],
+    }
+    with pytest.raises(WorkbenchError, match="'nobody'") as caught:
+        await run(**given)
+    error = caught.value
+    assert error.code is ErrorCode.MODEL_NOT_FOUND
+    assert error.message.startswith("The judge of item 'i2': ")
+    assert (error.details["key"], error.details["item"]) == ("datasets.1.scorers.1", "i2")
+    assert await rows(engine, "FROM benchmark_runs") == []
+    outcome = await run(**given, absent_models="skip")
+    assert [note for note in outcome.notes if "nobody" in note] == [outcome.notes[0]]

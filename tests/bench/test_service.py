@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,22 @@ def test_a_spec_from_outside_reads_no_file_of_this_machine(
     own.keep(settings, f"../{Path(name).stem}2.csv", b"prompt\nHi\n")
     mine = library.outline(text.replace(name, f"{Path(name).stem}2.csv"), settings)
     assert (mine.cells, mine.trials) == (1, 5)
+
+
+async def test_judges_that_items_name_are_looked_for_before_a_start(
+    benchmarks: Benchmarks, engine: Engine, tmp_path: Path
+) -> None:
+    settings = engine.settings.model_copy(update={"workbench_benchmarks": tmp_path})
+    scorer = {"scorer": "judge", "model": "scripted/nobody"}
+    (tmp_path / "own.jsonl").write_text(json.dumps({"prompt": "Hi", "scorer": scorer}))
+    text = (
+        'name = "x"\nmodels = ["scripted/a"]\n'
+        '[[datasets]]\nsource = "own.jsonl"\nscorers = ["item"]\n'
+    )
+    found = library.outline(text, settings)
+    with pytest.raises(WorkbenchError, match="judge of item") as caught:
+        await benchmarks.check(found)
+    assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
 
 
 def test_ready_specs_are_listed_and_can_be_read_back(engine: Engine) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from workbench.bench import judging
 from workbench.bench.faults import keyed
+from workbench.bench.judging import Named
 from workbench.bench.road import Road
 from workbench.bench.spec import Spec
 from workbench.errors import ErrorCode, WorkbenchError
@@ -21,7 +21,9 @@ _ABSENT: Final = (
 )
 
 
-async def check(road: Road, spec: Spec, models: Sequence[str]) -> list[str]:
+async def check(
+    road: Road, spec: Spec, models: Sequence[str], judges: Sequence[Named]
+) -> list[str]:
     """Refuse what could only end as a run with models that have no trials, or without its judge.
 
     A way to load that does not exist is refused, and a model that is not there, unless the spec
@@ -32,6 +34,7 @@ async def check(road: Road, spec: Spec, models: Sequence[str]) -> list[str]:
         road: the way to the models.
         spec: whose.
         models: of its cells.
+        judges: of its answers.
 
     Returns:
         What the run goes on without knowing, or without having, a sentence each.
@@ -59,10 +62,13 @@ async def check(road: Road, spec: Spec, models: Sequence[str]) -> list[str]:
             missing.fix += ' Or set absent_models = "skip": the others go on without it.'
         with keyed(key):
             raise missing
-    for key, model in judging.named(spec).items():
+    for model, key, item in judges:
         try:
             await road.check(model)
         except WorkbenchError as error:
+            if item is not None:
+                error.details["item"] = item
+                error.message = f"The judge of item {item!r}: {error.message}"
             if error.code in (*_WRONG, *_ABSENT) and spec.absent_models != "skip":
                 with keyed(key):
                     raise

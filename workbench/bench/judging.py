@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from workbench.bench.road import Road
 from workbench.bench.spec import Spec
+from workbench.bench.workload import Workload
 from workbench.errors import WorkbenchError
 from workbench.types import ChatRequest, StreamSession
 
@@ -62,14 +63,48 @@ class Judges:
                 yield f"judge {model}: {error}"
 
 
-def named(spec: Spec) -> dict[str, str]:
-    """The judges of a spec, by the key that names each, dotted."""
-    found = {
-        f"datasets.{number}.scorers.{place}": str(scorer["model"])
+class Named(NamedTuple):
+    """A judge, the key of the spec that names it or whose items do, and the first such item."""
+
+    model: str
+    key: str
+    item: str | None = None
+
+
+def named(spec: Spec, made: Sequence[Workload]) -> list[Named]:
+    """The judges of a run: those of the spec, then those that only items name, each once.
+
+    Args:
+        spec: whose.
+        made: its workloads.
+    """
+    found = [
+        Named(model, f"datasets.{number}.scorers.{place}")
         for number, use in enumerate(spec.datasets)
         for place, scorer in enumerate(use.scorers)
-        if isinstance(scorer, dict) and scorer.get("scorer") == "judge" and "model" in scorer
-    }
+        if (model := _judge(scorer)) is not None
+    ]
     if spec.pairwise is not None:
-        found["pairwise.model"] = spec.pairwise.model
+        found.append(Named(spec.pairwise.model, "pairwise.model"))
+    known = {one.model for one in found}
+    for workload in made:
+        keys = {
+            task: f"datasets.{number}.scorers.{scorers.index('item')}"
+            for number, (task, scorers) in enumerate(workload.scorers.items())
+            if "item" in scorers
+        }
+        for question in workload.questions:
+            if (key := keys.get(question.task)) is None:
+                continue
+            model = _judge(question.item.meta.get("scorer"))
+            if model is not None and model not in known:
+                known.add(model)
+                found.append(Named(model, key, question.item.id))
     return found
+
+
+def _judge(scorer: object) -> str | None:
+    """The model of a judge, as a spec or an item names it."""
+    if not isinstance(scorer, Mapping) or scorer.get("scorer") != "judge" or "model" not in scorer:
+        return None
+    return str(scorer["model"])

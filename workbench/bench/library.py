@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from workbench.bench import datasets, plan, spec
+from workbench.bench import datasets, judging, plan, spec
 from workbench.bench.faults import placed
 from workbench.bench.patterns import Sweep, Trace
 from workbench.bench.workload import workloads
@@ -31,6 +31,7 @@ class Outline:
     spec: spec.Spec
     models: tuple[str, ...]
     """Of its cells, as they are asked for."""
+    judges: tuple[judging.Named, ...]
     cells: int
     trials: int | None
 
@@ -86,14 +87,16 @@ def outline(text: str, settings: Settings) -> Outline:
     """
     chosen = parse(text, settings)
     with placed("spec", text):
-        planned = plan.cells(chosen, "outline", workloads(chosen, settings, folder(settings)))
+        made = workloads(chosen, settings, folder(settings))
+        planned = plan.cells(chosen, "outline", made)
     models = tuple(dict.fromkeys(cell.model for cell in planned))
+    judges = tuple(judging.named(chosen, made))
     if isinstance(chosen.load, Sweep):
-        return Outline(chosen, models, len(planned), None)
+        return Outline(chosen, models, judges, len(planned), None)
     totals = plan.expected(chosen, planned).values()
     known = [total for total in totals if total is not None]
     trials = sum(known) if len(known) == len(planned) else None
-    return Outline(chosen, models, len(planned), trials)
+    return Outline(chosen, models, judges, len(planned), trials)
 
 
 def parse(text: str, settings: Settings) -> spec.Spec:

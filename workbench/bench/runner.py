@@ -17,7 +17,7 @@ from typing import Any, Final
 from workbench.bench import checking, plan, results, scoring
 from workbench.bench.enough import Enough
 from workbench.bench.evidence import as_mapping
-from workbench.bench.judging import Judges
+from workbench.bench.judging import Judges, named
 from workbench.bench.listing import NAMED
 from workbench.bench.load import knee, loops
 from workbench.bench.pairs import Pairs
@@ -156,7 +156,8 @@ class Runner:
                 self._trials.logprobs[task] = max((one.logprobs for one in scorers), default=0)
         cells = plan.cells(self._spec, self._run_id, made)
         if fresh:
-            for told in await checking.check(self._road, self._spec, [c.model for c in cells]):
+            asked = [cell.model for cell in cells], named(self._spec, made)
+            for told in await checking.check(self._road, self._spec, *asked):
                 self._note(told)
         await self._look_back()
         await self._write_run("active")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from workbench import logs
@@ -56,13 +56,13 @@ class Benchmarks:
         """Whether a run is under way."""
         return self._task is not None and not self._task.done()
 
-    async def check(self, spec: Spec, models: Sequence[str]) -> list[str]:
+    async def check(self, found: library.Outline) -> list[str]:
         """What a run would go on without, and whether it would begin; see :func:`checking.check`.
 
         Raises:
             WorkbenchError: ``MODEL_NOT_FOUND`` and the like, as :meth:`start` would.
         """
-        return await checking.check(self._road, spec, models)
+        return await checking.check(self._road, found.spec, found.models, found.judges)
 
     async def start(self, spec: Spec, folder: Path | None = None) -> Progress:
         """Begin a run; returns once its first trial may begin.

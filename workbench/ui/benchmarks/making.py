@@ -161,7 +161,7 @@ class Making:
         """Which models are not there, as the run would say it; a start asks once more."""
         try:
             with placed("spec", text):
-                told = await self._benchmarks.check(found.spec, found.models)
+                told = await self._benchmarks.check(found)
         except WorkbenchError as problem:
             return refusal(problem, text)
         return "".join(notices.warning("NOTE", words) for words in told)
