@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -338,3 +339,100 @@ async def test_a_wait_that_ran_out_is_a_timeout_though_it_is_swallowed(
     assert last.error.code is ErrorCode.TIMEOUT
     assert last.session.text == "well"
     assert isinstance((await run(engine, ask("quick")))[-1], DoneEvent)
+
+
+class Clinging:
+    """Says "well", then waits until it is let go, whoever cancels it; one that is asked again ends.
+
+    ``where``: whether it clings while it answers, or when its stream is closed.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.let_go = asyncio.Event()
+        self.asked = 0
+        self.ended = asyncio.Event()
+
+    async def cling(self) -> None:
+        while not self.let_go.is_set():
+            try:
+                await self.let_go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async def __call__(self, cancel: CancellationToken) -> AsyncGenerator[Any, None]:
+        self.asked += 1
+        if self.asked > 1:
+            yield ProviderToken("again", now())
+            yield ProviderFinish("stop", 1, 1)
+            return
+        try:
+            yield ProviderToken("well", now())
+            if self.where == "answering":
+                await self.cling()
+                yield ProviderToken(" unseen", now())
+            await asyncio.Event().wait()
+        finally:
+            if self.where == "closing":
+                await self.cling()
+            self.ended.set()
+
+
+def with_clinging(make_engine: EngineFactory, where: str) -> tuple[Engine, Clinging]:
+    play = Clinging(where)
+    engine = with_bad(make_engine, None, workbench_cancel_grace_s=0.05)
+    bad = engine.router.providers["bad"]
+    assert isinstance(bad, Bad)
+    bad.play = play
+    bad.concurrency = 1
+    return engine, play
+
+
+async def is_left_alone(
+    engine: Engine, play: Clinging, store: Store, status: str, code: str | None
+) -> None:
+    """Its slot is free, and what it says when it is let go goes nowhere."""
+    async with asyncio.timeout(60):
+        last = (await run(engine, ChatRequest("bad/x", BAD.messages)))[-1]
+        assert isinstance(last, DoneEvent)
+        assert last.session.text == "again"
+        assert not play.ended.is_set(), "it goes on"
+        play.let_go.set()
+        await play.ended.wait()
+    rows = store.rows(
+        "SELECT status, error_code, m.content FROM stream_sessions s JOIN messages m "
+        "ON m.session_id = s.session_id AND m.role = 'assistant' ORDER BY s.seq"
+    )
+    assert [tuple(row.values()) for row in rows] == [(status, code, "well"), ("ok", None, "again")]
+
+
+@pytest.mark.parametrize("where", ["answering", "closing"])
+async def test_one_that_cannot_be_ended_after_a_stop_is_left(
+    make_engine: EngineFactory, store: Store, where: str
+) -> None:
+    engine, play = with_clinging(make_engine, where)
+    try:
+        events = await stopped(engine)
+        was_stopped(events, store, "STOP_IGNORED")
+        (warning,) = session_of(events).warnings
+        assert "cannot be closed" in warning.message
+        await is_left_alone(engine, play, store, "cancelled", None)
+    finally:
+        play.let_go.set()  # or the end of the event loop would wait for it
+
+
+@pytest.mark.parametrize("limit", ["between_tokens_s", "total_s"])
+async def test_one_that_cannot_be_ended_when_its_time_is_over_is_left(
+    make_engine: EngineFactory, store: Store, limit: str
+) -> None:
+    engine, play = with_clinging(make_engine, "answering")
+    request = replace(BAD, timeouts=Timeouts(**{limit: 0.3}))
+    try:
+        async with asyncio.timeout(60):
+            last = (await run(engine, request))[-1]
+        assert isinstance(last, ErrorEvent)
+        assert last.error.code is ErrorCode.TIMEOUT
+        assert [warning.code for warning in last.session.warnings] == ["STOP_IGNORED"]
+        await is_left_alone(engine, play, store, "timeout", "TIMEOUT")
+    finally:
+        play.let_go.set()

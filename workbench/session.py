@@ -16,6 +16,7 @@ from workbench import cutoff, hosts, logs, recovery, wire
 from workbench.contention import Generations
 from workbench.draft import Draft
 from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError, unforeseen
+from workbench.leftover import Apart
 from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading
 from workbench.providers.base import CancellationToken
@@ -261,29 +262,23 @@ class LiveSession:
         self.mailbox.put(PromptEvent(request.session_id, sent))
         events = guarded(route.provider, request, route.name, self.draft.seed, self.cancel, sent)
         # A worker that does not stop is killed after the grace: this is for what cannot be killed.
-        stop_s = 2 * self._parts.settings.workbench_cancel_grace_s
-        try:
-            async with (
-                asyncio.timeout(wait_s) as patience,
-                contextlib.aclosing(events),
-            ):
+        grace_s = self._parts.settings.workbench_cancel_grace_s
+        patience = asyncio.timeout(wait_s)
 
-                def hurry() -> None:
-                    with contextlib.suppress(RuntimeError):  # the stream has ended meanwhile
-                        patience.reschedule(loop.time() + stop_s)
+        def hurry(left_s: float = 2 * grace_s) -> None:
+            with contextlib.suppress(RuntimeError):  # the stream has ended meanwhile
+                patience.reschedule(loop.time() + left_s)
 
-                # A stop may come from anywhere, also from outside of the event loop.
-                self.cancel.on_cancel = partial(loop.call_soon_threadsafe, hurry)
-                if self.cancel.cancelled:
-                    hurry()
+        async def read() -> None:
+            nonlocal wait_s, phase
+            async with contextlib.aclosing(events):
                 async for event in events:
                     match event:
                         case ProviderToken():
                             self._take_token(event)
                             slot.progress.token(event.n_tokens)
                             wait_s, phase = self._limit_s("between_tokens_s"), "between tokens"
-                            left_s = stop_s if self.cancel.cancelled else wait_s
-                            patience.reschedule(loop.time() + left_s)
+                            hurry(2 * grace_s if self.cancel.cancelled else wait_s)
                         case ProviderToolCall():
                             self._take_call(event)
                         case ProviderWarning():
@@ -291,16 +286,27 @@ class LiveSession:
                         case ProviderFinish():
                             self.draft.finish = event
                             self._say_what_ended_it(event)
+
+        answer = Apart(read(), f"answer of {route.model}", grace_s)
+        try:
+            async with patience:
+                # A stop may come from anywhere, also from outside of the event loop.
+                self.cancel.on_cancel = partial(loop.call_soon_threadsafe, hurry)
+                if self.cancel.cancelled:
+                    hurry()
+                await answer.ended()
         except TimeoutError:
             if not patience.expired():
                 raise  # the total time is over, not this wait
-            if self.cancel.cancelled:
+            if not self.cancel.cancelled:
+                self.cancel.cancel("timeout")
+                raise self._timeout(phase, wait_s) from None
+            if not answer.left:
                 self._warn(stop_ignored(route.provider.name))
-                return
-            self.cancel.cancel("timeout")
-            raise self._timeout(phase, wait_s) from None
         finally:
             self.cancel.on_cancel = None
+            if answer.left:
+                self._warn(stop_ignored(route.provider.name, left=True))
 
     def _say_what_ended_it(self, finish: ProviderFinish) -> None:
         draft, options = self.draft, self.request.options

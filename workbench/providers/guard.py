@@ -172,10 +172,11 @@ def _current() -> tuple[asyncio.Task[Any], int]:
     return task, task.cancelling()
 
 
-def stop_ignored(provider: str) -> ProviderWarning:
-    """That a provider did not stop, so that its stream was closed."""
+def stop_ignored(provider: str, *, left: bool = False) -> ProviderWarning:
+    """That a provider did not stop, so that its stream was closed; or left, as it cannot be."""
+    done = "cannot be closed: it goes on unseen" if left else "was closed"
     return ProviderWarning(
-        "STOP_IGNORED", f"{provider} went on after it was stopped, so its stream was closed."
+        "STOP_IGNORED", f"{provider} went on after it was stopped, so its stream {done}."
     )
 
 
