@@ -46,7 +46,11 @@ class LogKeeper:
         try:
             work, what = self._work(kind, dict(arguments))
         except (KeyError, TypeError) as error:
-            raise invalid(f"The arguments of {kind} are wrong: {error}.") from None
+            raise invalid(
+                f"The arguments of {kind} are wrong: {error}.",
+                fix="snapshot and export take path, import path and name, prune older_than, keep "
+                "and dry_run, share none.",
+            ) from None
         return self._jobs.submit(kind, what, work)
 
     def _work(self, kind: str, given: dict[str, Any]) -> tuple[Work, str]:

@@ -83,7 +83,10 @@ async def streams(request: Request, body: Encoded) -> EventStream:
     try:
         calls = [wire.decode_request(item) for item in body.requests]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise invalid(f"A request is not in the form of wire.encode_request: {error!r}.") from None
+        raise invalid(
+            f"A request is not in the form of wire.encode_request: {error!r}.",
+            fix="Give the client the version of the workbench that the server has.",
+        ) from None
     return _sse(_feeds(request).start(calls, new_id("str"), detach=False))
 
 

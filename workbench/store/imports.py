@@ -158,7 +158,10 @@ def _fill(
             raise WorkbenchError(ErrorCode.CANCELLED, "It was stopped.", operation="import")
         report(table, number, len(manifest["tables"]))
         if table not in known:
-            raise invalid(f"{source} has a table {table!r} that its version does not have.")
+            raise invalid(
+                f"{source} has a table {table!r} that its version does not have.",
+                fix="It was changed after the export: export that log again.",
+            )
         if facts["rows"]:
             files = str(source / table / "**" / "*.parquet").replace("'", "''")
             connection.execute(

@@ -54,7 +54,10 @@ def decode_items(items: Sequence[Mapping[str, Any]], environment_id: str | None)
     try:
         return [_decode(item, environment_id) for item in items]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise invalid(f"An item is not in the form of wb.log: {error!r}.") from None
+        raise invalid(
+            f"An item is not in the form of wb.log: {error!r}.",
+            fix="Give the client the version of the workbench that the server has.",
+        ) from None
 
 
 def check_rows(table: str, rows: Sequence[Row], mode: str) -> RowsItem:
@@ -68,7 +71,7 @@ def check_rows(table: str, rows: Sequence[Row], mode: str) -> RowsItem:
     if mode not in get_args(Mode):
         raise invalid(f"The mode {mode!r} is unknown.", fix=f"Use {', '.join(get_args(Mode))}.")
     if not rows:
-        raise invalid("There are no rows to log.")
+        raise invalid("There are no rows to log.", fix="Give one or more.")
     return RowsItem(table, [dict(row) for row in rows], mode)  # type: ignore[arg-type]
 
 

@@ -88,4 +88,7 @@ class Message:
         if not isinstance(self.content, str):
             raise invalid("Message content must be text.", fix="Pass a string.")
         if self.images and self.role != "user":
-            raise invalid(f"A message of the {self.role} has no images.")
+            raise invalid(
+                f"A message of the {self.role} has no images.",
+                fix="Put them into a message of the user.",
+            )
