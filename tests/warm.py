@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
+from workbench.ui import stubs
+
 ROOT = Path(__file__).parent.parent
 # What only counts before anything is imported, and what measures a process from its start.
 _EARLY: Final = ("PYTHON", "LD_", "COVERAGE_", "GLIBC_", "MALLOC_", "OTEL_")
@@ -192,6 +194,7 @@ def popen(
 
 def _serve(control: socket.socket) -> dict[str, Any]:
     """Fork what is asked for until the test process ends; returns in each child, with its task."""
+    stubs.leave_out()  # as the server does
     for name in _IMPORTED:
         importlib.import_module(name)
     gc.freeze()
