@@ -25,8 +25,6 @@ from workbench.providers.base import CancellationToken
 from workbench.providers.scripted import Schedule, ScriptedProvider, Step, steady
 from workbench.types import ChatRequest, ProviderEvent
 
-pytestmark = pytest.mark.alone  # known times against measured ones
-
 SCHEDULES = {
     "one": Schedule(steady(20, first_s=0.05, gap_s=0.01)),
     "two": Schedule(steady(10, first_s=0.05, gap_s=0.02, chunk=2)),
@@ -73,6 +71,7 @@ async def ran(engine: Engine, spec: Spec) -> None:
     assert outcome.exit_code == 0, outcome.failed
 
 
+@pytest.mark.alone  # to within a hundredth
 async def test_known_schedules_are_measured_as_they_are(make_engine: EngineFactory) -> None:
     engine = make_engine(SCHEDULES)
     models = [f"scripted/{name}" for name in SCHEDULES]

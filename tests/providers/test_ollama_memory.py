@@ -16,10 +16,11 @@ from workbench.providers.ollama import OllamaProvider
 from workbench.router import Route
 from workbench.settings import load_settings
 
-# A file mapped by two processes counts half for each.
-pytestmark = [pytest.mark.model, pytest.mark.alone]
+pytestmark = pytest.mark.model
+measures = pytest.mark.alone  # a file mapped by two processes counts half for each
 
 
+@measures
 async def test_expected_is_near_what_the_runner_takes(
     empty_ollama: OllamaProvider, standin: StandIn
 ) -> None:
@@ -36,6 +37,7 @@ async def test_expected_is_near_what_the_runner_takes(
     ledger.close()
 
 
+@measures
 async def test_models_loaded_by_others_are_found_and_known_as_theirs(
     empty_ollama: OllamaProvider, standin: StandIn
 ) -> None:
