@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NOTEBOOKS := -p nbmake.pytest_plugin -p tests.notebooks --nbmake --nbmake-timeout=300
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help run test notebooks install demo browser lint coverage mutants docs wheel bench bench-hf soak audit clean
@@ -14,16 +15,12 @@ help: ## show the targets
 run: install demo ## set everything up and start the page
 	@$(BIN)/workbench serve
 
-# WORKERS=2 runs two at a time, the tests of a file in one process.
+# WORKERS=2 runs two at a time, the tests of a file in one process. The notebooks are begun first.
 test: install demo browser ## set everything up and run all tests
-	@$(BIN)/python -m pytest -n $(or $(WORKERS),0) --dist loadfile --no-loadscope-reorder
-	@$(MAKE) --no-print-directory notebooks
+	@$(BIN)/python -m pytest -n $(or $(WORKERS),0) --dist loadfile --no-loadscope-reorder $(NOTEBOOKS) notebooks tests
 
-# They log into a folder that is gone afterwards.
 notebooks: install demo ## run the notebooks as tests
-	@set -e; log=$$(mktemp -d); trap 'rm -rf "$$log"' EXIT; \
-	  WORKBENCH_DB=$$log/workbench.duckdb HF_MODEL_TIMEOUT_MS=120000 \
-	  $(BIN)/python -m pytest -p nbmake.pytest_plugin --nbmake --nbmake-timeout=300 -o timeout=600 -W default notebooks
+	@$(BIN)/python -m pytest -n $(or $(WORKERS),0) --dist loadfile $(NOTEBOOKS) notebooks
 
 install: $(INSTALLED) ## make the virtual environment (quick when nothing changed)
 
