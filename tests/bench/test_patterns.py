@@ -120,9 +120,10 @@ async def test_a_storm_and_a_trace_and_a_ramp_run(run: Run, engine: Engine, tmp_
 
 
 async def test_a_sweep_finds_the_knee_and_stops_there(make_engine: EngineFactory) -> None:
-    # Three at a time, 0.1 s each: of four users each waits a third of that, of three nobody, and
-    # the limit is between the two by far, so that a slow machine finds the same.
-    engine = make_engine({"a": Schedule(steady(4, first_s=0.04, gap_s=0.02))})
+    # Three at a time, 0.25 s each: of four users one waits for that long in turn, of three nobody.
+    # The limit is between the two by far, and what users do between two requests, during which they
+    # do not keep others waiting, is short beside an answer: a slow machine finds the same.
+    engine = make_engine({"a": Schedule(steady(4, first_s=0.1, gap_s=0.05))})
     provider = engine.router.providers["scripted"]
     provider.concurrency = 3  # type: ignore[misc]
     spec = Spec.of(
@@ -131,8 +132,8 @@ async def test_a_sweep_finds_the_knee_and_stops_there(make_engine: EngineFactory
             "models": ["scripted/a"],
             "repeats": 1,
             "prompts": {"count": 2},
-            "load": {"pattern": "sweep", "most": 64, "refine": 3, "requests": 24},
-            "slo": {"queue_s": 0.015, "share": 0.7},
+            "load": {"pattern": "sweep", "most": 64, "refine": 3, "requests": 12},
+            "slo": {"queue_s": 0.04, "share": 0.9},
         }
     )
     outcome = await Runner(LocalRoad(engine, "test"), engine.settings, spec).run()
