@@ -192,16 +192,17 @@ async def run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the figures as JSON; 1 if anything was wrong."""
+    """Print the figures as JSON; 1 if an answer was wrong or missing, or has no row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--users", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=60)
+    parser.add_argument("--samples", type=int, help="default: one a minute, ten at least")
     chosen = parser.parse_args(arguments)
+    chosen.samples = chosen.samples or max(10, round(chosen.minutes))
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         found = asyncio.run(run(chosen, Path(name)))
     print(json.dumps(found, indent=1))
-    return bool(found["problems"])
+    return bool(found["problems"]) or found["rows"] != found["requests"]
 
 
 if __name__ == "__main__":
