@@ -105,8 +105,10 @@ async def test_a_model_that_fails_is_given_up_and_the_others_go_on(
         models=["scripted/broken", "scripted/nowhere", "scripted/a"],
         stop={"failures": 2},
         absent_models="skip",
+        slo={"e2e_s": 10},
     )
     assert (outcome.status, outcome.exit_code) == ("partial", 2)
+    assert outcome.slo_met is False, "of those that were given up no request kept it"
     assert any("MODEL_NOT_FOUND" in note for note in outcome.notes)
     assert len(outcome.failed) == 2
     assert [cell["model"] for cell in outcome.cells.values()] == ["scripted/a"]
@@ -216,6 +218,7 @@ async def test_a_stopped_run_goes_on_where_it_was(engine: Engine) -> None:
     assert 20 <= len(before) < 60
     (row,) = await rows(engine, "FROM benchmark_runs")
     assert row["status"] == "cancelled"
+    assert json.loads(row["details"])["slo_met"] is None, "what is left may miss it"
     assert {r["status"] for r in await rows(engine, "FROM benchmark_cells")} == {"cancelled"}
 
     rest = await Runner.resume(road, engine.settings, "x", on_start=seen.append)

@@ -127,9 +127,9 @@ class Outcome:
     """What became of a run.
 
     ``status`` is ``ok``, ``partial`` (something failed, ``failed`` says what; the rest has its
-    figures), ``error`` (no cell has answers) or ``cancelled``. ``slo_met`` is None without an SLO.
-    ``knees`` are, by model, the highest load of a sweep that kept it. ``cells`` are by id:
-    model, label, results.
+    figures), ``error`` (no cell has answers) or ``cancelled``. ``slo_met`` is None without an SLO,
+    and for a run that was stopped before anything missed it. ``knees`` are, by model, the highest
+    load of a sweep that kept it. ``cells`` are by id: model, label, results.
     """
 
     run_id: str

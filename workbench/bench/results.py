@@ -157,6 +157,26 @@ def is_mixed(spec: Spec) -> bool:
     return alone or spec.load.pattern == "storm"
 
 
+def slo_met(
+    spec: Spec,
+    found: Sequence[Mapping[str, Any]],
+    knees: Mapping[str, float | None],
+    status: str,
+) -> bool | None:
+    """Whether a run kept its SLO: all of its cells, or every sweep at some load.
+
+    Returns:
+        None without an SLO, and where nothing missed it but the run was stopped, or has no cell.
+    """
+    if spec.slo is None:
+        return None
+    swept = isinstance(spec.load, Sweep)
+    kept = [knee is not None for knee in knees.values()] if swept else [f["slo_met"] for f in found]
+    if not all(kept):
+        return False
+    return None if status == "cancelled" or not kept else True
+
+
 def lag(samples: Sequence[float], found: Mapping[str, Any], *, stamped: bool) -> dict[str, Any]:
     """How late the client's event loop was, and which of a cell's figures that spoils.
 

@@ -194,14 +194,13 @@ class Runner:
 
     def outcome(self, status: str) -> Outcome:
         """What became of it so far."""
-        told = [cell["results"]["slo_met"] for cell in self._finished.values()]
-        swept = isinstance(self._spec.load, Sweep)
-        met = all(point is not None for point in self._knees.values()) if swept else all(told)
+        found = [cell["results"] for cell in self._finished.values()]
+        found += [{"slo_met": False}] * len(self._trials.given_up)
         return Outcome(
             run_id=self._run_id,
             name=self._spec.name,
             status=status,
-            slo_met=met if self._spec.slo is not None else None,
+            slo_met=results.slo_met(self._spec, found, self._knees, status),
             failed=tuple(self._failed()),
             cells=self._finished,
             knees=self._knees,

@@ -63,7 +63,7 @@ def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
         table.add_column(name, no_wrap=True)
     for name in ("trials", "failed", "TTFT", "per token", "answers/s"):
         table.add_column(name, justify="right", no_wrap=True)
-    with_slo = outcome.slo_met is not None
+    with_slo = any(cell["results"]["goodput_share"] is not None for cell in outcome.cells.values())
     scorers = sorted(
         {name for cell in outcome.cells.values() for name in cell["results"]["scores"]}
     )
@@ -91,8 +91,10 @@ def print_outcome(outcome: Outcome, told: Sequence[str]) -> None:
         console.print(f"{model}: knee at {point:g}" if point else f"{model}: no load keeps the SLO")
     for text in (*outcome.notes, *(f"failed: {one}" for one in outcome.failed)):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-    if with_slo:
+    if outcome.slo_met is not None:
         console.print("Every SLO was kept." if outcome.slo_met else "An SLO was missed.")
+    elif with_slo:
+        console.print("Stopped before it was decided whether every SLO is kept.")
     console.print(f"{outcome.run_id} ({outcome.status})", highlight=False)
     if outcome.cells:
         console.print(f"All of it: workbench bench report {outcome.run_id}", highlight=False)
