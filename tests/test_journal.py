@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +21,7 @@ from tests.live import run_cli
 from workbench import record, session, wire
 from workbench.contention import Generations
 from workbench.engine import build
+from workbench.errors import ErrorCode, WorkbenchError
 from workbench.providers import guard
 from workbench.providers.scripted import Schedule, steady
 from workbench.record import journal_header, recover
@@ -163,6 +166,7 @@ async def test_an_answer_that_the_log_cannot_hold_ends_its_journal_and_stops_no_
 
     # Killed between its last word and its row, such an answer is in the journal.
     ended = next(event.session for event in told if isinstance(event, DoneEvent))
+    assert ended.warnings[-1].message == warning.message, "programs read the session"
     journal = Journal(settings.workbench_db, 0.01)
     state = wire.encode_session(ended)
     journal.begin("absurd", journal_header(request.messages, None), lambda *_: (state, [], []))
@@ -176,6 +180,27 @@ async def test_an_answer_that_the_log_cannot_hold_ends_its_journal_and_stops_no_
     with Store.open(settings.workbench_db) as again:
         assert recover(again) == 0
     assert list(interrupted(settings.workbench_db)) == []
+
+
+async def test_an_answer_that_waits_for_the_log_is_told_what_the_log_waits_for(
+    make_engine: EngineFactory, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_STORE_WAIT_S", 0.2)
+    full = WorkbenchError(ErrorCode.DISK_FULL, "No room.", fix="Make room.")
+    stuck: Future[None] = Future()
+    monkeypatch.setattr(
+        Store,
+        "log_session",
+        lambda *_: SimpleNamespace(
+            stored=stuck, done=lambda: False, add_done_callback=lambda _: None
+        ),
+    )
+    monkeypatch.setattr(Store, "last_error", full)
+    engine = make_engine({"a": Schedule(steady(2, first_s=0.01, gap_s=0.01))})
+    request = ChatRequest("scripted/a", (Message("user", "Hi"),))
+    (ended,) = [e.session async for e in engine.stream(request) if isinstance(e, DoneEvent)]
+    assert [warning.code for warning in ended.warnings] == ["DISK_FULL"]
+    assert "not in the log yet: DISK_FULL: No room. Make room." in ended.warnings[0].message
 
 
 async def test_an_answer_that_ended_leaves_no_journal(

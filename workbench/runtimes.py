@@ -12,7 +12,7 @@ from typing import Final
 from workbench import logs
 from workbench.background import Background
 from workbench.errors import WorkbenchError
-from workbench.providers.base import Provider
+from workbench.providers.base import Provider, Weightless
 from workbench.providers.guard import blamed
 
 _log = logs.get(__name__)
@@ -93,4 +93,5 @@ class RuntimeWatch(Background):
         if self._problems.get(name) is not None:
             _log.info("runtime_back", provider=name)
         self._problems[name] = None
-        self._seen[name] = Seen(dt.datetime.now(dt.UTC), time.monotonic())
+        if getattr(type(provider), "refresh", None) is not Weightless.refresh:  # which asks nobody
+            self._seen[name] = Seen(dt.datetime.now(dt.UTC), time.monotonic())

@@ -370,8 +370,7 @@ class LiveSession:
             try:
                 if self.draft.watch is not None:
                     await asyncio.to_thread(self._parts.monitor.unwatch, self.draft.watch)
-                session = self._row(end, error)
-                await self._hand_in(session)
+                session = await self._hand_in(self._row(end, error))
             except Exception as failure:
                 unmapped = self._unforeseen(failure)
                 session = self._row(end, error or unmapped)
@@ -399,12 +398,13 @@ class LiveSession:
         _log.error("stream_failed", exc_info=failure)
         return unforeseen(failure, "stream", provider=self.route.provider.name)
 
-    async def _hand_in(self, session: StreamSession) -> None:
-        """Log the row, and warn where it is not in the log."""
+    async def _hand_in(self, session: StreamSession) -> StreamSession:
+        """Log the row; returned with a warning where it is not in the log."""
         if (problem := await self._store(session)) is not None:
             never = problem.code is ErrorCode.INVALID_REQUEST
             what = "cannot be logged" if never else "is not in the log yet"
             self._warn(ProviderWarning(problem.code, f"This answer {what}: {problem}"))
+            session = replace(session, warnings=tuple(self.draft.warnings))
         _log.info(
             "stream",
             status=session.status,
@@ -413,6 +413,7 @@ class LiveSession:
             ttft_s=session.metrics.get("ttft_s"),
             e2e_s=session.metrics.get("e2e_s"),
         )
+        return session
 
     async def _store(self, session: StreamSession) -> WorkbenchError | None:
         readings = self.draft.watch.readings if self.draft.watch else []
@@ -428,7 +429,7 @@ class LiveSession:
         except TimeoutError:
             if receipt.done():
                 return receipt.exception()
-            return WorkbenchError(
+            return self._parts.store.last_error or WorkbenchError(
                 ErrorCode.STORE_UNAVAILABLE,
                 "the log does not answer",
                 fix="See: workbench doctor.",

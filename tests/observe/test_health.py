@@ -97,6 +97,15 @@ async def test_degraded_is_not_down(engine: Engine, runtime: Runtime) -> None:
     assert (await monitor.check()).state == "ok", "well again without a restart"
 
 
+async def test_a_defect_of_a_provider_is_told_and_ends_no_server(
+    engine: Engine, runtime: Runtime
+) -> None:
+    runtime.problem = SystemExit(3)  # type: ignore[assignment]
+    part = (await HealthMonitor(engine, LagSampler()).check()).parts["ollama"]
+    assert part.state == "down"
+    assert "A defect of the provider ollama: it raised SystemExit: 3." in str(part.reason)
+
+
 @pytest.mark.parametrize("patience_s", [0.1])
 async def test_a_hanging_runtime_hangs_nothing(engine: Engine, runtime: Runtime) -> None:
     monitor = HealthMonitor(engine, LagSampler())
@@ -108,7 +117,8 @@ async def test_a_hanging_runtime_hangs_nothing(engine: Engine, runtime: Runtime)
     assert part.state == "down"
     assert part.reason is not None
     assert part.reason.startswith("No answer for")
-    assert part.last_good_at is None
+    await engine.runtimes.look()
+    assert (await monitor.check()).parts["ollama"].last_good_at is None, "nobody answered"
     assert (await monitor.check()).parts["ollama"].state == "down"
     assert runtime.asked == 1, "one that hangs is not asked again"
     runtime.answers.set()

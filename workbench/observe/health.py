@@ -28,6 +28,7 @@ import psutil
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError
 from workbench.observe.lag import LagSampler
+from workbench.providers.guard import blamed
 from workbench.runtimes import Seen
 
 State = Literal["ok", "degraded", "down"]
@@ -215,7 +216,8 @@ class HealthMonitor:
     # -- the probes
 
     async def _provider(self, name: str) -> Part:
-        models = await self._engine.router.providers[name].list_models()
+        with blamed(name, "list"):
+            models = await self._engine.router.providers[name].list_models()
         usable = sum(model.status != "unusable" for model in models)
         resident = sum(model.status == "resident" for model in models)
         return Part("ok", figures={"models": usable, "resident": resident})
