@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workbench.cli.insight import _print_divergence
 from workbench.insight.divergence import SAYS, Answer, Divergence
 from workbench.insight.probabilities import (
     Step,
@@ -192,3 +193,23 @@ def test_it_survives_json() -> None:
     )
     assert found.a.same_repeats == 1
     assert Divergence.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_tokens_that_look_like_markup_are_printed_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    end = "[/INST]"
+    _print_divergence(
+        Divergence(
+            Answer("a", sure("Yes", end), ("Yes", "No")), Answer("b[b]", sure("Yes", "[b]", "!"))
+        )
+    )
+    told = capsys.readouterr().out
+    assert "B b[b]: Yes[b]!" in told
+    assert "the same in 0 of 2 repeats" in told
+    assert [line.split() for line in told.splitlines() if "INST" in line or "'[b]'" in line][
+        -2:
+    ] == [
+        ["'[/INST]'", "90.0%", "-"],
+        ["'[b]'", "-", "90.0%"],
+    ]

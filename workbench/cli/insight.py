@@ -161,6 +161,7 @@ def _print_divergence(found: Divergence) -> None:
 def _print_alternatives(console: object, found: Divergence, parting: tuple[int, int]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from workbench.insight.probabilities import shares
 
@@ -176,7 +177,7 @@ def _print_alternatives(console: object, found: Divergence, parting: tuple[int, 
     )
     for name in likeliest[:8]:
         told = [f"{side[name]:.1%}" if name in side else "-" for side in sides]
-        table.add_row(repr(name), *told)
+        table.add_row(Text(repr(name)), *told)  # "[/INST]" is no markup
     console.print(table)
     for letter, answer, index in zip("AB", (found.a, found.b), parting, strict=True):
         if index >= len(answer.steps):
