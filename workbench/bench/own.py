@@ -58,13 +58,15 @@ def keep(settings: Settings, name: str, content: bytes) -> Kept:
     """Check a spec or a dataset, and put it into the folder under its name.
 
     Raises:
-        WorkbenchError: ``INVALID_REQUEST``: no name for such a file, too large, a fault in it (the
-            message names the line), or another file of that name is there. ``FORBIDDEN_PATH``: the
-            spec reads other files. ``DISK_FULL``: there is no room, or no right to write. Whatever
-            it is, the folder is as it was.
+        WorkbenchError: ``INVALID_REQUEST``: no name for such a file, empty, too large, a fault in
+            it (the message names the line), or another file of that name is there.
+            ``FORBIDDEN_PATH``: the spec reads other files. ``DISK_FULL``: there is no room, or no
+            right to write. Whatever it is, the folder is as it was.
     """
     path = library.folder(settings) / Path(name).name
     _check_name(path.name)
+    if not content.strip():
+        raise invalid(f"{path.name} is empty.", fix="Was it saved before it was chosen?")
     if len(content) > settings.workbench_dataset_max_size:
         raise invalid(
             f"{path.name} has {len(content):,} bytes, more than "
@@ -119,7 +121,11 @@ def _is_spec(path: Path) -> bool:
 
 
 def _check_name(name: str) -> None:
-    if name.startswith(".") or Path(name).suffix.lower() not in library.UPLOADS:
+    if name.startswith("."):
+        raise invalid(
+            f"{name} begins with a dot, as the names of hidden files do.", fix="Rename the file."
+        )
+    if Path(name).suffix.lower() not in library.UPLOADS:
         raise invalid(
             f"{name} is neither a spec nor a dataset.",
             fix=f"Names end in {', '.join(library.UPLOADS)}.",
