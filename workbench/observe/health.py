@@ -26,9 +26,8 @@ from typing import Any, Final, Literal
 import psutil
 
 from workbench.engine import Engine
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, unforeseen
 from workbench.observe.lag import LagSampler
-from workbench.providers.guard import blamed
 from workbench.runtimes import Seen
 
 State = Literal["ok", "degraded", "down"]
@@ -216,8 +215,12 @@ class HealthMonitor:
     # -- the probes
 
     async def _provider(self, name: str) -> Part:
-        with blamed(name, "list"):
+        try:
             models = await self._engine.router.providers[name].list_models()
+        except WorkbenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise unforeseen(error, "list", provider=name, theirs=True) from error
         usable = sum(model.status != "unusable" for model in models)
         resident = sum(model.status == "resident" for model in models)
         return Part("ok", figures={"models": usable, "resident": resident})
