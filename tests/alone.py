@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+_has_turn = False
+
 
 @contextlib.contextmanager
 def turn(folder: Path, *, alone: bool) -> Iterator[None]:
@@ -28,9 +30,21 @@ def turn(folder: Path, *, alone: bool) -> Iterator[None]:
         yield
 
 
-def among_others(item: pytest.Item) -> contextlib.AbstractContextManager[None]:
-    """The turn of this test; nothing where it is the only process."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return contextlib.nullcontext()
+@contextlib.contextmanager
+def among_others(item: pytest.Item) -> Iterator[None]:
+    """The turn of this test; nothing where it is the only process, or has its turn already.
+
+    Two hooks ask for a notebook, of `notebooks.py` and of the tests' conftest: whoever waits for
+    itself to be gone waits for ever.
+    """
+    global _has_turn
+    if "PYTEST_XDIST_WORKER" not in os.environ or _has_turn:
+        yield
+        return
     own: Path = item.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
-    return turn(own.parent, alone=item.get_closest_marker("alone") is not None)
+    with turn(own.parent, alone=item.get_closest_marker("alone") is not None):
+        _has_turn = True
+        try:
+            yield
+        finally:
+            _has_turn = False
