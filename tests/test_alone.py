@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from tests.alone import turn
+import pytest
+
+from tests import alone
+from tests.alone import among_others, turn
 
 
 def test_two_run_together_and_one_alone(tmp_path: Path) -> None:
@@ -22,8 +27,8 @@ def test_two_run_together_and_one_alone(tmp_path: Path) -> None:
                 came.set()
 
         came = threading.Event()
-        alone = threading.Thread(target=by_itself)
-        alone.start()
+        first = threading.Thread(target=by_itself)
+        first.start()
         assert not began.wait(0.1)
     assert began.wait(30)
     late = threading.Thread(target=another)
@@ -31,5 +36,24 @@ def test_two_run_together_and_one_alone(tmp_path: Path) -> None:
     assert not came.wait(0.1)
     over.set()
     assert came.wait(30)
-    alone.join()
+    first.join()
     late.join()
+
+
+def test_a_test_that_two_hooks_ask_for_does_not_wait_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    monkeypatch.setattr(alone, "_has_turn", False)
+    factory = SimpleNamespace(getbasetemp=lambda: tmp_path / "gw0")
+    item: Any = SimpleNamespace(
+        config=SimpleNamespace(_tmp_path_factory=factory), get_closest_marker=lambda name: name
+    )
+    done = threading.Event()
+
+    def twice() -> None:
+        with among_others(item), among_others(item):
+            done.set()
+
+    threading.Thread(target=twice, daemon=True).start()
+    assert done.wait(30)

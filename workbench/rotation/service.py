@@ -251,9 +251,8 @@ class ModelRotationService:
             )
         self._residents.end_pin(route, "it is unloaded at the user's wish")
         if not self._residents.knows(route):
-            await guard.unload(
-                route.provider, route.name
-            )  # its runtime may know better than our listing
+            # Its runtime may know better than our listing.
+            await guard.unload(route.provider, route.name)
             return
         unload = self._residents.begin_unload(route, "unload", "asked for by the user")
         await asyncio.shield(unload)
