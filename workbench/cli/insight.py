@@ -173,7 +173,7 @@ def _print_alternatives(console: object, found: Divergence, parting: tuple[int, 
     ]
     likeliest = sorted(
         sides[0].keys() | sides[1].keys(),
-        key=lambda name: -max(side.get(name, 0.0) for side in sides),
+        key=lambda name: (-max(side.get(name, 0.0) for side in sides), name),
     )
     for name in likeliest[:8]:
         told = [f"{side[name]:.1%}" if name in side else "-" for side in sides]

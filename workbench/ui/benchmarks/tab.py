@@ -110,12 +110,13 @@ class BenchmarksTab:
     def _wire(self) -> None:
         silent = self.SILENT
         shown = [self._diff, *self._results.outputs, self._resume, self._again]
-        self._making.start.click(
-            self._start, self._making.text, [self._making.told, *self._looked], **silent
+        making = self._making
+        refused = gr.State(("", ""))  # a text, and why it was not started
+        making.start.click(self._start, making.text, [refused, *self._looked], **silent).then(
+            self._tell_refusal, [making.text, refused], making.told, **silent
         )
         self._stop.click(self._end, None, self._looked, **silent)
         self._resume.click(self._go_on, self._chosen, [self._notice, *self._looked], **silent)
-        making = self._making
         self._again.click(self._spec_of, self._chosen, [making.text, self._notice], **silent).then(
             making.outline, making.text, making.looked, **silent
         )
@@ -161,8 +162,13 @@ class BenchmarksTab:
             with placed("spec", text):
                 await self._benchmarks.start(spec)
         except WorkbenchError as problem:
-            return [refusal(problem, text), *await self._anew(None)]
-        return [gr.skip(), *await self._anew(None)]
+            return [(text, refusal(problem, text)), *await self._anew(None)]
+        return [("", ""), *await self._anew(None)]
+
+    async def _tell_refusal(self, text: str, refused: tuple[str, str]) -> Any:
+        """Unless the text has changed meanwhile, and is spoken of already."""
+        of, words = refused
+        return words if words and of == text else gr.skip()
 
     async def _go_on(self, chosen: str | None) -> list[Any]:
         try:
