@@ -243,6 +243,7 @@ def log() -> str:
             meaning = (
                 comments.get((table["table_name"], column["n"]))
                 or metrics.DEFINITIONS.get(column["n"])
+                or metrics.MARKS.get(column["n"])
                 or (comments.get(("stream_sessions", column["n"])) if kind == "view" else "")
                 or ""
             )

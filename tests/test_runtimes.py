@@ -14,7 +14,6 @@ from tests.ollama_standin.fixture import StandIn
 from workbench.engine import Engine
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.observe.health import HealthMonitor
-from workbench.observe.lag import LagSampler
 from workbench.providers.ollama import OllamaProvider
 from workbench.router import ModelRouter
 from workbench.runtimes import RuntimeWatch
@@ -102,7 +101,7 @@ async def test_a_server_that_goes_away_takes_its_models_with_a_row_each(
             assert engine.overview().held_bytes["host"] > 100e6, "before anything was asked for"
             server.stop()
             await until(lambda: not engine.overview().others)
-            part = (await HealthMonitor(engine, LagSampler()).check()).parts["ollama"]
+            part = (await HealthMonitor(engine).check()).parts["ollama"]
             assert part.state == "down"
             assert part.last_good_at is not None, "though nobody had asked for health"
             server.start()

@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench import metrics
 from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError
+from workbench.lag import Lateness
 from workbench.memory import Watch
 from workbench.providers.base import ResidentModel
 from workbench.record import with_tokens
@@ -51,6 +52,8 @@ class Draft:
     failed_attempts: list[dict[str, Any]] = field(default_factory=list)
     cold: bool = False
     resident: ResidentModel | None = None
+    lateness: Lateness | None = None
+    """Of the event loop that stamps the tokens; None: another process does."""
     tokens: list[ProviderToken] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     warnings: list[ProviderWarning] = field(default_factory=list)
@@ -152,7 +155,7 @@ class Draft:
         )
         output_tokens = finish.output_tokens if finish else None
         count_source = finish.count_source if finish and output_tokens is not None else None
-        watch, resident = self.watch, self.resident
+        watch, resident, lateness = self.watch, self.resident, self.lateness
         before = watch.before.pss_bytes if watch and watch.before else None
         peak = watch.peak_pss_bytes if watch else None
         return StreamSession(
@@ -179,6 +182,8 @@ class Draft:
             count_source=count_source,
             runtime_ns=finish.runtime_ns if finish else {},
             overlap_ns=overlap_ns,
+            ttft_late_ns=lateness.ttft_ns if lateness and self.tokens else None,
+            speed_late_ns=lateness.speed_ns if lateness and self.tokens else None,
             mem_before_bytes=before,
             mem_peak_bytes=peak,
             gpu_peak_bytes=watch.peak_gpu_bytes if watch else None,

@@ -22,6 +22,7 @@ from workbench.disk import ModelDisk
 from workbench.errors import WorkbenchError, invalid
 from workbench.inspection import Inspection
 from workbench.keeping import LogKeeper
+from workbench.lag import LagSampler
 from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.model_log import ModelLog
@@ -69,6 +70,8 @@ class Engine:
         self.router = router
         self.store = store
         self.monitor = MemoryMonitor(settings.workbench_memory_interval_ms)
+        self.lag = LagSampler()
+        """Of the engine's event loop, from its first stream or the server's start on."""
         self.upkeep = Upkeep(store, router.providers)
         self.book = Ledger(
             settings,
@@ -115,6 +118,7 @@ class Engine:
             self.monitor,
             store,
             generations,
+            self.lag,
             self._journal,
             partial(self._tell, "session_ended"),
             self._generating_besides,
@@ -353,6 +357,7 @@ class Engine:
             await asyncio.wait(self._tasks, timeout=10)
         if self._remembering is not None:
             await asyncio.wait([self._remembering])
+        await self.lag.close()
         await self.rotation.close(max(self.settings.workbench_keep_alive_s, 0.0))
         for provider in self.router.providers.values():
             await provider.close()
@@ -410,6 +415,7 @@ class Engine:
         if self._remembering is None:
             self._remembering = asyncio.create_task(self._remember_speeds())
         self.runtimes.start()
+        self.lag.start()
 
     async def _look(self) -> None:
         """Other models are in memory than before: measure them, then decide again."""

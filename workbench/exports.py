@@ -10,14 +10,24 @@ from typing import Any, Final
 
 from workbench import setups
 from workbench.errors import ErrorCode, WorkbenchError, invalid
-from workbench.figures import seconds
+from workbench.figures import lateness, seconds
 from workbench.store import Store
 from workbench.store.records import session
 from workbench.types import Options
 
 COLUMNS: Final = (
     *("model", "status", "ttft_s", "decode_tps", "e2e_s", "output_tokens", "mem_peak_bytes"),
-    *("contended", "timing_mode", "seed", "digest", "session_id", "prompt", "answer"),
+    *(
+        "contended",
+        "ttft_spoilt",
+        "speed_spoilt",
+        "timing_mode",
+        "seed",
+        "digest",
+        "session_id",
+        "prompt",
+        "answer",
+    ),
 )
 
 MAX_SELECTION: Final = 200
@@ -99,12 +109,14 @@ def as_markdown(found: Comparison) -> str:
         if one["prompt"] != asked:
             asked = one["prompt"]
             parts.append(_fenced(asked))
-        contended = ", contended" if one.get("contended") else ""
+        marks = ", contended" if one.get("contended") else ""
+        if late := lateness(one, ttft=one["ttft_spoilt"], speed=one["speed_spoilt"]):
+            marks += f", {late}"
         parts += [
             f"## {one['model']}",
             f"{one['status']}, TTFT {seconds(one.get('ttft_s'))}, "
             f"{one.get('decode_tps') or 0:.1f} tok/s, {one.get('output_tokens')} tokens, "
-            f"{one['timing_mode']}{contended}, seed {one['seed']}, digest {one.get('digest')}",
+            f"{one['timing_mode']}{marks}, seed {one['seed']}, digest {one.get('digest')}",
             one["answer"],
         ]
     return "\n\n".join(parts) + "\n"

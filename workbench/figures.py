@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
+from typing import Any
 
-from workbench.metrics import NS
+from workbench.metrics import NS, spoilt
 from workbench.types import StreamSession
 
 DASH = "–"
+
+LATE = "the event loop was so late that TTFT or speed may be wrong by more than 5 %"
+"""What the mark of such an answer means."""
+
 """Shown for a figure that is not known (yet)."""
 
 
@@ -108,4 +114,19 @@ def line(session: StreamSession) -> str:
         parts.append(f"load {seconds(metrics.get('load_s'))}")
     if session.overlap_ns:
         parts.append(f"contended {percent(session.overlap_ns / NS, metrics.get('e2e_s'))} %")
+    wrong = spoilt(session)
+    if late := lateness(metrics, ttft=wrong.ttft, speed=wrong.speed):
+        parts.append(late)
     return " · ".join(parts)
+
+
+def lateness(figures: Mapping[str, Any], *, ttft: bool, speed: bool) -> str:
+    """In words, how late the event loop was; nothing where that spoils no figure.
+
+    Args:
+        figures: with ``ttft_late_s`` and ``speed_late_s``.
+        ttft: whether TTFT is spoilt.
+        speed: whether speed is.
+    """
+    late_s = [figures["ttft_late_s"]] * ttft + [figures["speed_late_s"]] * speed
+    return f"late {seconds(max(late_s))}" if late_s else ""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from workbench.types import Stamps, TokenTimeline
+from workbench.types import Stamps, StreamSession, TokenTimeline
 
 NS: Final = 1_000_000_000
 
@@ -49,8 +50,25 @@ DEFINITIONS: Final[dict[str, str]] = {
     "mem_peak_bytes": "largest PSS of the model's processes during the request",
     "mem_delta_bytes": "mem_peak_bytes minus the reading just before the request",
     "overlap_s": "time during which another generation or load ran",
+    "ttft_late_s": "by how much TTFT may be wrong because the event loop was late when the request "
+    "was sent or the first token came",
+    "speed_late_s": "by how much the time between first and last token may be, for the same reason",
 }
 """What each figure means, in the words that tooltips and docs show."""
+
+MARKS: Final = {
+    "contended": "whether another generation or load ran at the same time",
+    "ttft_spoilt": "whether ttft_late_s is more than 5 % of ttft_s, and more than 1 ms",
+    "speed_spoilt": "whether speed_late_s is more than 5 % of the time between first and last "
+    "token, and more than 1 ms",
+}
+"""What the marks of a row mean: figures that are no speed of the model."""
+
+LAG_SHARE: Final = 0.05
+"""A lag of the event loop above this share of a figure spoils it."""
+
+LAG_FLOOR_S: Final = 0.001
+"""A lag that is not told: no figure is promised to be truer, and the loop's timers are no finer."""
 
 MIN_SAMPLES: Final[dict[float, int]] = {0.9: 64, 0.99: 662}
 """Quantiles that are not shown below this many samples."""
@@ -145,6 +163,8 @@ def session_metrics(
     mem_before_bytes: int | None = None,
     mem_peak_bytes: int | None = None,
     overlap_ns: int = 0,
+    ttft_late_ns: int | None = None,
+    speed_late_ns: int | None = None,
 ) -> dict[str, float | int | None]:
     """Every figure of one stream session, by the names of the ``latencies`` view."""
     figures: dict[str, float | int | None] = dict(phases(stamps))
@@ -175,8 +195,38 @@ def session_metrics(
             else None
         ),
         overlap_s=overlap_ns / NS,
+        ttft_late_s=ttft_late_ns / NS if ttft_late_ns is not None else None,
+        speed_late_s=speed_late_ns / NS if speed_late_ns is not None else None,
     )
     return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Spoilt:
+    """Which figures of an answer a late event loop may have made wrong by more than is promised."""
+
+    ttft: bool
+    speed: bool
+    """Time per output token, and the rates that follow from it."""
+
+
+def spoilt(session: StreamSession) -> Spoilt:
+    """Whether lateness is more than :data:`LAG_SHARE` of what was timed, and :data:`LAG_FLOOR_S`.
+
+    A figure that is not there, or whose stamps no event loop of ours gave, is not spoilt.
+    """
+    stamps = session.stamps
+    first, sent, last = stamps.first_any, stamps.sent, stamps.last
+    if first is None or sent is None or last is None:
+        return Spoilt(ttft=False, speed=False)
+    return Spoilt(
+        ttft=_exceeds(session.ttft_late_ns, first - sent),
+        speed=last > first and _exceeds(session.speed_late_ns, last - first),
+    )
+
+
+def _exceeds(late_ns: int | None, timed_ns: int) -> bool:
+    return late_ns is not None and late_ns > max(LAG_FLOOR_S * NS, LAG_SHARE * timed_ns)
 
 
 def overlap_ns(start: int, end: int, others: Sequence[tuple[int, int]]) -> int:

@@ -34,7 +34,7 @@ SHIPPED: Final = (
     Query(
         "Time to first token by prompt length",
         "SELECT model, prompt_tokens, ttft_s\nFROM latencies\n"
-        "WHERE status = 'ok' AND NOT contended AND fallback_from IS NULL\n"
+        "WHERE status = 'ok' AND NOT contended AND NOT ttft_spoilt AND fallback_from IS NULL\n"
         "ORDER BY created_at DESC LIMIT 2000",
     ),
     Query(

@@ -73,6 +73,8 @@ def with_tokens(session: StreamSession, tokens: Sequence[ProviderToken]) -> Stre
             mem_before_bytes=session.mem_before_bytes,
             mem_peak_bytes=session.mem_peak_bytes,
             overlap_ns=session.overlap_ns,
+            ttft_late_ns=session.ttft_late_ns,
+            speed_late_ns=session.speed_late_ns,
         ),
     )
 

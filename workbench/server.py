@@ -50,7 +50,6 @@ from workbench.discovery import announce, server_file
 from workbench.engine import Engine, build
 from workbench.errors import ErrorCode, WorkbenchError
 from workbench.observe.health import HealthMonitor
-from workbench.observe.lag import LagSampler
 from workbench.observe.prometheus import Metrics
 from workbench.observe.timeline import MemoryTimeline
 from workbench.observe.tracing import Tracing, provider_from_environment
@@ -94,8 +93,8 @@ def create_app(
         spans: where traces go; None: as the ``OTEL_*`` variables say.
     """
     measured = Metrics(engine)
-    lag = LagSampler(measured.lagged)
-    watched, timeline = HealthMonitor(engine, lag), MemoryTimeline(engine)
+    engine.lag.on_sample = measured.lagged
+    watched, timeline = HealthMonitor(engine), MemoryTimeline(engine)
     logs.keep(settings.workbench_log_lines)
     engine.observers.append(measured)
     spans = spans or provider_from_environment()
@@ -104,7 +103,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        lag.start()
+        engine.lag.start()
         timeline.start()
         engine.prewarm()
         engine.store.set_environment(await asyncio.to_thread(environment.capture, settings))
@@ -118,7 +117,6 @@ def create_app(
         if courier is not None:
             await courier.close()
         watched.stop()
-        await lag.close()
         await timeline.close()
         await app.state.benchmarks.stop()
         await app.state.feeds.close()

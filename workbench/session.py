@@ -16,6 +16,7 @@ from workbench import cutoff, hosts, logs, recovery, wire
 from workbench.contention import Generations
 from workbench.draft import Draft
 from workbench.errors import TIMEOUT_CODES, ErrorCode, WorkbenchError, unforeseen
+from workbench.lag import LagSampler, Lateness
 from workbench.leftover import Apart
 from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading
@@ -67,6 +68,7 @@ class Parts:
     monitor: MemoryMonitor
     store: Store
     generations: Generations
+    lag: LagSampler
     journal: Journal
     on_end: Callable[[StreamSession, ChatRequest], None]
     generating_besides: Callable[[str], int]
@@ -259,6 +261,8 @@ class LiveSession:
         wait_s, phase = self._limit_s("first_token_s"), "for the first token"
         self.draft.sent = sent = time.monotonic_ns()
         self._parts.generations.begin(request.session_id, sent)
+        if not route.provider.stamps_apart:
+            self.draft.lateness = Lateness(self._parts.lag, sent)
         self.mailbox.put(PromptEvent(request.session_id, sent))
         events = guarded(route.provider, request, route.name, self.draft.seed, self.cancel, sent)
         # A worker that does not stop is killed after the grace: this is for what cannot be killed.
@@ -316,6 +320,8 @@ class LiveSession:
 
     def _take_token(self, token: ProviderToken) -> None:
         self.draft.tokens.append(token)
+        if self.draft.lateness is not None and token.n_tokens:
+            self.draft.lateness.token(token.t_ns)
         self.mailbox.put(
             TokenEvent(
                 session_id=self.request.session_id,

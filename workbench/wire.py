@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final
 
+from workbench import metrics
 from workbench.errors import WorkbenchError
 from workbench.types import (
     ChatRequest,
@@ -107,6 +108,10 @@ def decode_message(body: Mapping[str, Any]) -> Message:
     return Message(**{**body, "tool_calls": calls, "images": images})
 
 
+_COMPUTED: Final = ("error_code", "contended", "ttft_spoilt", "speed_spoilt")
+"""What is told of a session beside its fields and figures."""
+
+
 def encode_session(session: StreamSession) -> dict[str, Any]:
     """A finished session as JSON values; its figures stand beside its identity.
 
@@ -126,6 +131,8 @@ def encode_session(session: StreamSession) -> dict[str, Any]:
     values["error"] = session.error.to_dict(session.correlation_id) if session.error else None
     values["error_code"] = session.error.code if session.error else None
     values["contended"] = session.overlap_ns > 0
+    spoilt = metrics.spoilt(session)
+    values["ttft_spoilt"], values["speed_spoilt"] = spoilt.ttft, spoilt.speed
     return {**values, **session.metrics}
 
 
@@ -147,7 +154,7 @@ def decode_session(body: Mapping[str, Any]) -> StreamSession:
         metrics={
             name: value
             for name, value in body.items()
-            if name not in names and name not in ("error_code", "contended")
+            if name not in names and name not in _COMPUTED
         }
         | {"mem_peak_bytes": body["mem_peak_bytes"]},
     )

@@ -14,7 +14,6 @@ from workbench.errors import ErrorCode, WorkbenchError
 from workbench.figures import escape
 from workbench.observe import health
 from workbench.observe.health import HealthMonitor
-from workbench.observe.lag import LagSampler
 from workbench.providers.scripted import ScriptedProvider
 from workbench.store.repair import Repair
 from workbench.types import ModelInfo
@@ -68,7 +67,7 @@ def gone(name: str = "ollama") -> WorkbenchError:
 
 
 async def test_all_well(engine: Engine) -> None:
-    found = await HealthMonitor(engine, LagSampler()).check()
+    found = await HealthMonitor(engine).check()
     assert found.state == "ok", found.to_dict()
     assert {"scripted", "ollama", "store", "memory", "disk", "event_loop"} == found.parts.keys()
     for part in found.to_dict()["parts"].values():
@@ -81,7 +80,7 @@ async def test_all_well(engine: Engine) -> None:
 async def test_degraded_is_not_down(engine: Engine, runtime: Runtime) -> None:
     other = Runtime("huggingface")
     engine.router.register_provider(other)
-    monitor = HealthMonitor(engine, LagSampler())
+    monitor = HealthMonitor(engine)
     before = (await monitor.check()).parts["ollama"]
     runtime.problem = gone()
     found = await monitor.check()
@@ -101,14 +100,14 @@ async def test_a_defect_of_a_provider_is_told_and_ends_no_server(
     engine: Engine, runtime: Runtime
 ) -> None:
     runtime.problem = SystemExit(3)  # type: ignore[assignment]
-    part = (await HealthMonitor(engine, LagSampler()).check()).parts["ollama"]
+    part = (await HealthMonitor(engine).check()).parts["ollama"]
     assert part.state == "down"
     assert "A defect of the provider ollama: it raised SystemExit: 3." in str(part.reason)
 
 
 @pytest.mark.parametrize("patience_s", [0.1])
 async def test_a_hanging_runtime_hangs_nothing(engine: Engine, runtime: Runtime) -> None:
-    monitor = HealthMonitor(engine, LagSampler())
+    monitor = HealthMonitor(engine)
     runtime.answers.clear()
     # It comes back at all; on a busy machine the others may need more than one look.
     while (found := await monitor.check()).parts["store"].state != "ok":
@@ -130,7 +129,7 @@ async def test_many_who_ask_cost_one_look(
     engine: Engine, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "FRESH_S", 60.0)
-    monitor = HealthMonitor(engine, LagSampler())
+    monitor = HealthMonitor(engine)
     answers = await asyncio.gather(*(monitor.check() for _ in range(50)))
     answers += [await monitor.check() for _ in range(50)]
     assert {answer.state for answer in answers} == {"ok"}
@@ -146,7 +145,7 @@ async def test_store_and_limits_give_their_reasons(
         "last_error",
         WorkbenchError(ErrorCode.DISK_FULL, "The disk is full.", fix="Make room."),
     )
-    found = await HealthMonitor(engine, LagSampler()).check()
+    found = await HealthMonitor(engine).check()
     assert found.parts["store"].state == "down"
     assert "disk is full" in (found.parts["store"].reason or "")
     assert "WORKBENCH_LOW_MEMORY" in (found.parts["memory"].fix or "")
@@ -161,7 +160,7 @@ async def test_a_repair_is_told_and_only_one_that_lost_something_is_not_well(
     repair = Repair(engine.store.path, happened=["The file was damaged."], lost=lost)
     repair.write()
     Repair(engine.store.path, happened=["The write-ahead log, too."]).write()
-    found = await HealthMonitor(engine, LagSampler()).check()
+    found = await HealthMonitor(engine).check()
     part = found.parts["store"]
     assert part.state == found.state == ("degraded" if lost else "ok")
     assert ("2 of 40 sessions" if lost else "Nothing is known to be lost") in (part.reason or "")
@@ -170,7 +169,7 @@ async def test_a_repair_is_told_and_only_one_that_lost_something_is_not_well(
 
 
 async def test_a_stopping_server_is_not_ready(engine: Engine) -> None:
-    monitor = HealthMonitor(engine, LagSampler())
+    monitor = HealthMonitor(engine)
     monitor.stop()
     found = await monitor.check()
     assert (found.ready, found.to_dict()["parts"]["server"]["status"]) == (False, "down")
@@ -178,7 +177,8 @@ async def test_a_stopping_server_is_not_ready(engine: Engine) -> None:
 
 async def test_lag_sees_what_blocks_the_loop(engine: Engine) -> None:
     heard: list[float] = []
-    sampler = LagSampler(heard.append)
+    sampler = engine.lag
+    sampler.on_sample = heard.append
     sampler.start()
     async with asyncio.timeout(20):
         while not heard:
@@ -186,8 +186,7 @@ async def test_lag_sees_what_blocks_the_loop(engine: Engine) -> None:
         time.sleep(0.5)  # noqa: ASYNC251 - the block that is to be seen
         while sampler.lag.max_s < 0.3:
             await asyncio.sleep(0.01)
-    found = await HealthMonitor(engine, sampler).check()
-    await sampler.close()
+    found = await HealthMonitor(engine).check()
     assert found.parts["event_loop"].state == "degraded"
     assert max(heard) == sampler.lag.max_s
     assert sampler.lag.p50_s <= sampler.lag.p99_s <= sampler.lag.max_s

@@ -259,7 +259,7 @@ def test_overlap_counts_each_moment_once(
 
 
 @given(played(), st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 10**10))
-def test_memory_and_overlap_are_passed_on(
+def test_memory_overlap_and_lateness_are_passed_on(
     request: Played, before: int, peak: int, overlap: int
 ) -> None:
     session = request.session()
@@ -271,9 +271,12 @@ def test_memory_and_overlap_are_passed_on(
         mem_before_bytes=before,
         mem_peak_bytes=peak,
         overlap_ns=overlap,
+        ttft_late_ns=overlap // 2,
+        speed_late_ns=overlap,
     )
     assert (found["mem_peak_bytes"], found["mem_delta_bytes"]) == (peak, peak - before)
-    assert found["overlap_s"] == seconds(overlap)
+    assert found["overlap_s"] == found["speed_late_s"] == seconds(overlap)
+    assert found["ttft_late_s"] == seconds(overlap // 2)
     assert found.keys() == metrics.DEFINITIONS.keys() | set(metrics.PHASES)
     unknown = metrics.session_metrics(
         replace(session.stamps, intended=None),
@@ -285,3 +288,4 @@ def test_memory_and_overlap_are_passed_on(
     assert unknown["mem_delta_bytes"] is None
     assert unknown["e2e_eff_s"] == unknown["wall_s"]
     assert unknown["overlap_s"] == 0
+    assert unknown["ttft_late_s"] is unknown["speed_late_s"] is None

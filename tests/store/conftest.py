@@ -68,6 +68,8 @@ def make_session(**changes: Any) -> StreamSession:
         mem_before_bytes=session.mem_before_bytes,
         mem_peak_bytes=session.mem_peak_bytes,
         overlap_ns=session.overlap_ns,
+        ttft_late_ns=session.ttft_late_ns,
+        speed_late_ns=session.speed_late_ns,
     )
     return StreamSession(**{**values, "metrics": figures})
 

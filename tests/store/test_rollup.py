@@ -61,6 +61,8 @@ def session(chance: random.Random, at: dt.datetime) -> StreamSession:
         status=status,
         fallback_from=chance.choice([None] * 9 + ["ollama/gone"]),
         overlap_ns=chance.choice([0, 0, 0, MS]),
+        ttft_late_ns=chance.choice([None, 0, 2 * MS]),
+        speed_late_ns=chance.choice([None, 0, 9 * MS]),
         prompt_tokens=chance.choice([None, 5, 15, 16, 64, 5000]),
         mem_peak_bytes=chance.randrange(2**30),
         options=Options(seed=7),

@@ -18,6 +18,7 @@ from workbench.store.rows import columns_of
 from workbench.types import Message, Stamps, Status, StreamSession, TokenTimeline
 
 ASKED = [Message("user", "hi")]
+LATE = st.none() | st.integers(0, 3 * MS) | st.integers(0, 10**10)
 
 
 @st.composite
@@ -61,6 +62,8 @@ def sessions(draw: st.DrawFn) -> StreamSession:
         mem_before_bytes=draw(st.none() | st.integers(0, 2**45)),
         mem_peak_bytes=draw(st.none() | st.integers(0, 2**45)),
         overlap_ns=draw(st.integers(0, 2) | st.integers(0, 10**10)),
+        ttft_late_ns=draw(LATE),
+        speed_late_ns=draw(LATE),
     )
 
 
@@ -167,6 +170,8 @@ def test_the_leaderboard_takes_speed_from_ok_uncontended_answers_of_the_model_it
         _steady(20),
         _steady(30),
         _steady(500, overlap_ns=1),
+        _steady(500, speed_late_ns=76 * MS),
+        _steady(500, speed_late_ns=74 * MS, status=Status.ERROR),
         _steady(500, status=Status.CANCELLED),
         _steady(500, fallback_from=slow, requested_model=slow),
         _steady(40, model=slow, requested_model=slow, dtype="bf16"),
@@ -177,7 +182,7 @@ def test_the_leaderboard_takes_speed_from_ok_uncontended_answers_of_the_model_it
     assert steady["tpot_p50_s"] == pytest.approx(0.02)
     assert steady["decode_tps_p50"] == pytest.approx(50)
     counts = "sessions", "sessions_ok", "sessions_uncontended", "sessions_as_fallback"
-    assert [steady[name] for name in counts] == [6, 5, 3, 1]
+    assert [steady[name] for name in counts] == [8, 6, 4, 1]
     assert rows[slow]["tpot_p50_s"] == pytest.approx(0.04)
     assert [rows[slow][name] for name in counts] == [1, 1, 1, 0]
     assert rows[slow]["dtype"] == "bf16"

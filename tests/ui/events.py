@@ -66,7 +66,11 @@ def finished(
         last=at[-1] if at else None,
     )
     timeline = TokenTimeline(tuple(at), (1,) * len(at), (3,) * len(at), ("content",) * len(at))
-    overlap_ns = changes.pop("overlap_ns", 0)
+    disturbed = {"overlap_ns": 0} | {
+        name: changes.pop(name)
+        for name in ("overlap_ns", "ttft_late_ns", "speed_late_ns")
+        if name in changes
+    }
     values: dict[str, Any] = {
         "session_id": "ses_1",
         "conversation_id": "con_1",
@@ -83,10 +87,10 @@ def finished(
         "source": "ui",
         "output_tokens": len(at) or None,
         "count_source": "runtime" if at else None,
-        "overlap_ns": overlap_ns,
+        **disturbed,
         "error": error,
         "metrics": metrics.session_metrics(
-            stamps, timeline, output_tokens=len(at), content_chars=9, overlap_ns=overlap_ns
+            stamps, timeline, output_tokens=len(at), content_chars=9, **disturbed
         ),
     }
     session = StreamSession(**{**values, **changes})

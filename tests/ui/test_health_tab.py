@@ -12,7 +12,6 @@ from tests.ui.test_runs import SHORT
 from workbench import logs
 from workbench.doctor.findings import Finding
 from workbench.observe.health import Health, HealthMonitor, Part
-from workbench.observe.lag import LagSampler
 from workbench.observe.timeline import MemoryTimeline
 from workbench.pressure import Alert
 from workbench.store import ModelEvent
@@ -30,7 +29,7 @@ async def test_a_look_shows_parts_alerts_and_the_doctor(make_engine: EngineFacto
     timeline.note()
     timeline.note()
     with gr.Blocks():
-        tab = HealthTab(engine, HealthMonitor(engine, LagSampler()), timeline)
+        tab = HealthTab(engine, HealthMonitor(engine), timeline)
     shown, alerts, plot, looks = await tab._look(0)
     assert 'data-part="store" data-status="ok"' in shown
     assert "No alert stands" in alerts
@@ -61,7 +60,7 @@ async def test_lines_of_a_request_are_found_by_its_id(make_engine: EngineFactory
         logs.hide("s3cret-of-mine")
         engine = make_engine({"a": SHORT})
         with gr.Blocks():
-            tab = HealthTab(engine, HealthMonitor(engine, LagSampler()), MemoryTimeline(engine))
+            tab = HealthTab(engine, HealthMonitor(engine), MemoryTimeline(engine))
         question = Message("user", "WORDS-OF-A-PROMPT")
         request = ChatRequest("scripted/a", (question,), correlation_id="cor_mine")
         async for _ in engine.stream(request):

@@ -88,6 +88,14 @@ def test_contended_figures_are_marked(streaming: LiveAnswer) -> None:
     assert "contended 74 %" in markup
 
 
+def test_figures_that_a_late_event_loop_spoils_are_marked(streaming: LiveAnswer) -> None:
+    streaming.take(finished(ttft_late_ns=400 * MS, speed_late_ns=0))
+    markup = strip.render(streaming, 0)
+    assert 'data-late="true"' in markup
+    assert "late 400 ms" in markup
+    assert 'data-late="false"' in strip.render(live(session_event(), finished(ttft_late_ns=0)), 0)
+
+
 def test_without_a_token_there_is_no_figure_to_mark() -> None:
     error = WorkbenchError(ErrorCode.HF_MODEL_LOAD_FAILED, "No.")
     done = finished(status=Status.ERROR, tokens=(), error=error, overlap_ns=900 * MS)

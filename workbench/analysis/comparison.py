@@ -22,6 +22,7 @@ from workbench.analysis.frames import (
 from workbench.analysis.statistics import Estimate, estimate, exponential, holm
 from workbench.errors import invalid
 from workbench.model_ids import spelled
+from workbench.store.summaries import sound
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -92,7 +93,7 @@ WITH answers AS (
     SELECT model, prompt_untagged AS prompt, {{metric}} AS figure, row_number() OVER (
         PARTITION BY model, prompt_untagged ORDER BY created_at, seq) AS repeat
     FROM latencies JOIN session_prompts USING (session_id, created_at)
-    WHERE {{condition}} AND {_RECENT} AND model IN ($a, $b) AND {{metric}} > 0
+    WHERE {{condition}} AND {{sound}} AND {_RECENT} AND model IN ($a, $b) AND {{metric}} > 0
         AND created_at >= $since AND ($run_id IS NULL OR run_id = $run_id)
 )
 SELECT hash(prompt)::VARCHAR AS prompt, count(*) AS pairs,
@@ -102,11 +103,17 @@ WHERE a.model = $a AND b.model = $b
 GROUP BY prompt ORDER BY hash(prompt) LIMIT {MAX_PROMPTS}
 """  # noqa: S608
 
+
+def _sound(column: str) -> str:
+    return f"CASE WHEN {sound(column)} THEN {column} END"
+
+
 # One row a model and prompt, and one a model with the medians (prompt is null there).
 _CONTENTION: Final = f"""
 WITH answers AS (
     SELECT {", ".join(GROUP)}, contended, prompt_untagged AS prompt,
-        unnest(['ttft_s', 'tpot_s']) AS metric, unnest([ttft_s, tpot_s]) AS figure
+        unnest(['ttft_s', 'tpot_s']) AS metric,
+        unnest([{_sound("ttft_s")}, {_sound("tpot_s")}]) AS figure
     FROM latencies LEFT JOIN session_prompts USING (session_id, created_at)
     WHERE {condition(True)} AND {_RECENT}
 )
@@ -160,7 +167,7 @@ def model_differences(
     for a, b in combinations(dict.fromkeys(map(spelled, models)), 2):
         for metric in metrics:
             found = read(
-                _PAIRS.format(metric=metric, condition=condition(contended)),
+                _PAIRS.format(metric=metric, condition=condition(contended), sound=sound(metric)),
                 {
                     "a": a,
                     "b": b,

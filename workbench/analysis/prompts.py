@@ -18,6 +18,7 @@ from workbench.analysis.frames import (
     whole,
 )
 from workbench.analysis.statistics import robust_line
+from workbench.store.summaries import sound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,8 @@ def ttft_by_prompt(read: Read, *, contended: bool = False) -> pd.DataFrame:
         f"""
         SELECT session_id, model, dtype, quantization, prompt_tokens, ttft_s, contended
         FROM latencies
-        WHERE {condition(contended)} AND prompt_tokens IS NOT NULL AND ttft_s IS NOT NULL
+        WHERE {condition(contended)} AND {sound("ttft_s")}
+            AND prompt_tokens IS NOT NULL AND ttft_s IS NOT NULL
         QUALIFY row_number() OVER (
             PARTITION BY model, dtype, quantization ORDER BY hash(session_id)
         ) <= {MAX_POINTS}

@@ -74,6 +74,8 @@ class StreamSession:
     seed: Long
     cold: bool
     contended: bool
+    ttft_spoilt: bool
+    speed_spoilt: bool
     fallback_from: str | None = None
     finish_reason: str | None = None
     termination_reason: str | None = None
@@ -104,6 +106,8 @@ class StreamSession:
     mem_delta_bytes: Long | None = None
     gpu_peak_bytes: Long | None = None
     overlap_s: float | None = None
+    ttft_late_s: float | None = None
+    speed_late_s: float | None = None
 
 
 @strawberry.type(description="Sessions from new to old; `next` is the cursor of the next page.")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from workbench import metrics
 from workbench.api.openai_calls import ChatCompletion, Completion
 from workbench.api.openai_text import TextCompletion
 from workbench.api.problems import openai_body
@@ -119,6 +120,7 @@ class Answer:
 
     def _extra(self, session: StreamSession) -> dict[str, Any]:
         """What is ours: ids under which all is in the log, the figures, what to know."""
+        spoilt = metrics.spoilt(session)
         return {
             "session_id": session.session_id,
             "conversation_id": session.conversation_id,
@@ -127,6 +129,8 @@ class Answer:
             "fallback_from": session.fallback_from,
             "seed": session.seed,
             "contended": session.overlap_ns > 0,
+            "ttft_spoilt": spoilt.ttft,
+            "speed_spoilt": spoilt.speed,
             "warnings": [
                 {"code": warning.code, "message": warning.message} for warning in session.warnings
             ],

@@ -11,15 +11,12 @@ from workbench.bench.plan import Cell
 from workbench.bench.road import Road
 from workbench.bench.spec import Spec
 from workbench.figures import seconds
+from workbench.metrics import LAG_FLOOR_S, LAG_SHARE
 from workbench.store.summaries import quantiles
 
 SATURATED: Final = 0.9
 """An open loop whose answers come at less than this share of its arrivals only fills a queue."""
-LAG_SHARE: Final = 0.05
-"""A lag of the client's event loop above this share of a figure spoils it."""
 _NAMES: Final = {"ttft": "TTFT", "e2e_eff": "time from the intended start"}
-LAG_FLOOR_S: Final = 0.001
-"""A lag that is not told: no figure is promised to be truer, and the loop's timers are no finer."""
 
 _COLUMNS: Final = ",\n    ".join(
     quantiles(name, unit, ("p50", "p90", "p99"), where="l.status = 'ok'")
@@ -183,7 +180,7 @@ def lag(samples: Sequence[float], found: Mapping[str, Any], *, stamped: bool) ->
     What waits for a late loop gets its stamp later by as much. So each figure is set beside the
     same of the lag: the median beside the mean lag, by which a stamp is late on average, and p90
     and p99 beside those of the lag, where the cell has answers enough to tell them. A figure is
-    spoilt by more than :data:`LAG_SHARE` of it, and never by less than :data:`LAG_FLOOR_S`: a
+    spoilt by more than ``metrics.LAG_SHARE`` of it, and never by less than ``LAG_FLOOR_S``: a
     few moments of a long run do not move a median, and no answer of 2 ms is measured to 0.1 ms.
 
     Args:

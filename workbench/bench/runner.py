@@ -35,7 +35,7 @@ from workbench.bench.spec import Spec
 from workbench.bench.trials import Trials
 from workbench.bench.workload import Workload, workloads
 from workbench.errors import invalid
-from workbench.observe.lag import LagSampler
+from workbench.lag import LagSampler
 from workbench.procfs import is_alive, this_process
 from workbench.settings import Settings
 from workbench.types import StreamSession, new_id

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from workbench import metrics
 from workbench.types import StreamEvent, StreamSession, TokenEvent
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def session_row(session: StreamSession) -> dict[str, Any]:
     likely: Mapping[str, Any] = {
         name: value for name, value in session.details.items() if name == "logprobs"
     }
+    spoilt = metrics.spoilt(session)
     return {
         "model": session.model,
         "status": session.status.value,
@@ -75,6 +77,8 @@ def session_row(session: StreamSession) -> dict[str, Any]:
         "output_tokens": session.output_tokens,
         "finish_reason": session.finish_reason,
         "contended": session.overlap_ns > 0,
+        "ttft_spoilt": spoilt.ttft,
+        "speed_spoilt": spoilt.speed,
         "error_code": session.error.code.value if session.error else None,
         "error": str(session.error) if session.error else None,
         "warnings": [warning.message for warning in session.warnings],

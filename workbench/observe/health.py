@@ -27,7 +27,6 @@ import psutil
 
 from workbench.engine import Engine
 from workbench.errors import WorkbenchError, unforeseen
-from workbench.observe.lag import LagSampler
 from workbench.runtimes import Seen
 
 State = Literal["ok", "degraded", "down"]
@@ -166,13 +165,11 @@ class HealthMonitor:
 
     Args:
         engine: what is looked at.
-        lag: the sampler of its event loop; started and stopped by whoever made it.
     """
 
-    def __init__(self, engine: Engine, lag: LagSampler) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._settings = engine.settings
-        self._lag = lag
         self._stopping = False
         self._runtimes = [name for name in engine.router.providers if name != _NO_RUNTIME]
         probes: dict[str, Probe] = {
@@ -261,7 +258,7 @@ class HealthMonitor:
         return await asyncio.to_thread(disk_part, folders, self._settings.workbench_low_disk)
 
     async def _event_loop(self) -> Part:
-        lag, limit_s = self._lag.lag, self._settings.workbench_lag_warning_ms / 1000
+        lag, limit_s = self._engine.lag.lag, self._settings.workbench_lag_warning_ms / 1000
         figures = {"p50_s": lag.p50_s, "p99_s": lag.p99_s, "max_s": lag.max_s}
         if lag.p99_s > limit_s:
             return Part(

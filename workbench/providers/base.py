@@ -102,6 +102,9 @@ class Provider(Protocol):
     shares_cores: bool
     """Whether its models compute on the cores of this machine."""
 
+    stamps_apart: bool
+    """Whether tokens get their stamps in another process, which no late event loop here delays."""
+
     loads: bool
     """Whether models come into memory and leave it as we ask; where not, that is the business of
     whoever runs the server, and being resident only means that no load is waited for."""
@@ -228,6 +231,7 @@ class Weightless:
     name: str
     counts_against_cache: bool = False
     shares_cores: bool = False
+    stamps_apart: bool = False
     loads: bool = True
     concurrency: int = 1
     on_death: Callable[[str, WorkbenchError], None] | None = None

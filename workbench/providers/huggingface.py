@@ -45,6 +45,7 @@ class HuggingFaceProvider:
     name: str = "huggingface"
     counts_against_cache: bool = True
     shares_cores: bool = True
+    stamps_apart: bool = True
     loads: bool = True
 
     def __init__(

@@ -70,6 +70,7 @@ class OllamaProvider:
     """
 
     counts_against_cache = False
+    stamps_apart: bool = False
     loads = True
     concurrency = 1  # Ollama's default; with OLLAMA_NUM_PARALLEL it may do more, but does not tell
 

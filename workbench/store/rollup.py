@@ -28,6 +28,7 @@ from workbench.store.summaries import (
     PROMPT_CLASS_END,
     QUANTILES,
     board,
+    sound,
 )
 
 if TYPE_CHECKING:
@@ -82,10 +83,14 @@ FROM ({_read(where)}) GROUP BY ALL"""  # noqa: S608
 
 
 def _buckets(where: str, figures: Sequence[str] = _FIGURES) -> str:
-    """SQL: how many values of each figure fall into each bucket, of answers that ran alone."""
+    """SQL: how many values of each figure fall into each bucket, of answers that ran alone.
+
+    What a late event loop has spoilt is not among them.
+    """
     names = ", ".join(f"'{name}'" for name in figures)
     numbers = ", ".join(
-        f"CASE WHEN {name} > 0 THEN floor({_PER_OCTAVE} * log2({name}))::INTEGER "
+        f"CASE WHEN NOT ({sound(name)}) THEN NULL "
+        f"WHEN {name} > 0 THEN floor({_PER_OCTAVE} * log2({name}))::INTEGER "
         f"WHEN {name} IS NOT NULL THEN {_NOTHING} END"
         for name in figures
     )

@@ -268,6 +268,8 @@ def session_row(item: SessionItem) -> Row:
         "load_ns": stamps.load_ns,
         "retry_ns": stamps.retry_ns,
         "overlap_ns": session.overlap_ns,
+        "ttft_late_ns": session.ttft_late_ns,
+        "speed_late_ns": session.speed_late_ns,
         **{f"runtime_{name}_ns": session.runtime_ns.get(name) for name in _RUNTIME},
         "prompt_tokens": session.prompt_tokens,
         "output_tokens": session.output_tokens,

@@ -342,6 +342,12 @@ _WRITERS: Final = """
 ALTER TABLE stream_sessions ADD COLUMN writer_id VARCHAR; -- who measured it; null: this workbench
 """
 
+_LATENESS: Final = """
+-- By how much the event loop that stamps the tokens was late there; null: another process does.
+ALTER TABLE stream_sessions ADD COLUMN ttft_late_ns BIGINT;  -- at the sending or the first token
+ALTER TABLE stream_sessions ADD COLUMN speed_late_ns BIGINT; -- at the first or the last token
+"""
+
 # Names of Ollama were logged without the tag that it takes them to have.
 _UNTAGGED: Final = r"'^ollama(@[^/]*)?/([^?]*/[^/:?]*|[^/:?]+)$', 's'"
 
@@ -408,6 +414,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     Migration(9, "sessions deleted one by one", _DELETIONS),
     Migration(10, "who measured a session", _WRITERS),
     Migration(11, "names of Ollama with their tag", _TAGS, of_rows=True),
+    Migration(12, "how late the event loop was", _LATENESS),
 )
 
 LATEST: Final = MIGRATIONS[-1].version

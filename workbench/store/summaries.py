@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from workbench.metrics import MIN_SAMPLES
+from workbench.metrics import LAG_FLOOR_S, LAG_SHARE, MIN_SAMPLES
 
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 DURATIONS: Final = ("ttft", "tpot", "e2e", "queue")
@@ -16,6 +16,30 @@ DURATIONS: Final = ("ttft", "tpot", "e2e", "queue")
 
 ALONE: Final = "status = 'ok' AND fallback_from IS NULL AND NOT contended"
 """Answers of the model itself that ended well and that nothing ran beside."""
+
+
+def spoilt(late_ns: str, timed_ns: str) -> str:
+    """SQL: whether the event loop was so late that it spoils a figure; never null.
+
+    Args:
+        late_ns: SQL for by how much it was late.
+        timed_ns: SQL for the time that the figure is made of.
+    """
+    floor_ns = round(LAG_FLOOR_S * 1e9)
+    return f"coalesce({late_ns} > {floor_ns} AND {late_ns} > {LAG_SHARE} * ({timed_ns}), false)"
+
+
+_SPOILT_BY: Final = {
+    **dict.fromkeys(("ttft_s", "ttfo_s"), "ttft_spoilt"),
+    **dict.fromkeys(("tpot_s", "itl_p50_s", "decode_tps", "chars_per_s"), "speed_spoilt"),
+}
+
+
+def sound(column: str) -> str:
+    """SQL: whether no late event loop has spoilt a figure of ``latencies``."""
+    mark = _SPOILT_BY.get(column)
+    return f"NOT {mark}" if mark else "true"
+
 
 PROMPT_CLASS: Final = (
     "CASE WHEN prompt_tokens < 16 THEN 0 ELSE power(4, floor(log2(prompt_tokens) / 2))::BIGINT END"
@@ -54,7 +78,9 @@ def percentiles(condition: str) -> str:
 
     A percentile is null where there are fewer samples than it needs (``metrics.MIN_SAMPLES``).
     """
-    columns = ",\n    ".join(quantiles(name, "_s", tuple(QUANTILES)) for name in DURATIONS)
+    columns = ",\n    ".join(
+        quantiles(name, "_s", tuple(QUANTILES), where=sound(f"{name}_s")) for name in DURATIONS
+    )
     return f"""
 SELECT
     model, dtype, quantization, device, timing_mode,
@@ -74,9 +100,11 @@ BOARD: Final = (("ttft", "_s"), ("tpot", "_s"), ("decode_tps", ""), ("chars_per_
 BOARD_QUANTILES: Final = ("p50", "p90")
 
 # Speed is taken from answers that ran alone. A fallback's answer is its own model's, never the
-# requested one's, and it started from a failure: it is counted, but its figures are left out.
+# requested one's, and it started from a failure: it is counted, but its figures are left out. So
+# are those that a late event loop has spoilt.
 _BOARD: Final = ",\n    ".join(
-    quantiles(name, unit, BOARD_QUANTILES, where="alone") for name, unit in BOARD
+    quantiles(name, unit, BOARD_QUANTILES, where=f"alone AND {sound(f'{name}{unit}')}")
+    for name, unit in BOARD
 )
 
 BOARD_COUNTS: Final = (
@@ -202,7 +230,7 @@ SELECT
     median(decode_tps) AS decode_tps_p50,
     median(chars_per_s) AS chars_per_s_p50
 FROM latencies
-WHERE {ALONE} AND output_tokens > 0 AND text_chars + reasoning_chars > 0
+WHERE {ALONE} AND {sound("decode_tps")} AND output_tokens > 0 AND text_chars + reasoning_chars > 0
 GROUP BY model, dtype, quantization, device
 """  # noqa: S608
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from workbench.store.rollup import choose_views
-from workbench.store.summaries import SUMMARIES
+from workbench.store.summaries import SUMMARIES, spoilt
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,7 +39,7 @@ FROM events
 # session ended: from the stamps it would take a join with token_streams, which every query of this
 # view would pay for, also those that do not ask for it (seven times over with a million sessions).
 # Sessions of an insight are no measurements: their text is given, or each token asked for alone.
-_LATENCIES: Final = """
+_LATENCIES: Final = f"""
 CREATE OR REPLACE VIEW latencies AS
 WITH bounds AS (
     SELECT
@@ -92,9 +92,13 @@ SELECT
     mem_peak_bytes - mem_before_bytes AS mem_delta_bytes,
     gpu_peak_bytes,
     overlap_ns / 1e9 AS overlap_s,
-    overlap_ns > 0 AS contended
+    overlap_ns > 0 AS contended,
+    ttft_late_ns / 1e9 AS ttft_late_s,
+    speed_late_ns / 1e9 AS speed_late_s,
+    {spoilt("ttft_late_ns", "first_any_ns - sent_ns")} AS ttft_spoilt,
+    {spoilt("speed_late_ns", "nullif(last_ns - first_any_ns, 0)")} AS speed_spoilt
 FROM figures
-"""
+"""  # noqa: S608
 
 # The processes of a model are read in one go: samples of one stamp are added up to one reading.
 # The host's own reading is not memory of the model.

@@ -92,6 +92,8 @@ class StreamSession:
     timeline: TokenTimeline = field(default_factory=TokenTimeline)
     runtime_ns: Mapping[str, int] = field(default_factory=dict)
     overlap_ns: int = 0
+    ttft_late_ns: int | None = None
+    speed_late_ns: int | None = None
     mem_before_bytes: int | None = None
     mem_peak_bytes: int | None = None
     gpu_peak_bytes: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from workbench import figures
 from workbench.figures import DASH, escape
 from workbench.live import LiveAnswer
-from workbench.metrics import DEFINITIONS, NS
+from workbench.metrics import DEFINITIONS, NS, spoilt
 from workbench.types import Status, StreamSession
 
 _PHASE_WORDS = {
@@ -39,7 +39,7 @@ def render(live: LiveAnswer | None, now: int) -> str:
     """
     if live is None:
         slots = [_slot(name, DASH, None) for name in _TITLES]
-        return _strip("idle", 0, slots, "")
+        return _strip("idle", 0, "", slots, "")
     session = live.session
     metrics = session.metrics if session else {}
     elapsed = metrics.get("wall_s") or live.elapsed_s(now)
@@ -61,7 +61,14 @@ def render(live: LiveAnswer | None, now: int) -> str:
         _slot("tokens", figures.tokens(count, exact=exact), count),
         _slot("memory", shown_memory, memory),
     ]
-    return _strip(live.phase, contended_percent(session), slots, _detail(live, now))
+    return _strip(live.phase, contended_percent(session), _late(session), slots, _detail(live, now))
+
+
+def _late(session: StreamSession | None) -> str:
+    if session is None:
+        return ""
+    wrong = spoilt(session)
+    return figures.lateness(session.metrics, ttft=wrong.ttft, speed=wrong.speed)
 
 
 def contended_percent(session: StreamSession | None) -> int:
@@ -71,15 +78,21 @@ def contended_percent(session: StreamSession | None) -> int:
     return figures.percent(session.overlap_ns / NS, session.metrics.get("e2e_s"))
 
 
-def _strip(phase: str, contended: int, slots: list[str], detail: str) -> str:
+def _strip(phase: str, contended: int, late: str, slots: list[str], detail: str) -> str:
     mark = ""
     if contended:
         mark = (
             f'<span class="wb-contended" title="{escape(DEFINITIONS["overlap_s"])}; '
             f'run isolated for figures of the model alone">contended {contended} %</span>'
         )
+    if late:
+        mark += (
+            f'<span class="wb-contended" title="{escape(figures.LATE)}; ask again when the server '
+            f'has less to do">{escape(late)}</span>'
+        )
     return (
-        f'<div class="wb-strip" data-phase="{escape(phase)}" data-contended="{contended}">'
+        f'<div class="wb-strip" data-phase="{escape(phase)}" data-contended="{contended}" '
+        f'data-late="{str(bool(late)).lower()}">'
         f'<div class="wb-slots"><span class="wb-phase" data-metric="phase" '
         f'title="{escape(_PHASE_WORDS.get(phase, phase))}"><i></i>{escape(phase)}</span>'
         f"{''.join(slots)}</div>"

@@ -26,7 +26,7 @@ SHOWN_CHARS: Final = 20_000
 
 _SECONDS: Final = (
     *("wall_s", "queue_s", "load_s", "retry_s", "ttft_s", "ttfo_s", "tpot_s", "itl_p50_s"),
-    *("e2e_s", "overlap_s"),
+    *("e2e_s", "overlap_s", "ttft_late_s", "speed_late_s"),
 )
 _RATES: Final = ("decode_tps", "output_tps", "chars_per_s")
 _BYTES: Final = ("mem_peak_bytes", "mem_delta_bytes", "gpu_peak_bytes")

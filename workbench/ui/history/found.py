@@ -119,14 +119,18 @@ def _row(row: Mapping[str, Any], *, first: bool) -> str:
     )
     words = figures.shorten(row["prompt"] or "", 160)
     count, exact = row["output_tokens"], row["count_source"] == "runtime"
-    contended = ""
+    marks = ""
     if row["contended"]:
         share = figures.percent(row["overlap_s"] or 0.0, row["e2e_s"])
-        contended = f' <span class="wb-contended">contended {share} %</span>'
+        marks = f' <span class="wb-contended">contended {share} %</span>'
+    late = figures.lateness(row, ttft=row["ttft_spoilt"], speed=row["speed_spoilt"])
+    if late:
+        marks += f' <span class="wb-contended" title="{escape(figures.LATE)}">{escape(late)}</span>'
     status = " ".join(str(part) for part in (row["status"], row["error_code"]) if part)
     return (
         f'<tr data-session="{escape(session)}" data-status="{escape(row["status"])}" '
         f'data-contended="{str(bool(row["contended"])).lower()}" '
+        f'data-late="{str(bool(late)).lower()}" '
         f'tabindex="{0 if first else -1}" aria-selected="false">'
         '<td><input type="checkbox" tabindex="-1" aria-label="Mark"></td>'
         f'<td class="time" title="{at:%Y-%m-%d %H:%M:%S} UTC">{at:%m-%d %H:%M:%S}</td>'
@@ -137,7 +141,7 @@ def _row(row: Mapping[str, Any], *, first: bool) -> str:
         f'<td class="figure">{_bare(figures.rate(row["decode_tps"]))}</td>'
         f'<td class="figure wb-wide">{_bare(figures.tokens(count, exact=exact))}</td>'
         f'<td class="status" title="{escape(status)}">{escape(row["status"])}</td>'
-        f'<td class="wb-wide">{escape(row["timing_mode"])}{contended}</td>'
+        f'<td class="wb-wide">{escape(row["timing_mode"])}{marks}</td>'
         '<td><button type="button" tabindex="-1" title="Open in Compare as it was">open'
         "</button></td></tr>"
     )

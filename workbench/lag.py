@@ -1,0 +1,143 @@
+"""How late the event loop is: whatever blocks it delays every stream, token stamps included."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from workbench.background import Background
+from workbench.metrics import NS
+
+INTERVAL_S: Final = 0.02
+"""A loop that is blocked for less, between two wake-ups, need not be seen to be late."""
+WINDOW: Final = round(60 / INTERVAL_S)
+"""Samples that are looked at: one minute."""
+_REMEMBERED: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Seconds by which wake-ups were late during the last minute; quantiles by nearest rank."""
+
+    p50_s: float
+    p99_s: float
+    max_s: float
+    samples: int
+
+
+class LagSampler(Background):
+    """Sleeps for an interval again and again and notes how much longer it took.
+
+    A timer that the system wakes late counts as well: it too makes streams late.
+
+    Args:
+        on_sample: told every sample, in seconds.
+        interval_s: how long it sleeps; costs as many wake-ups a second.
+    """
+
+    def __init__(
+        self,
+        on_sample: Callable[[float], None] = lambda lag_s: None,
+        *,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self.on_sample = on_sample
+        self._interval_s = interval_s
+        self._samples: deque[float] = deque(maxlen=WINDOW)
+        self._due_ns: int | None = None
+        self._recent: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)  # woken when, how late
+
+    @property
+    def lag(self) -> Lag:
+        """The last minute."""
+        ordered = sorted(self._samples)
+        if not ordered:
+            return Lag(0.0, 0.0, 0.0, 0)
+        last = len(ordered) - 1
+        return Lag(
+            p50_s=ordered[round(0.5 * last)],
+            p99_s=ordered[round(0.99 * last)],
+            max_s=ordered[-1],
+            samples=len(ordered),
+        )
+
+    @property
+    def interval_ns(self) -> int:
+        """How long it sleeps: a loop that is held up for less need not be seen to be late."""
+        return round(self._interval_s * NS)
+
+    def at(self, t_ns: int, begun_ns: int) -> int | None:
+        """By how much the loop was late when it came to something, or at most since then.
+
+        Args:
+            t_ns: the moment, monotonic, of a little while ago at most.
+            begun_ns: lateness before it does not count.
+
+        Returns:
+            Nanoseconds, a sleep that should be over by now included; None: it does not sample.
+        """
+        if self._due_ns is None:
+            return None
+        worst = max(0, time.monotonic_ns() - max(self._due_ns, begun_ns))
+        for woken, late in reversed(self._recent):
+            if woken < t_ns - self.interval_ns:
+                break
+            worst = max(worst, min(late, woken - begun_ns))
+        return worst
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                self._due_ns = time.monotonic_ns() + self.interval_ns
+                await asyncio.sleep(self._interval_s)
+                self._note(self._due_ns)
+        finally:
+            self._due_ns = None
+
+    def _note(self, due_ns: int) -> None:
+        woken = time.monotonic_ns()
+        late = max(0, woken - due_ns)
+        self._recent.append((woken, late))
+        self._samples.append(late / NS)
+        self.on_sample(late / NS)
+
+
+class Lateness:
+    """By how much the loop was late at the stamps that the figures of one call are made of.
+
+    Args:
+        sampler: of the loop, which runs.
+        sent_ns: when the call was handed to its runtime, monotonic.
+    """
+
+    def __init__(self, sampler: LagSampler, sent_ns: int) -> None:
+        self._sampler, self._sent_ns = sampler, sent_ns
+        self._sending: int | None = None
+        self._first: int | None = None
+        self.ttft_ns: int | None = None
+        """At the sending or the first token, whichever was later; None: not known."""
+        self.speed_ns: int | None = None
+        """At the first or the latest token."""
+        # What is to be sent waits for the loop, too.
+        soon_s = 2 * sampler.interval_ns / NS
+        self._timer = asyncio.get_running_loop().call_later(soon_s, self._note_sending)
+
+    def token(self, t_ns: int) -> None:
+        """A token has its stamp."""
+        late = self._sampler.at(t_ns, self._sent_ns)
+        if late is None:
+            return
+        if self._first is None:
+            self._note_sending()
+            self._first = late
+            self.ttft_ns = max(late, self._sending or 0)
+        self.speed_ns = max(self._first, late)
+
+    def _note_sending(self) -> None:
+        self._timer.cancel()
+        if self._sending is None:
+            self._sending = self._sampler.at(self._sent_ns, self._sent_ns)
