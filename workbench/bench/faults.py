@@ -66,7 +66,7 @@ class At(ValueError):
 
 
 def problem(error: ValidationError, known: Known, name: str, text: str) -> WorkbenchError:
-    """All that is wrong with a spec as one error, unknown keys first.
+    """All that is wrong with a spec as one error, in the order of its lines.
 
     Args:
         error: what pydantic found.
@@ -76,7 +76,7 @@ def problem(error: ValidationError, known: Known, name: str, text: str) -> Workb
     """
     found = sorted(
         (one for raw in error.errors() for one in _faults(raw, known, text)),
-        key=lambda one: (not one.unknown, one.line is None, one.line or 0),
+        key=lambda one: (one.line is None, one.line or 0),
     )
     meant = {(*one.path[:-1], one.meant) for one in found if one.meant}
     found = [

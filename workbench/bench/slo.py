@@ -39,7 +39,10 @@ def kept(evidence: Evidence) -> list[str]:
     ]
     if not missed:
         who = "the only cell" if len(judged) == 1 else f"all {len(judged)} cells"
-        return [f"SLO kept by {who}: {wanted}."]
+        so_far = (
+            " so far, in a run that was stopped" if evidence.run["status"] == "cancelled" else ""
+        )
+        return [f"SLO kept by {who}{so_far}: {wanted}."]
     said = f"SLO missed by {', '.join(missed)}, of {len(judged)} cells: {wanted}."
     return [said, *_refused(judged)]
 

@@ -61,7 +61,7 @@ def run(
 
 @app.command("resume")
 def resume(name: RunName, as_json: AsJson = False) -> None:
-    """Continue a run that was stopped or killed; exit codes as for run."""
+    """Continue a run that was stopped or killed; exit codes as for run, 2 also if it is done."""
     _run(lambda wb, show: wb.resume_bench(name, on_progress=show), as_json=as_json)
 
 

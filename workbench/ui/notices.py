@@ -44,7 +44,7 @@ def error_card(error: WorkbenchError, *, partial: bool = False) -> str:
     return (
         f'<div class="wb-notice" data-kind="error" data-code="{escape(error.code)}" role="alert">'
         f'<span class="wb-code">{escape(error.code)}</span>'
-        f"<div>{escape(error.message)}</div>{fix}{kept}</div>"
+        f'<div class="wb-said">{escape(error.message)}</div>{fix}{kept}</div>'
     )
 
 

@@ -91,10 +91,13 @@ class OwnFiles:
     async def _ask(self, chosen: str) -> list[Any]:
         if not chosen:
             return [gr.update(visible=False), "", notices.note("Choose a file first."), ""]
-        words = (
-            f"Delete <strong>{escape(chosen)}</strong>? A stopped run that reads it cannot be "
-            "resumed without it."
+        spec = chosen.lower().endswith(".toml")
+        what = (
+            "Runs keep their spec."
+            if spec
+            else "A stopped run that reads it cannot be resumed without it."
         )
+        words = f"Delete <strong>{escape(chosen)}</strong>? {what}"
         return [gr.update(visible=True), f"<div>{words}</div>", "", chosen]
 
     async def _delete_now(self, asked: str) -> list[Any]:
