@@ -178,6 +178,7 @@ async def no_generator(cancel: CancellationToken) -> list[Any]:
         (raises(TimeoutError("read")), "it raised TimeoutError: read.", "well"),
         (raises(asyncio.CancelledError()), "it raised CancelledError.", "well"),
         (raises(SystemExit(3)), "it raised SystemExit: 3.", "well"),
+        (raises(GeneratorExit()), "it raised GeneratorExit.", "well"),
         (raises(StopAsyncIteration()), "it raised RuntimeError", "well"),
         (at_once, "it raised KeyError: 'model'.", ""),
         (no_generator, "no async generator", ""),

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import EngineFactory
 from tests.live import run_cli
-from workbench import record, session, wire
+from workbench import record, wire
 from workbench.contention import Generations
 from workbench.engine import build
 from workbench.errors import ErrorCode, WorkbenchError
@@ -150,7 +150,7 @@ async def test_an_answer_that_the_log_cannot_hold_ends_its_journal_and_stops_no_
 ) -> None:
     """Its file grew for ever, and the next start failed over it."""
     # A starved machine takes longer to refuse a row than anybody is to wait for one.
-    monkeypatch.setattr(session, "_STORE_WAIT_S", 120.0)
+    monkeypatch.setattr(record, "_STORE_WAIT_S", 120.0)
     monkeypatch.setattr(record, "_PATIENCE_S", 120.0)
     # Such a count is refused as it comes; this is for what is overlooked.
     monkeypatch.setattr(guard, "MOST_TOKENS", 2**50)
@@ -185,7 +185,7 @@ async def test_an_answer_that_the_log_cannot_hold_ends_its_journal_and_stops_no_
 async def test_an_answer_that_waits_for_the_log_is_told_what_the_log_waits_for(
     make_engine: EngineFactory, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_STORE_WAIT_S", 0.2)
+    monkeypatch.setattr(record, "_STORE_WAIT_S", 0.2)
     full = WorkbenchError(ErrorCode.DISK_FULL, "No room.", fix="Make room.")
     stuck: Future[None] = Future()
     monkeypatch.setattr(

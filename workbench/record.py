@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,16 @@ from workbench.procfs import is_alive
 from workbench.store import Store
 from workbench.store.journal import Journaled, drop_unread, interrupted
 from workbench.store.rows import MemorySample, SessionItem
+from workbench.store.writer import Receipt
 from workbench.types import Message, ProviderToken, Status, StreamSession, TokenTimeline
 
 _log = logs.get(__name__)
 
 _PATIENCE_S: Final = 5.0
+_STORE_WAIT_S: Final = 5.0
+"""A stream's end waits this long for its row to be in the log before it goes on."""
+_TROUBLED_WAIT_S: Final = 0.5
+"""The same where the log says already that it cannot write."""
 _SCOPES: Final[Mapping[str, Literal["worker", "ollama"]]] = {
     "ollama": "ollama",
     "huggingface": "worker",
@@ -117,6 +123,30 @@ def samples_of(session: StreamSession, reading: MemoryReading) -> tuple[MemorySa
 def journal_memory(readings: Sequence[MemoryReading]) -> list[list[Any]]:
     """What the journal keeps of memory readings."""
     return [list(astuple(reading)) for reading in readings]
+
+
+async def why_not_stored(store: Store, receipt: Receipt) -> WorkbenchError | None:
+    """Wait until queries of every process see a row; acknowledged, it is safe before that.
+
+    Returns:
+        None, or why it is not in the log: not yet, or never.
+    """
+    stored = asyncio.wrap_future(receipt.stored)
+    wait_s = _STORE_WAIT_S if store.last_error is None else _TROUBLED_WAIT_S
+    try:
+        await asyncio.wait_for(asyncio.shield(stored), wait_s)
+    except WorkbenchError as problem:
+        return problem
+    except TimeoutError:
+        if receipt.done():
+            return receipt.exception()
+        return store.last_error or WorkbenchError(
+            ErrorCode.STORE_UNAVAILABLE,
+            "the log does not answer",
+            fix="See: workbench doctor.",
+            operation="log",
+        )
+    return None
 
 
 def recover(store: Store) -> int:

@@ -22,7 +22,13 @@ from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading
 from workbench.providers.base import CancellationToken
 from workbench.providers.guard import guarded, stop_ignored
-from workbench.record import journal_header, journal_memory, journal_tokens, samples_of
+from workbench.record import (
+    journal_header,
+    journal_memory,
+    journal_tokens,
+    samples_of,
+    why_not_stored,
+)
 from workbench.rotation import ModelRotationService, Slot, Standing
 from workbench.rotation.context import Context, prompt_bytes
 from workbench.router import Route
@@ -55,8 +61,6 @@ _STARTED_AGAIN_S: Final = 10.0
 """A server that was stopped on purpose is often back after about this time."""
 
 _TIMEOUT_CODE = {"huggingface": ErrorCode.HF_TIMEOUT, "ollama": ErrorCode.OLLAMA_TIMEOUT}
-_STORE_WAIT_S = 5.0
-"""A stream's end waits this long for its row to be in the log before it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,22 +430,10 @@ class LiveSession:
         samples = [row for reading in readings for row in samples_of(session, reading)]
         try:
             receipt = self._parts.store.log_session(session, self.request.messages, samples)
-            receipt.add_done_callback(self._forget_journal)
-            # Until queries of every process see it; acknowledged, it is safe before that.
-            stored = asyncio.wrap_future(receipt.stored)
-            await asyncio.wait_for(asyncio.shield(stored), _STORE_WAIT_S)
         except WorkbenchError as problem:
             return problem
-        except TimeoutError:
-            if receipt.done():
-                return receipt.exception()
-            return self._parts.store.last_error or WorkbenchError(
-                ErrorCode.STORE_UNAVAILABLE,
-                "the log does not answer",
-                fix="See: workbench doctor.",
-                operation="log",
-            )
-        return None
+        receipt.add_done_callback(self._forget_journal)
+        return await why_not_stored(self._parts.store, receipt)
 
     def _forget_journal(self, receipt: Future[None]) -> None:
         error = receipt.exception()

@@ -117,7 +117,7 @@ def test_a_missing_key_is_named() -> None:
         spec.read("nowhere.toml")
 
 
-def test_every_fault_is_told_with_its_line_unknown_keys_first() -> None:
+def test_every_fault_is_told_with_its_line_in_their_order() -> None:
     text = """name = "x"
 repeats = "five"
 modles = ["scripted/steady"]
@@ -131,14 +131,14 @@ rate_per_s = 2
     head, *told = caught.value.message.splitlines()
     assert head == "my.toml has 6 faults:"
     assert [line.split("; ")[0].strip() for line in told] == [
-        "line 3: modles: there is no such key",
-        "line 7: load.rate_per_s: there is no such key",
         "line 2: repeats: must be a whole number, not 'five'.",
+        "line 3: modles: there is no such key",
         "line 4: options.temperature: temperature is -1, which is not between 0.0 and 5.0",
         "line 4: options.warmth: Unknown option 'warmth'",
         "line 5: load.users: is missing.",
+        "line 7: load.rate_per_s: there is no such key",
     ]
-    assert caught.value.details["line"] == 3  # which the page shows beside it
+    assert caught.value.details["line"] == 2  # which the page shows beside it
 
 
 @pytest.mark.parametrize(

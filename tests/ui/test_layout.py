@@ -12,7 +12,6 @@ from tests.conftest import EngineFactory
 from workbench.bench.service import Benchmarks
 from workbench.client.roads import LocalRoad
 from workbench.observe.health import HealthMonitor
-from workbench.observe.lag import LagSampler
 from workbench.observe.timeline import MemoryTimeline
 from workbench.ui import frontend
 from workbench.ui.desk import news
@@ -39,7 +38,7 @@ async def config(make_engine: EngineFactory) -> dict[str, Any]:
     """What the browser is told of the page; built in a running loop, as in the server."""
     engine = make_engine()
     benchmarks = Benchmarks(LocalRoad(engine, "ui"), engine.settings)
-    health, timeline = HealthMonitor(engine, LagSampler()), MemoryTimeline(engine)
+    health, timeline = HealthMonitor(engine), MemoryTimeline(engine)
     return dict(build_page(engine, benchmarks, health, timeline).get_config_file())
 
 

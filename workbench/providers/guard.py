@@ -75,7 +75,13 @@ async def guarded(
             events = provider.stream(request, model, seed, cancel)
             if not isinstance(events, AsyncGenerator):
                 raise _breach(name, f"its stream is {events!r:.100} and no async generator")
-            async for event in events:
+            while True:
+                try:
+                    event = await anext(events)
+                except StopAsyncIteration:
+                    break
+                except GeneratorExit as error:  # would end ours without a word
+                    raise _breach(name, "it raised GeneratorExit") from error
                 now = time.monotonic_ns()
                 if task.cancelling() > cancelled:
                     raise asyncio.CancelledError  # it has swallowed ours
