@@ -13,8 +13,8 @@ class Background(ABC):
     _task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, in the running loop; without effect while it runs."""
-        if self._task is None or self._task.done():
+        """Begin, in the running loop; without effect the second time."""
+        if self._task is None:
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._run(), name=type(self).__name__)
 

@@ -70,7 +70,7 @@ class Engine:
         self.router = router
         self.store = store
         self.monitor = MemoryMonitor(settings.workbench_memory_interval_ms)
-        self.lag = LagSampler()
+        self.lag = LagSampler(busy=lambda: bool(self._live))
         """Of the engine's event loop, from its first stream or the server's start on."""
         self.upkeep = Upkeep(store, router.providers)
         self.book = Ledger(
@@ -357,7 +357,7 @@ class Engine:
             await asyncio.wait(self._tasks, timeout=10)
         if self._remembering is not None:
             await asyncio.wait([self._remembering])
-        await self.lag.close()
+        self.lag.close()
         await self.rotation.close(max(self.settings.workbench_keep_alive_s, 0.0))
         for provider in self.router.providers.values():
             await provider.close()

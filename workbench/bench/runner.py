@@ -187,7 +187,7 @@ class Runner:
             status = "cancelled"
             raise
         finally:
-            await lag.close()
+            lag.close()
             # A run that is stopped leaves what it has, whoever cancels it meanwhile.
             await asyncio.shield(asyncio.ensure_future(self._close(status)))
         return self.outcome(status)
