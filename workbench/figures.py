@@ -128,5 +128,6 @@ def lateness(figures: Mapping[str, Any], *, ttft: bool, speed: bool) -> str:
         ttft: whether TTFT is spoilt.
         speed: whether speed is.
     """
-    late_s = [figures["ttft_late_s"]] * ttft + [figures["speed_late_s"]] * speed
+    marks = (("ttft_late_s", ttft), ("speed_late_s", speed))
+    late_s = [figures[name] for name, marked in marks if marked]
     return f"late {seconds(max(late_s))}" if late_s else ""
