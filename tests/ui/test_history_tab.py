@@ -48,6 +48,8 @@ async def test_rows_show_what_was_asked(make_engine: EngineFactory, store: Store
     assert "Why &lt;b&gt;is&lt;/b&gt;\nit so?" in whole
     assert "The quick" in whole
     assert found.render([]) == ""
+    late = rows[0] | {"contended": False, "ttft_spoilt": True, "ttft_late_s": 0.4}
+    assert '<td class="figure" title="late 400 ms">' in found.render([late])
 
 
 @pytest.mark.parametrize(

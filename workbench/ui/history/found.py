@@ -119,13 +119,15 @@ def _row(row: Mapping[str, Any], *, first: bool) -> str:
     )
     words = figures.shorten(row["prompt"] or "", 160)
     count, exact = row["output_tokens"], row["count_source"] == "runtime"
-    marks = ""
-    if row["contended"]:
-        share = figures.percent(row["overlap_s"] or 0.0, row["e2e_s"])
-        marks = f' <span class="wb-contended">contended {share} %</span>'
+    share = figures.percent(row["overlap_s"] or 0.0, row["e2e_s"])
     late = figures.lateness(row, ttft=row["ttft_spoilt"], speed=row["speed_spoilt"])
-    if late:
-        marks += f' <span class="wb-contended" title="{escape(figures.LATE)}">{escape(late)}</span>'
+    why = {f"contended {share} %": DEFINITIONS["overlap_s"]} if row["contended"] else {}
+    why |= {late: figures.LATE} if late else {}
+    marks = "".join(
+        f' <span class="wb-contended" title="{escape(meaning)}">{escape(mark)}</span>'
+        for mark, meaning in why.items()
+    )
+    doubt = f' title="{escape("; ".join(why))}"' if why else ""  # the marks need a wide window
     status = " ".join(str(part) for part in (row["status"], row["error_code"]) if part)
     return (
         f'<tr data-session="{escape(session)}" data-status="{escape(row["status"])}" '
@@ -137,8 +139,8 @@ def _row(row: Mapping[str, Any], *, first: bool) -> str:
         f'<td class="model" title="{escape(model)}"><span class="wb-dot" '
         f'data-provider="{escape(provider)}"></span>{_cut(model)}{stands_in}</td>'
         f'<td class="words" title="{escape(words)}">{escape(words) or DASH}</td>'
-        f'<td class="figure">{figures.seconds(row["ttft_s"])}</td>'
-        f'<td class="figure">{_bare(figures.rate(row["decode_tps"]))}</td>'
+        f'<td class="figure"{doubt}>{figures.seconds(row["ttft_s"])}</td>'
+        f'<td class="figure"{doubt}>{_bare(figures.rate(row["decode_tps"]))}</td>'
         f'<td class="figure wb-wide">{_bare(figures.tokens(count, exact=exact))}</td>'
         f'<td class="status" title="{escape(status)}">{escape(row["status"])}</td>'
         f'<td class="wb-wide">{escape(row["timing_mode"])}{marks}</td>'
