@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.store.conftest import make_session
 from workbench import metrics
-from workbench.types import Stamps, TokenTimeline
+from workbench.types import Stamps, StreamSession, TokenTimeline
 
-MS = 1_000_000
+MS, NS = 1_000_000, 10**9
 
 
 def figures(stamps: Stamps, timeline: TokenTimeline, n: int | None, chars: int = 0) -> dict:  # type: ignore[type-arg]
@@ -136,3 +137,32 @@ def test_a_timeline_of_unequal_lists_gives_no_wrong_figure() -> None:
 def test_one_sample_is_its_own_quantile_and_the_bounds_are_inclusive() -> None:
     assert metrics.quantile([3.0], 0.5) == 3.0
     assert metrics.quantile([*map(float, range(662))], 0.99) == pytest.approx(654.39)
+
+
+def timed(ttft_ns: int | None, speed_ns: int | None, **reached: int | None) -> StreamSession:
+    """An answer with a TTFT of 0.1 s, whose tokens took 2 s."""
+    stamps = {"sent": 0, "first_any": NS // 10, "last": 21 * NS // 10, "end": 3 * NS} | reached
+    return make_session(
+        stamps=Stamps(queued=0, **stamps), ttft_late_ns=ttft_ns, speed_late_ns=speed_ns
+    )
+
+
+@pytest.mark.parametrize(
+    ("session", "wrong"),
+    [
+        (timed(None, None), (False, False)),
+        (timed(5 * MS, 100 * MS), (False, False)),  # 5 % is what is allowed
+        (timed(5 * MS + 1, 100 * MS), (True, False)),
+        (timed(5 * MS, 100 * MS + 1), (False, True)),
+        (timed(1 * MS, 1 * MS, first_any=10 * MS, last=20 * MS), (False, False)),
+        (timed(1 * MS + 1, 1 * MS + 1, first_any=10 * MS, last=20 * MS), (True, True)),
+        (timed(NS, NS, last=NS // 10), (True, False)),  # one token has no speed
+        (timed(NS, NS, first_any=None), (False, False)),
+        (timed(NS, NS, sent=None), (False, False)),
+        (timed(NS, NS, last=None), (False, False)),
+    ],
+)
+def test_a_late_event_loop_spoils_what_it_may_move_by_five_percent(
+    session: StreamSession, wrong: tuple[bool, bool]
+) -> None:
+    assert metrics.spoilt(session) == metrics.Spoilt(*wrong)
