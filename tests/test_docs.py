@@ -120,6 +120,14 @@ for language, code in json.load(sys.stdin):
 """
 
 
+BOTH = """
+SELECT NOT bool_or(ttft_spoilt) AS ttft, NOT bool_or(speed_spoilt) AS tpot
+FROM latencies JOIN session_prompts USING (session_id, created_at)
+WHERE NOT contended AND model IN ('scripted/steady', 'scripted/reasoning')
+GROUP BY prompt_untagged HAVING count(DISTINCT model) = 2
+"""
+
+
 def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     blocks = [block for block in BLOCK.finditer(TEXTS[DOCS / "tutorial.md"]) if not block["note"]]
     wanted = [(block["language"], block["code"]) for block in blocks]
@@ -135,12 +143,16 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with Store.open_readonly(os.environ["WORKBENCH_DB"]) as store:
         rows = store.rows("SELECT model, ttft_s, itl_p50_s, contended FROM latencies ORDER BY seq")
+        asked = store.rows(BOTH)
     # What the text says of it; later on a busy machine, sooner never.
     alone, beside = rows[:2], rows[2:4]
     assert {row["model"] for row in alone} == {"scripted/steady", "scripted/chunks"}
     assert all(row["ttft_s"] >= 0.1 and row["itl_p50_s"] >= 0.02 for row in alone)
     assert not any(row["contended"] for row in alone)
     assert all(row["contended"] for row in beside)
-    assert re.search(r"ttft_s +6 ", done.stdout), done.stdout
-    assert re.search(r"tpot_s +6 ", done.stdout), done.stdout
+    # The text says six; a busy machine spoils some of them, and may spoil all.
+    assert len(asked) == 6
+    for metric in ("ttft", "tpot"):
+        if sound := sum(row[metric] for row in asked):
+            assert re.search(rf"{metric}_s +{sound} ", done.stdout), done.stdout
     assert (tmp_path / "my.toml").is_file()
