@@ -6,6 +6,7 @@ Each class of rule has a provider that breaks it, under the real engine with a r
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
@@ -34,6 +35,7 @@ from workbench.types import (
     Timeouts,
     TokenEvent,
     ToolCall,
+    new_id,
 )
 
 Play = Callable[[CancellationToken], AsyncGenerator[Any, None]]
@@ -233,6 +235,36 @@ async def test_foreign_exceptions_of_an_unload_are_the_providers(
     assert isinstance((await run(engine, ask("quick")))[-1], DoneEvent)
     (row,) = store.rows("SELECT reason FROM model_events WHERE event = 'unload' LIMIT 1")
     assert "defect of the provider bad" in row["reason"]
+
+
+def fails(*args: Any) -> Any:
+    raise KeyError("model")
+
+
+@pytest.mark.parametrize(
+    "told", [fails, lambda *model: None, lambda *model: [-1, "x", 2**40, None]]
+)
+async def test_who_cannot_name_its_processes_and_models_spoils_no_measuring(
+    make_engine: EngineFactory, store: Store, told: Any
+) -> None:
+    """Its error ended the thread that reads the memory of all models."""
+    engine = with_bad(make_engine, plays(ends()), workbench_memory_interval_ms=10)
+    bad = engine.router.providers["bad"]
+    bad.pids = bad.residents = told  # type: ignore[method-assign]
+    for _ in range(2):
+        last = (await run(engine, replace(BAD, session_id=new_id("ses"))))[-1]
+        assert isinstance(last, DoneEvent), last
+        assert last.session.mem_peak_bytes is None
+    await engine.book.look()
+    await engine.runtimes.look()
+    assert {info.id for info in (await engine.list_models()).models} >= {"bad/x", "scripted/quick"}
+    watch = engine.monitor.watch(lambda: (os.getpid(),))
+    async with asyncio.timeout(60):
+        while len(watch.readings) < 3:
+            await asyncio.sleep(0.01)
+    engine.monitor.unwatch(watch)
+    await engine.unload("bad/x")
+    assert isinstance((await run(engine, ask("quick")))[-1], DoneEvent)
 
 
 async def test_a_stream_that_cannot_be_closed_hides_no_error(

@@ -24,6 +24,8 @@ from workbench.store import Store
 class Runtime:
     """Answers as it is told."""
 
+    name = "runtime"
+
     def __init__(self) -> None:
         self.problem: WorkbenchError | None = None
         self.inside: list[str] = []

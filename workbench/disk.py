@@ -17,7 +17,7 @@ from workbench.hf.listing import Wanted, check_online
 from workbench.hf.options import split_name
 from workbench.hosts import family
 from workbench.jobs import Job, JobRegistry, Reporter
-from workbench.providers import ollama_disk
+from workbench.providers import guard, ollama_disk
 from workbench.providers.ollama_disk import OllamaDisk
 from workbench.providers.ollama_errors import Server
 from workbench.rotation import ModelRotationService
@@ -150,7 +150,7 @@ class ModelDisk:
                 models=used,
             )
         owner = self._providers[provider]
-        held = [one for one in owner.residents() if f"{provider}/{split_name(one)[0]}" in gone]
+        held = [one for one in guard.residents(owner) if f"{provider}/{split_name(one)[0]}" in gone]
         for one in dict.fromkeys((*held, name)):
             if owner.resident(one) is not None:
                 await self._rotation.unload(Route(owner, one))

@@ -27,8 +27,8 @@ from workbench.ledger import Ledger
 from workbench.memory import MemoryMonitor
 from workbench.model_log import ModelLog
 from workbench.observer import Observer
+from workbench.providers import guard
 from workbench.providers.base import CancellationToken, Provider, TellsFigures
-from workbench.providers.guard import blamed
 from workbench.record import recover, recover_runs
 from workbench.registration import build_router
 from workbench.rescue import Rescue
@@ -238,7 +238,7 @@ class Engine:
     async def show(self, model: str) -> ModelInfo:
         """One model."""
         route = await self.router.resolve(model)
-        with blamed(route.provider.name, "show"):
+        with guard.blamed(route.provider.name, "show"):
             shown = await route.provider.show(route.name)
         (info,) = await self._with_memory([shown])
         return info
@@ -329,7 +329,7 @@ class Engine:
             cancel=CancellationToken(),
             queue_timeout_s=limit_s(request, settings, "queue_s"),
         ):
-            with blamed(route.provider.name, "inspect"):
+            with guard.blamed(route.provider.name, "inspect"):
                 return await route.provider.inspect(request, route.name)
 
     def overview(self) -> Overview:
@@ -345,7 +345,7 @@ class Engine:
         route = await self.router.resolve(model)
         preview = await self.rotation.preview(route)
         if not preview.need.bytes:
-            with blamed(route.provider.name, "load"):
+            with guard.blamed(route.provider.name, "load"):
                 await route.provider.check(route.name)
         return preview
 
@@ -375,7 +375,7 @@ class Engine:
         def unseen(info: ModelInfo) -> bool:
             provider = self.router.providers[info.provider]
             there = info.status == "resident" and info.id not in self.book.held()
-            return there and bool(provider.pids(info.name))
+            return there and bool(guard.pids(provider, info.name))
 
         if any(unseen(info) for info in models):
             await self.book.look()

@@ -18,8 +18,8 @@ from workbench.budget import HOST, DeviceBytes, Prediction
 from workbench.census import Census, Holding, Sample
 from workbench.prediction import Load, keep, predict
 from workbench.pressure import Alert, Level, Thresholds
+from workbench.providers import guard
 from workbench.providers.base import Footprint, Provider, ResidentModel
-from workbench.providers.guard import blamed
 from workbench.router import Route
 from workbench.settings import Settings
 
@@ -233,7 +233,7 @@ class Ledger:
                     self._past = None
         key = (route.model, num_ctx)
         if key not in self._files:
-            with blamed(route.provider.name, "load"):
+            with guard.blamed(route.provider.name, "load"):
                 self._files[key] = await route.provider.footprint(route.name, num_ctx)
 
     async def prepare_listed(self, models: Iterable[str]) -> None:
@@ -374,12 +374,12 @@ class Ledger:
         routes = {model: stay.route for model, stay in list(self._stays.items())}
         routes = {**self._ours, **routes}
         for provider in self._providers.values():
-            for name in provider.residents():
+            for name in guard.residents(provider):
                 route = Route(provider, name)
                 routes.setdefault(route.model, route)
         found: dict[str, Sequence[int]] = {}
         for model, route in routes.items():
-            pids = route.provider.pids(route.name)
+            pids = guard.pids(route.provider, route.name)
             stay = self._stays.get(model)
             if pids or (stay is not None and not stay.loaded_ns):
                 found[model] = pids

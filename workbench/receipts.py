@@ -69,7 +69,9 @@ async def unload(provider: Provider, model: str, *, grace_s: float) -> Receipt:
     """
     # Of a model that is not known to be in, pids may be a guess.
     known = provider.resident(model) is not None
-    trees = await asyncio.to_thread(lambda: ProcessTrees(provider.pids(model) if known else ()))
+    trees = await asyncio.to_thread(
+        lambda: ProcessTrees(guard.pids(provider, model) if known else ())
+    )
     before = await asyncio.to_thread(trees.read)
     host_before = host_available_bytes()
     started = time.monotonic_ns()

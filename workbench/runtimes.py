@@ -12,8 +12,8 @@ from typing import Final
 from workbench import logs
 from workbench.background import Background
 from workbench.errors import WorkbenchError
+from workbench.providers import guard
 from workbench.providers.base import Provider, Weightless
-from workbench.providers.guard import blamed
 
 _log = logs.get(__name__)
 
@@ -65,7 +65,7 @@ class RuntimeWatch(Background):
     async def look(self) -> None:
         """Ask all of them once. Never raises."""
         await asyncio.gather(*(self._ask(name, p) for name, p in self._providers.items()))
-        residents = {name: frozenset(p.residents()) for name, p in self._providers.items()}
+        residents = {name: frozenset(guard.residents(p)) for name, p in self._providers.items()}
         if residents != self._residents:
             self._residents = residents
             await self._on_change()
@@ -82,7 +82,7 @@ class RuntimeWatch(Background):
 
     async def _ask(self, name: str, provider: Provider) -> None:
         try:
-            with blamed(name, "list"):
+            with guard.blamed(name, "list"):
                 await provider.refresh()
         except WorkbenchError as error:
             # Never there since the start is no news: not everybody runs every runtime.

@@ -20,8 +20,8 @@ from workbench.lag import LagSampler, Lateness
 from workbench.leftover import Apart
 from workbench.mailbox import Mailbox
 from workbench.memory import MemoryMonitor, MemoryReading
+from workbench.providers import guard
 from workbench.providers.base import CancellationToken
-from workbench.providers.guard import guarded, stop_ignored
 from workbench.record import (
     journal_header,
     journal_memory,
@@ -268,7 +268,9 @@ class LiveSession:
         if not route.provider.stamps_apart:
             self.draft.lateness = Lateness(self._parts.lag, sent)
         self.mailbox.put(PromptEvent(request.session_id, sent))
-        events = guarded(route.provider, request, route.name, self.draft.seed, self.cancel, sent)
+        events = guard.guarded(
+            route.provider, request, route.name, self.draft.seed, self.cancel, sent
+        )
         # A worker that does not stop is killed after the grace: this is for what cannot be killed.
         grace_s = self._parts.settings.workbench_cancel_grace_s
         patience = asyncio.timeout(wait_s)
@@ -310,11 +312,11 @@ class LiveSession:
                 self.cancel.cancel("timeout")
                 raise self._timeout(phase, wait_s) from None
             if not answer.left:
-                self._warn(stop_ignored(route.provider.name))
+                self._warn(guard.stop_ignored(route.provider.name))
         finally:
             self.cancel.on_cancel = None
             if answer.left:
-                self._warn(stop_ignored(route.provider.name, left=True))
+                self._warn(guard.stop_ignored(route.provider.name, left=True))
 
     def _say_what_ended_it(self, finish: ProviderFinish) -> None:
         draft, options = self.draft, self.request.options
@@ -365,7 +367,7 @@ class LiveSession:
                 loop.call_soon_threadsafe(self.mailbox.put, event)
 
         def pids() -> Sequence[int]:
-            return self.route.provider.pids(name)
+            return guard.pids(self.route.provider, name)
 
         monitor = self._parts.monitor
         # Changing to a thread and back takes longer than all else before the request is sent.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, get_args
+from functools import lru_cache
+from typing import Any, Final, TypeVar, get_args
 
 from workbench import logs
 from workbench.errors import WorkbenchError, defect, unforeseen
@@ -30,9 +31,11 @@ from workbench.types import (
 )
 
 _log = logs.get(__name__)
+T = TypeVar("T")
 
 _CHANNELS: Final = get_args(Channel)
 _REASONS: Final = get_args(FinishReason)
+_LAST_PID: Final = 2**31 - 1
 _COUNTS: Final = ("cache_tokens", "context_limit", "threads")
 """What the engine reads in the details of a finish."""
 _AFTER_STOP: Final = 2
@@ -144,6 +147,44 @@ async def unload(provider: Provider, model: str) -> None:
     """``provider.unload``; what goes wrong there names the provider."""
     with blamed(provider.name, "unload"):
         await provider.unload(model)
+
+
+def pids(provider: Provider, model: str) -> tuple[int, ...]:
+    """``provider.pids``; none where that fails, or gives what are none.
+
+    The memory of all models is read together: one provider must not spoil it for the others.
+    """
+    return _told(
+        provider.name,
+        "pids",
+        lambda: provider.pids(model),
+        lambda pid: type(pid) is int and 0 < pid <= _LAST_PID,
+    )
+
+
+def residents(provider: Provider) -> tuple[str, ...]:
+    """``provider.residents``; none where that fails, as with :func:`pids`."""
+    return _told(provider.name, "residents", provider.residents, lambda name: isinstance(name, str))
+
+
+def _told(
+    provider: str, operation: str, ask: Callable[[], Iterable[T]], fits: Callable[[T], bool]
+) -> tuple[T, ...]:
+    try:
+        found = tuple(ask())
+    except Exception as error:
+        _say_once(provider, operation, f"it raised {type(error).__name__}: {error}")
+        return ()
+    if not all(map(fits, found)):
+        _say_once(provider, operation, f"it gave {found!r:.100}")
+        return ()
+    return found
+
+
+@lru_cache(maxsize=256)
+def _say_once(provider: str, operation: str, reason: str) -> None:
+    """It is asked several times a second, and would fill the log."""
+    _log.error("provider_defect", provider=provider, operation=operation, reason=reason)
 
 
 @contextmanager

@@ -379,7 +379,7 @@ class ModelRotationService:
     async def figures(self) -> dict[str, Any]:
         """What memory there is and who holds it: bytes available, and PSS by resident model."""
         pids = {
-            model: tuple(place.route.provider.pids(place.route.name))
+            model: guard.pids(place.route.provider, place.route.name)
             for model, place in self._residents.places.items()
         }
 
