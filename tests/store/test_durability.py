@@ -208,11 +208,14 @@ def test_a_block_that_goes_bad_is_not_copied_and_a_checkpoint_says_so(path: Path
         store.log_session(make_session(), ASKED)
     whole = mirror_of(path).read_bytes()
     file = DatabaseFile(path)
-    flip(path, 3 * 4096 + 3)  # the checksum of the first block itself
-    assert mirror.update(path, file, 2**30) == ("block 0",)
+    state = file.read_state(blocks=False)
+    number = next(n for n in range(state.blocks) if n != state.list_block)  # that one is read
+    block = state.place(number)
+    flip(path, block + 3)  # its checksum itself
+    assert mirror.update(path, file, 2**30) == (f"block {number}",)
     assert mirror_of(path).read_bytes() == whole
-    flip(path, 3 * 4096 + 3)
-    flip(path, 3 * 4096 + 900)  # what it holds
+    flip(path, block + 3)
+    flip(path, block + 900)  # what it holds
     assert mirror.update(path, file, 2**30) == ()
     assert mirror_of(path).read_bytes()[4096 * 3 :] == whole[4096 * 3 :]
     file.close()

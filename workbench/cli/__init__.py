@@ -72,7 +72,6 @@ def serve(
     given = {"workbench_host": host, "workbench_port": port}
     settings = load_settings(**{name: one for name, one in given.items() if one is not None})
     logs.configure(settings.workbench_log_level)
-    typer.echo("Starting: the page takes some seconds.", err=True)
     for name, meant in unknown_variables().items():
         logs.get(__name__).warning("unknown_variable", variable=name, meant=meant)
     from workbench.server import serve as run
