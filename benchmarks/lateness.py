@@ -115,7 +115,7 @@ def told(condition: str, sessions: list[StreamSession]) -> None:
     for name, true_s in TRUE_S.items():
         bound_s = max(metrics.LAG_FLOOR_S, metrics.LAG_SHARE * true_s)
         off = [errors(session)[name] for session in sessions]
-        marked = [getattr(metrics.spoilt(session), name) for session in sessions]
+        marked = [metrics.spoilt(session)[f"{name}_spoilt"] for session in sessions]
         wrong = [error > bound_s for error in off]
         untold = [error for error, mark in zip(off, marked, strict=True) if not mark]
         silent = sum(bad and not mark for bad, mark in zip(wrong, marked, strict=True))

@@ -110,7 +110,7 @@ def as_markdown(found: Comparison) -> str:
             asked = one["prompt"]
             parts.append(_fenced(asked))
         marks = ", contended" if one.get("contended") else ""
-        if late := lateness(one, ttft=one["ttft_spoilt"], speed=one["speed_spoilt"]):
+        if late := lateness(one):
             marks += f", {late}"
         parts += [
             f"## {one['model']}",

@@ -114,20 +114,17 @@ def line(session: StreamSession) -> str:
         parts.append(f"load {seconds(metrics.get('load_s'))}")
     if session.overlap_ns:
         parts.append(f"contended {percent(session.overlap_ns / NS, metrics.get('e2e_s'))} %")
-    wrong = spoilt(session)
-    if late := lateness(metrics, ttft=wrong.ttft, speed=wrong.speed):
+    if late := lateness({**metrics, **spoilt(session)}):
         parts.append(late)
     return " · ".join(parts)
 
 
-def lateness(figures: Mapping[str, Any], *, ttft: bool, speed: bool) -> str:
+def lateness(figures: Mapping[str, Any]) -> str:
     """In words, how late the event loop was; nothing where that spoils no figure.
 
     Args:
-        figures: with ``ttft_late_s`` and ``speed_late_s``.
-        ttft: whether TTFT is spoilt.
-        speed: whether speed is.
+        figures: a row's ``ttft_late_s``, ``ttft_spoilt``, ``speed_late_s`` and ``speed_spoilt``.
     """
-    marks = (("ttft_late_s", ttft), ("speed_late_s", speed))
-    late_s = [figures[name] for name, marked in marks if marked]
+    names = (name for name in ("ttft", "speed") if figures[f"{name}_spoilt"])
+    late_s = [figures[f"{name}_late_s"] for name in names]
     return f"late {seconds(max(late_s))}" if late_s else ""

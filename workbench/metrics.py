@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from workbench.types import Stamps, StreamSession, TokenTimeline
@@ -201,28 +200,23 @@ def session_metrics(
     return figures
 
 
-@dataclass(frozen=True, slots=True)
-class Spoilt:
-    """Which figures of an answer a late event loop may have made wrong by more than is promised."""
+def spoilt(session: StreamSession) -> dict[str, bool]:
+    """Which figures a late event loop may have made wrong by more than is promised.
 
-    ttft: bool
-    speed: bool
-    """Time per output token, and the rates that follow from it."""
+    That is by more than :data:`LAG_SHARE` of what was timed, and :data:`LAG_FLOOR_S`. A figure that
+    is not there, or whose stamps no event loop of ours gave, is not spoilt.
 
-
-def spoilt(session: StreamSession) -> Spoilt:
-    """Whether lateness is more than :data:`LAG_SHARE` of what was timed, and :data:`LAG_FLOOR_S`.
-
-    A figure that is not there, or whose stamps no event loop of ours gave, is not spoilt.
+    Returns:
+        ``ttft_spoilt``, and ``speed_spoilt``: time per output token and the rates that follow.
     """
     stamps = session.stamps
     first, sent, last = stamps.first_any, stamps.sent, stamps.last
     if first is None or sent is None or last is None:
-        return Spoilt(ttft=False, speed=False)
-    return Spoilt(
-        ttft=_exceeds(session.ttft_late_ns, first - sent),
-        speed=last > first and _exceeds(session.speed_late_ns, last - first),
-    )
+        return {"ttft_spoilt": False, "speed_spoilt": False}
+    return {
+        "ttft_spoilt": _exceeds(session.ttft_late_ns, first - sent),
+        "speed_spoilt": last > first and _exceeds(session.speed_late_ns, last - first),
+    }
 
 
 def _exceeds(late_ns: int | None, timed_ns: int) -> bool:

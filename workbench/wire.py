@@ -131,9 +131,7 @@ def encode_session(session: StreamSession) -> dict[str, Any]:
     values["error"] = session.error.to_dict(session.correlation_id) if session.error else None
     values["error_code"] = session.error.code if session.error else None
     values["contended"] = session.overlap_ns > 0
-    spoilt = metrics.spoilt(session)
-    values["ttft_spoilt"], values["speed_spoilt"] = spoilt.ttft, spoilt.speed
-    return {**values, **session.metrics}
+    return {**values, **metrics.spoilt(session), **session.metrics}
 
 
 def decode_session(body: Mapping[str, Any]) -> StreamSession:

@@ -120,7 +120,6 @@ class Answer:
 
     def _extra(self, session: StreamSession) -> dict[str, Any]:
         """What is ours: ids under which all is in the log, the figures, what to know."""
-        spoilt = metrics.spoilt(session)
         return {
             "session_id": session.session_id,
             "conversation_id": session.conversation_id,
@@ -129,8 +128,7 @@ class Answer:
             "fallback_from": session.fallback_from,
             "seed": session.seed,
             "contended": session.overlap_ns > 0,
-            "ttft_spoilt": spoilt.ttft,
-            "speed_spoilt": spoilt.speed,
+            **metrics.spoilt(session),
             "warnings": [
                 {"code": warning.code, "message": warning.message} for warning in session.warnings
             ],

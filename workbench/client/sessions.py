@@ -67,7 +67,6 @@ def session_row(session: StreamSession) -> dict[str, Any]:
     likely: Mapping[str, Any] = {
         name: value for name, value in session.details.items() if name == "logprobs"
     }
-    spoilt = metrics.spoilt(session)
     return {
         "model": session.model,
         "status": session.status.value,
@@ -77,8 +76,7 @@ def session_row(session: StreamSession) -> dict[str, Any]:
         "output_tokens": session.output_tokens,
         "finish_reason": session.finish_reason,
         "contended": session.overlap_ns > 0,
-        "ttft_spoilt": spoilt.ttft,
-        "speed_spoilt": spoilt.speed,
+        **metrics.spoilt(session),
         "error_code": session.error.code.value if session.error else None,
         "error": str(session.error) if session.error else None,
         "warnings": [warning.message for warning in session.warnings],

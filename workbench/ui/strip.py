@@ -61,14 +61,8 @@ def render(live: LiveAnswer | None, now: int) -> str:
         _slot("tokens", figures.tokens(count, exact=exact), count),
         _slot("memory", shown_memory, memory),
     ]
-    return _strip(live.phase, contended_percent(session), _late(session), slots, _detail(live, now))
-
-
-def _late(session: StreamSession | None) -> str:
-    if session is None:
-        return ""
-    wrong = spoilt(session)
-    return figures.lateness(session.metrics, ttft=wrong.ttft, speed=wrong.speed)
+    late = figures.lateness({**session.metrics, **spoilt(session)}) if session else ""
+    return _strip(live.phase, contended_percent(session), late, slots, _detail(live, now))
 
 
 def contended_percent(session: StreamSession | None) -> int:

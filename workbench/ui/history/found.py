@@ -120,7 +120,7 @@ def _row(row: Mapping[str, Any], *, first: bool) -> str:
     words = figures.shorten(row["prompt"] or "", 160)
     count, exact = row["output_tokens"], row["count_source"] == "runtime"
     share = figures.percent(row["overlap_s"] or 0.0, row["e2e_s"])
-    late = figures.lateness(row, ttft=row["ttft_spoilt"], speed=row["speed_spoilt"])
+    late = figures.lateness(row)
     why = {f"contended {share} %": DEFINITIONS["overlap_s"]} if row["contended"] else {}
     why |= {late: figures.LATE} if late else {}
     marks = "".join(
